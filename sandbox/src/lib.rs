@@ -1,0 +1,13 @@
+//! The launcher of funcd and the sandbox that it starts functions in.
+//!
+//! Linux only. Nothing here knows HTTP, tokio or what a function is for: it turns a [`spec::Spec`] into a
+//! confined process and tells how that process ended. `sys` is the only module with unsafe code.
+
+pub mod confine;
+pub mod exit;
+pub mod launcher;
+pub mod probe;
+pub mod property;
+pub mod spec;
+pub mod sys;
+pub mod wire;

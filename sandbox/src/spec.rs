@@ -1,0 +1,98 @@
+//! What to start and how to confine it: plain data, sent by the supervisor, checked by the launcher's floor.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::property::Property;
+
+/// A SHA-256, shown as 64 hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Digest(pub [u8; 32]);
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Names one instance for as long as the host runs; never reused, also not after the supervisor was replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct InstanceId(pub u64);
+
+impl fmt::Display for InstanceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// What to start and how to confine it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spec {
+    /// The function's name, `[a-z0-9][a-z0-9-]{0,62}`; the launcher gives each name a uid of its own.
+    pub function: String,
+    /// The stored executable.
+    pub artifact: Digest,
+    /// How the kernel runs the executable, and so what of the system it must see.
+    pub image: Image,
+    /// The arguments, `argv[0]` included.
+    pub args: Vec<String>,
+    /// The environment, complete except for `LISTEN_PID`, which the child adds.
+    pub env: Vec<(String, String)>,
+    /// How requests reach the process.
+    pub socket: Socket,
+    /// What it may use.
+    pub limits: Limits,
+    /// Absolute paths that it may read and execute.
+    pub read: Vec<PathBuf>,
+    /// Absolute paths of directories that it may read and write.
+    pub write: Vec<PathBuf>,
+    /// Properties that the operator accepts to be missing.
+    pub degraded: Vec<Property>,
+    /// What the supervisor wants to be told about this instance by its successor; opaque here, at most 4 KiB.
+    pub memo: Vec<u8>,
+}
+
+/// How the kernel runs an executable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Image {
+    /// An ELF file without an interpreter: needs nothing of the system.
+    Static,
+    /// An ELF file with an interpreter: sees the system's libraries, read-only.
+    Dynamic,
+    /// A `#!` script: sees the system's programs and libraries, read-only.
+    Script,
+}
+
+/// How requests reach the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Socket {
+    /// Descriptor 3 is a listening Unix socket, bound before the process exists.
+    Unix,
+    /// The process itself listens on this TCP port in a network namespace of its own.
+    Port(u16),
+}
+
+/// What an instance may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Memory of all its processes together, in bytes, swap included.
+    pub memory_bytes: u64,
+    /// CPU time per wall time, in thousandths of one core.
+    pub cpu_millis: u32,
+    /// Processes and threads together.
+    pub pids: u32,
+    /// Size of its `/tmp`, in bytes.
+    pub tmp_bytes: u64,
+    /// Open descriptors per process.
+    pub files: u32,
+}

@@ -1,0 +1,273 @@
+//! The messages between supervisor and launcher: one postcard message per `SOCK_SEQPACKET` datagram, at most
+//! [`MAX_MESSAGE`] bytes and [`MAX_FDS`] descriptors. Both ends refuse anything else.
+//!
+//! The launcher trusts nothing in here: every request is checked against its own floor before it acts.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, sendmsg};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::exit::{Exit, Step};
+use crate::spec::{Digest, InstanceId, Spec};
+
+/// The largest message, in bytes.
+pub const MAX_MESSAGE: usize = 64 * 1024;
+/// The most descriptors that travel with one message.
+pub const MAX_FDS: usize = 32;
+
+/// What the supervisor asks of the launcher.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Request {
+    /// Copy the attached file (1 descriptor, open for reading) into the store. Answered by [`Event::Stored`].
+    Store {
+        /// Chosen by the supervisor, echoed in the answer.
+        ticket: u64,
+    },
+    /// Forget every stored executable that is not in the list and that no instance runs.
+    Retain {
+        /// What to keep.
+        artifacts: Vec<Digest>,
+    },
+    /// Start an instance. Answered by [`Event::Launched`] or [`Event::LaunchFailed`].
+    Launch {
+        /// Chosen by the supervisor: larger than every id of this host before it.
+        id: InstanceId,
+        /// What to start.
+        spec: Box<Spec>,
+    },
+    /// Send SIGTERM to the main process.
+    Terminate {
+        /// Which instance.
+        id: InstanceId,
+    },
+    /// Kill every process of the instance.
+    Kill {
+        /// Which instance.
+        id: InstanceId,
+    },
+    /// Make unconnected TCP sockets in the network namespace of a [`crate::spec::Socket::Port`] instance. Answered by
+    /// [`Event::Sockets`].
+    Sockets {
+        /// Which instance.
+        id: InstanceId,
+        /// How many, at most [`MAX_FDS`].
+        count: u8,
+    },
+    /// What the instances use now. Answered by [`Event::Usage`], one for each instance named that still runs.
+    Usage {
+        /// Which instances.
+        ids: Vec<InstanceId>,
+    },
+    /// The supervisor has finished draining after [`Event::Shutdown`]: end everything.
+    Goodbye,
+}
+
+/// What the launcher tells the supervisor.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Event {
+    /// The first message: what the supervisor is handed. Descriptors are listed in [`Handover::descriptors`] and follow
+    /// in [`Event::Descriptors`] messages in that order.
+    Welcome(Box<Handover>),
+    /// The next descriptors of the list in [`Handover::descriptors`].
+    Descriptors,
+    /// A running instance that an earlier supervisor started; followed, after the last one, by [`Event::InventoryEnd`].
+    Inventory {
+        /// Its id.
+        id: InstanceId,
+        /// The pid of its main process as the host sees it.
+        pid: i32,
+        /// Whether SIGTERM was already sent.
+        terminating: bool,
+        /// What the earlier supervisor wanted its successor to know.
+        memo: Vec<u8>,
+    },
+    /// The end of the inventory.
+    InventoryEnd,
+    /// Answers [`Request::Store`].
+    Stored {
+        /// As given in the request.
+        ticket: u64,
+        /// The digest and size in bytes of what was stored, or why not.
+        result: Result<(Digest, u64), StoreError>,
+    },
+    /// The instance runs: exec succeeded. 2 descriptors: the read ends of its stdout and stderr. (In the inventory too.)
+    Launched {
+        /// Which instance.
+        id: InstanceId,
+        /// The pid of its main process as the host sees it.
+        pid: i32,
+    },
+    /// The instance does not run.
+    LaunchFailed {
+        /// Which instance.
+        id: InstanceId,
+        /// The step that failed.
+        step: Step,
+        /// Its errno, 0 if there is none.
+        errno: i32,
+        /// What, where, why and what to do next.
+        message: String,
+    },
+    /// The instance ended, and nothing of it is left.
+    Exited {
+        /// Which instance.
+        id: InstanceId,
+        /// Why.
+        exit: Exit,
+    },
+    /// Answers [`Request::Sockets`], with as many descriptors as could be made.
+    Sockets {
+        /// Which instance.
+        id: InstanceId,
+    },
+    /// Answers [`Request::Usage`].
+    Usage {
+        /// Which instance.
+        id: InstanceId,
+        /// What it uses.
+        usage: Usage,
+    },
+    /// Stop accepting, drain, send [`Request::Goodbye`].
+    Shutdown,
+    /// Read the configuration again (SIGHUP).
+    Reload,
+}
+
+/// What a new supervisor is handed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Handover {
+    /// The host's configuration, opaque here: the bytes that the launcher was started with.
+    pub config: Vec<u8>,
+    /// What each of the following descriptors is.
+    pub descriptors: Vec<Descriptor>,
+    /// 0 for the first supervisor of this launcher, then 1, 2, …
+    pub generation: u32,
+    /// The smallest instance id that is free.
+    pub next_id: InstanceId,
+    /// The grade of each property on this host, for `doctor`, `ps` and metrics.
+    pub grades: Vec<crate::probe::Grade>,
+}
+
+/// What a descriptor handed to the supervisor is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Descriptor {
+    /// A listening TCP socket for callers, one per worker.
+    Listener,
+    /// The listening Unix socket of the admin API.
+    Admin,
+    /// The listening TCP socket of `/metrics`, `/livez` and `/readyz`.
+    AdminTcp,
+    /// The functions folder.
+    Functions,
+    /// The folder of the instances' sockets: instance N listens on `N` in it.
+    Sockets,
+    /// The folder of the functions' logs.
+    Logs,
+}
+
+/// Why an executable was not stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StoreError {
+    /// Somebody still has it open for writing: try again when it was closed.
+    BeingWritten,
+    /// It changed while it was copied: try again.
+    Changed,
+    /// It can't be stored: what, why and what to do next.
+    Refused(String),
+}
+
+/// What an instance uses, from its cgroup; 0 where the host can't tell.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Memory, in bytes.
+    pub memory_bytes: u64,
+    /// CPU time since its start, in microseconds.
+    pub cpu_micros: u64,
+    /// Processes and threads.
+    pub pids: u64,
+}
+
+/// Encodes one message.
+///
+/// # Errors
+/// `InvalidData` when it is larger than [`MAX_MESSAGE`].
+pub fn encode<T: Serialize>(message: &T) -> io::Result<Vec<u8>> {
+    let bytes = postcard::to_stdvec(message).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
+    if bytes.len() > MAX_MESSAGE {
+        let what = format!("message of {} bytes is larger than {MAX_MESSAGE}", bytes.len());
+        return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+    }
+    Ok(bytes)
+}
+
+/// Decodes one message; bytes left over are an error.
+///
+/// # Errors
+/// `InvalidData` when the bytes are not exactly one message.
+pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> io::Result<T> {
+    match postcard::take_from_bytes(bytes) {
+        Ok((message, [])) => Ok(message),
+        Ok((_, rest)) => Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("{} bytes after the message", rest.len()),
+        )),
+        Err(e) => Err(io::Error::new(io::ErrorKind::InvalidData, e)),
+    }
+}
+
+/// Sends one message with its descriptors. Never blocks: a full socket is `WouldBlock`.
+///
+/// # Errors
+/// Those of `sendmsg`, and of [`encode`].
+pub fn send<T: Serialize>(socket: BorrowedFd<'_>, message: &T, fds: &[RawFd]) -> io::Result<()> {
+    send_bytes(socket, &encode(message)?, fds)
+}
+
+/// Sends one encoded message; see [`send`].
+///
+/// # Errors
+/// Those of `sendmsg`.
+pub fn send_bytes(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[RawFd]) -> io::Result<()> {
+    let rights = [ControlMessage::ScmRights(fds)];
+    let control: &[ControlMessage<'_>] = if fds.is_empty() { &[] } else { &rights };
+    let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+    sendmsg::<UnixAddr>(socket.as_raw_fd(), &[IoSlice::new(bytes)], control, flags, None)?;
+    Ok(())
+}
+
+/// Receives one message with its descriptors (close-on-exec). `None`: the other end is closed.
+///
+/// # Errors
+/// `WouldBlock` when there is none now; `InvalidData` when it is too large, carries too many descriptors or is not a
+/// message (its descriptors are closed).
+pub fn recv<T: DeserializeOwned>(
+    socket: BorrowedFd<'_>,
+    buffer: &mut [u8; MAX_MESSAGE],
+) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
+    let mut control = nix::cmsg_space!([RawFd; MAX_FDS]);
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
+    let mut parts = [IoSliceMut::new(buffer)];
+    let received = recvmsg::<UnixAddr>(socket.as_raw_fd(), &mut parts, Some(&mut control), flags)?;
+    let mut fds = Vec::new();
+    for message in received.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(raw) = message {
+            fds.extend(raw.into_iter().map(crate::sys::own));
+        }
+    }
+    let truncated = received
+        .flags
+        .intersects(MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC);
+    let length = received.bytes;
+    if length == 0 {
+        return Ok(None);
+    }
+    if truncated {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "a message larger than agreed",
+        ));
+    }
+    Ok(Some((decode(&buffer[..length])?, fds)))
+}

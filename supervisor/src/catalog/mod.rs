@@ -1,0 +1,59 @@
+//! What should exist: reads the functions folder and tells the daemon what changed. Never starts anything.
+
+pub mod manifest;
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use funcd_sandbox::spec::Image;
+use serde::Serialize;
+
+use crate::name::FunctionName;
+use manifest::Manifest;
+
+/// A difference between the folder and what the daemon was told before.
+#[derive(Debug)]
+pub enum Change {
+    /// A new or changed function whose files are complete.
+    Deploy(Candidate),
+    /// Its files are gone: drain and stop it.
+    Remove(FunctionName),
+    /// The entries of the folder as they are now, for `funcd ls`: sent after every scan that differs from the last.
+    Entries(BTreeMap<String, Entry>),
+}
+
+/// What would become a revision once its executable is stored.
+#[derive(Debug)]
+pub struct Candidate {
+    /// Whose.
+    pub name: FunctionName,
+    /// Its manifest, checked.
+    pub manifest: Arc<Manifest>,
+    /// The manifest's text, empty for a plain executable.
+    pub manifest_text: String,
+    /// The executable, open for reading.
+    pub executable: OwnedFd,
+    /// How the kernel runs it.
+    pub image: Image,
+}
+
+/// One entry of the folder, by its file name, as `funcd ls` shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "status")]
+pub enum Entry {
+    /// It is, or is about to be, a function.
+    Accepted,
+    /// Somebody is still writing it.
+    Settling {
+        /// What is awaited.
+        reason: String,
+    },
+    /// It is not a function: what is wrong and what to do.
+    Refused {
+        /// A word for the metric, from a closed list, for example `not-executable`.
+        kind: &'static str,
+        /// The reason for people.
+        reason: String,
+    },
+}

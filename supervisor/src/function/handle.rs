@@ -1,0 +1,303 @@
+//! A function as request paths see it: which revision is live, a permit to be in flight, a lease of an instance.
+//!
+//! Request paths never change what exists; they tell `control` what they lack, and wait.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use funcd_sandbox::spec::{Digest, Image, InstanceId};
+use tokio::sync::{Notify, mpsc};
+
+use super::instance::Instance;
+use crate::catalog::manifest::Manifest;
+use crate::name::{FunctionName, RevisionId};
+
+/// One immutable executable plus its manifest.
+#[derive(Debug, PartialEq)]
+pub struct Revision {
+    /// Its name.
+    pub id: RevisionId,
+    /// The stored executable.
+    pub artifact: Digest,
+    /// How the kernel runs it.
+    pub image: Image,
+    /// What it asks for.
+    pub manifest: Arc<Manifest>,
+}
+
+/// What request paths and instances tell `control`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ToControl {
+    /// A request found no free place.
+    Wanted(FunctionName),
+    /// A draining instance has no lease left.
+    Drained(InstanceId),
+    /// An instance answered: it is ready.
+    Answered(InstanceId),
+    /// A stock of sockets runs low.
+    SocketsLow(InstanceId),
+}
+
+/// A function as request paths see it.
+#[derive(Debug)]
+pub struct Function {
+    /// Its name.
+    pub name: FunctionName,
+    live: ArcSwap<Live>,
+    /// Requests between permit and end of response body.
+    admitted: AtomicUsize,
+    /// Requests that wait for a lease.
+    waiting: AtomicUsize,
+    changed: Notify,
+    wanted: AtomicBool,
+    last_used_millis: AtomicU64,
+    epoch: Instant,
+    control: mpsc::UnboundedSender<ToControl>,
+}
+
+/// What is live now: replaced as a whole by `control`.
+#[derive(Debug, Clone)]
+pub struct Live {
+    /// The revision that new requests go to.
+    pub revision: Arc<Revision>,
+    /// Its instances that may be leased.
+    pub instances: Vec<Arc<Instance>>,
+    /// Set while every request is refused at once.
+    pub refusal: Option<Refusal>,
+}
+
+/// Why every request is refused at once, until when.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// For the caller's problem+json and the log.
+    pub reason: String,
+    /// When it is worth trying again; `None`: the function was removed.
+    pub until: Option<Instant>,
+}
+
+/// Why there is no permit or lease.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unavailable {
+    /// Too many requests wait already.
+    QueueFull,
+    /// The function failed or was removed.
+    Refused(Refusal),
+    /// No instance had a free place before the deadline.
+    DeadlineExceeded,
+}
+
+impl Function {
+    /// The most requests that may wait for a lease. Ten for each place, bounded so that a slow function can't hoard
+    /// connections.
+    fn queue_limit(manifest: &Manifest) -> usize {
+        let places = manifest.scale.max as usize * manifest.scale.concurrency as usize;
+        (places * 10).clamp(16, 1024)
+    }
+
+    /// A function with nothing running.
+    pub fn new(
+        name: FunctionName,
+        revision: Arc<Revision>,
+        control: mpsc::UnboundedSender<ToControl>,
+    ) -> Arc<Function> {
+        Arc::new(Function {
+            name,
+            live: ArcSwap::from_pointee(Live {
+                revision,
+                instances: Vec::new(),
+                refusal: None,
+            }),
+            admitted: AtomicUsize::new(0),
+            waiting: AtomicUsize::new(0),
+            changed: Notify::new(),
+            wanted: AtomicBool::new(false),
+            last_used_millis: AtomicU64::new(0),
+            epoch: Instant::now(),
+            control,
+        })
+    }
+
+    /// What is live now.
+    pub fn live(&self) -> arc_swap::Guard<Arc<Live>> {
+        self.live.load()
+    }
+
+    /// Replaces what is live and wakes who waits. For `control` only.
+    pub fn publish(&self, live: Live) {
+        self.live.store(Arc::new(live));
+        self.changed.notify_waiters();
+    }
+
+    /// `control` has seen the wish: the next request that lacks a place sends it again.
+    pub fn wish_seen(&self) {
+        self.wanted.store(false, Ordering::SeqCst);
+    }
+
+    /// Requests that wait for a lease now.
+    pub fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::SeqCst)
+    }
+
+    /// Requests between permit and the end of their response body.
+    pub fn admitted(&self) -> usize {
+        self.admitted.load(Ordering::SeqCst)
+    }
+
+    /// When the last lease began or ended.
+    pub fn last_used(&self) -> Instant {
+        self.epoch + Duration::from_millis(self.last_used_millis.load(Ordering::Relaxed))
+    }
+
+    fn touch(&self) {
+        self.last_used_millis
+            .store(self.epoch.elapsed().as_millis() as u64, Ordering::Relaxed);
+    }
+
+    /// The right to be in flight: refused at once when too many wait already. Released on drop.
+    ///
+    /// # Errors
+    /// [`Unavailable::QueueFull`], and [`Unavailable::Refused`] while the function is Failed.
+    pub fn admit(self: &Arc<Self>) -> Result<Permit, Unavailable> {
+        let live = self.live();
+        if let Some(refusal) = &live.refusal {
+            return Err(Unavailable::Refused(refusal.clone()));
+        }
+        if self.waiting() >= Self::queue_limit(&live.revision.manifest) {
+            return Err(Unavailable::QueueFull);
+        }
+        self.admitted.fetch_add(1, Ordering::SeqCst);
+        Ok(Permit {
+            function: Arc::clone(self),
+        })
+    }
+
+    /// A place in an instance, the one with the fewest leases. When there is none, asks for one and waits.
+    ///
+    /// # Errors
+    /// [`Unavailable`]; the deadline is a tokio instant, so the caller runs on a tokio runtime with time.
+    pub async fn lease(self: &Arc<Self>, deadline: Instant) -> Result<Lease, Unavailable> {
+        match self.try_lease()? {
+            Some(lease) => Ok(lease),
+            None => {
+                let _waiting = Waiting::enter(self);
+                let waited = tokio::time::timeout_at(deadline.into(), self.wait_for_lease()).await;
+                waited.unwrap_or(Err(Unavailable::DeadlineExceeded))
+            }
+        }
+    }
+
+    async fn wait_for_lease(self: &Arc<Self>) -> Result<Lease, Unavailable> {
+        loop {
+            let mut changed = std::pin::pin!(self.changed.notified());
+            changed.as_mut().enable();
+            if let Some(lease) = self.try_lease()? {
+                return Ok(lease);
+            }
+            if !self.wanted.swap(true, Ordering::SeqCst) {
+                let _ = self.control.send(ToControl::Wanted(self.name.clone()));
+            }
+            changed.await;
+        }
+    }
+
+    /// A place if one is free now.
+    ///
+    /// # Errors
+    /// [`Unavailable::Refused`].
+    pub fn try_lease(self: &Arc<Self>) -> Result<Option<Lease>, Unavailable> {
+        let live = self.live();
+        if let Some(refusal) = &live.refusal {
+            return Err(Unavailable::Refused(refusal.clone()));
+        }
+        // A full or draining instance is passed over; counts move while we look, so look once at each in order.
+        let mut tried = 0_u64;
+        loop {
+            let free = live
+                .instances
+                .iter()
+                .enumerate()
+                .filter(|(i, _)| *i >= 64 || tried & (1 << i) == 0);
+            let Some((i, instance)) = free.min_by_key(|(_, instance)| instance.in_flight()) else {
+                return Ok(None);
+            };
+            if instance.try_lease() {
+                self.touch();
+                return Ok(Some(Lease {
+                    function: Arc::clone(self),
+                    instance: Arc::clone(instance),
+                }));
+            }
+            if i >= 64 {
+                return Ok(None);
+            }
+            tried |= 1 << i;
+        }
+    }
+
+    /// Tells `control` something about an instance.
+    pub fn tell(&self, message: ToControl) {
+        let _ = self.control.send(message);
+    }
+}
+
+/// The right to be in flight.
+#[derive(Debug)]
+pub struct Permit {
+    function: Arc<Function>,
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.function.admitted.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// A hold on one instance for one request; released when the response body ends.
+#[derive(Debug)]
+pub struct Lease {
+    function: Arc<Function>,
+    instance: Arc<Instance>,
+}
+
+impl Lease {
+    /// What is held.
+    pub fn instance(&self) -> &Arc<Instance> {
+        &self.instance
+    }
+
+    /// Whose it is.
+    pub fn function(&self) -> &Arc<Function> {
+        &self.function
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.instance.release();
+        self.function.touch();
+        if !self.instance.is_accepting() && self.instance.in_flight() == 0 {
+            self.function.tell(ToControl::Drained(self.instance.id));
+        }
+        if self.function.waiting() > 0 {
+            self.function.changed.notify_one();
+        }
+    }
+}
+
+/// Counts a request that waits.
+struct Waiting<'a>(&'a Function);
+
+impl<'a> Waiting<'a> {
+    fn enter(function: &'a Function) -> Waiting<'a> {
+        function.waiting.fetch_add(1, Ordering::SeqCst);
+        Waiting(function)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::SeqCst);
+    }
+}

@@ -1,0 +1,229 @@
+//! One running process of a revision, as request paths see it: an address and a count of leases.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+
+use funcd_sandbox::spec::InstanceId;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpSocket, TcpStream, UnixStream};
+use tokio::sync::{Notify, mpsc};
+
+use super::handle::{Revision, ToControl};
+
+/// One running process of a revision.
+#[derive(Debug)]
+pub struct Instance {
+    /// Its id.
+    pub id: InstanceId,
+    /// What it runs.
+    pub revision: Arc<Revision>,
+    /// How to connect to it.
+    pub address: Address,
+    in_flight: AtomicU32,
+    accepting: AtomicBool,
+}
+
+impl Instance {
+    /// An instance that accepts leases.
+    pub fn new(id: InstanceId, revision: Arc<Revision>, address: Address) -> Instance {
+        Instance {
+            id,
+            revision,
+            address,
+            in_flight: AtomicU32::new(0),
+            accepting: AtomicBool::new(true),
+        }
+    }
+
+    /// Leases held now.
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight.load(Ordering::SeqCst)
+    }
+
+    /// Whether new leases are given; false once it drains or has ended.
+    pub fn is_accepting(&self) -> bool {
+        self.accepting.load(Ordering::SeqCst)
+    }
+
+    /// No new leases from now on. The caller then waits until [`Instance::in_flight`] is 0.
+    pub fn stop_accepting(&self) {
+        self.accepting.store(false, Ordering::SeqCst);
+    }
+
+    /// Takes one of the `concurrency` places, if one is free and the instance accepts.
+    pub(super) fn try_lease(&self) -> bool {
+        let limit = self.revision.manifest.scale.concurrency;
+        let before = self.in_flight.fetch_add(1, Ordering::SeqCst);
+        // Counted before looking, as the drain looks after it stopped accepting: one of the two sees the other.
+        if before < limit && self.is_accepting() {
+            return true;
+        }
+        self.release();
+        false
+    }
+
+    /// Gives a place back.
+    pub(super) fn release(&self) {
+        self.in_flight.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Opens a connection.
+    ///
+    /// # Errors
+    /// Those of `connect`; refused means that the process is gone or does not listen.
+    pub async fn dial(&self) -> io::Result<Stream> {
+        match &self.address {
+            Address::Unix(path) => Ok(Stream::Unix(UnixStream::connect(path).await?)),
+            Address::Port { port, stock } => {
+                let socket = std::net::TcpStream::from(stock.take(self.id).await?);
+                socket.set_nonblocking(true)?;
+                let there = SocketAddr::from((Ipv4Addr::LOCALHOST, *port));
+                let stream = TcpSocket::from_std_stream(socket).connect(there).await?;
+                stream.set_nodelay(true)?;
+                Ok(Stream::Tcp(stream))
+            }
+        }
+    }
+}
+
+/// How to connect to an instance.
+#[derive(Debug)]
+pub enum Address {
+    /// It accepts on a Unix socket that was bound before it existed.
+    Unix(PathBuf),
+    /// It listens on a TCP port of its own network namespace, reached by sockets that were made in there.
+    Port {
+        /// The port on 127.0.0.1 of that namespace.
+        port: u16,
+        /// Sockets made in there.
+        stock: SocketStock,
+    },
+}
+
+/// Unconnected TCP sockets of an instance's network namespace; refilled by the launcher before they run out.
+#[derive(Debug)]
+pub struct SocketStock {
+    sockets: Mutex<Vec<OwnedFd>>,
+    arrived: Notify,
+    asked: AtomicBool,
+    closed: AtomicBool,
+    control: mpsc::UnboundedSender<ToControl>,
+}
+
+impl SocketStock {
+    /// Below this many, more are asked for.
+    const LOW: usize = 8;
+
+    /// An empty stock that asks through `control`.
+    pub fn new(control: mpsc::UnboundedSender<ToControl>) -> SocketStock {
+        SocketStock {
+            sockets: Mutex::new(Vec::new()),
+            arrived: Notify::new(),
+            asked: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            control,
+        }
+    }
+
+    /// Puts what the launcher made on the shelf.
+    pub fn refill(&self, sockets: Vec<OwnedFd>) {
+        self.sockets
+            .lock()
+            .expect("no holder of this lock panics")
+            .extend(sockets);
+        self.asked.store(false, Ordering::SeqCst);
+        self.arrived.notify_waiters();
+    }
+
+    /// The instance has ended: who waits gets an error.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+        self.arrived.notify_waiters();
+    }
+
+    async fn take(&self, id: InstanceId) -> io::Result<OwnedFd> {
+        loop {
+            let mut arrived = std::pin::pin!(self.arrived.notified());
+            arrived.as_mut().enable();
+            let (socket, left) = {
+                let mut sockets = self.sockets.lock().expect("no holder of this lock panics");
+                (sockets.pop(), sockets.len())
+            };
+            if left < Self::LOW && !self.asked.swap(true, Ordering::SeqCst) {
+                let _ = self.control.send(ToControl::SocketsLow(id));
+            }
+            if let Some(socket) = socket {
+                return Ok(socket);
+            }
+            if self.closed.load(Ordering::SeqCst) {
+                return Err(io::Error::new(
+                    io::ErrorKind::ConnectionRefused,
+                    "the instance has ended",
+                ));
+            }
+            arrived.await;
+        }
+    }
+}
+
+/// A connection to an instance.
+#[derive(Debug)]
+pub enum Stream {
+    /// Over its Unix socket.
+    Unix(UnixStream),
+    /// Over TCP in its network namespace.
+    Tcp(TcpStream),
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Stream::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+            Stream::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Stream::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
+            Stream::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Stream::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Stream::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Stream::Unix(stream) => Pin::new(stream).poll_flush(cx),
+            Stream::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Stream::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+            Stream::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! The supervisor of funcd: HTTP, policy, metrics. Holds no privilege; asks the launcher for every effect on the
+//! system. `ARCHITECTURE.md` draws the life of a request, of a dropped executable and of a crash.
+#![forbid(unsafe_code)]
+
+pub mod catalog;
+pub mod config;
+pub mod function;
+pub mod name;

@@ -1,0 +1,3 @@
+//! Picks the role before any thread exists, runs it, exits.
+
+fn main() {}

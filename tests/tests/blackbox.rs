@@ -1,0 +1,2 @@
+//! Placeholder until the first black-box test lands in this commit series.
+fn main() {}
