@@ -5,4 +5,5 @@
 pub mod catalog;
 pub mod config;
 pub mod function;
+pub mod launcher;
 pub mod name;

@@ -1,5 +1,12 @@
 //! What does exist: functions, their revisions and instances. `handle` is what request paths see; `control` is the one
 //! writer.
 
+pub mod backoff;
+mod effects;
+mod entry;
 pub mod handle;
 pub mod instance;
+mod prove;
+pub mod scale;
+mod start;
+pub mod state;
