@@ -4,6 +4,8 @@
 pub mod backoff;
 mod effects;
 mod entry;
+#[cfg(test)]
+mod entry_tests;
 pub mod handle;
 pub mod instance;
 mod prove;
