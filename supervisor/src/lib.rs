@@ -2,8 +2,11 @@
 //! system. `ARCHITECTURE.md` draws the life of a request, of a dropped executable and of a crash.
 #![forbid(unsafe_code)]
 
+pub mod admin;
 pub mod catalog;
+pub mod cli;
 pub mod config;
 pub mod function;
 pub mod launcher;
 pub mod name;
+pub mod telemetry;
