@@ -45,13 +45,21 @@ pub struct Handover {
 pub fn receive(socket: &OwnedFd) -> io::Result<Handover> {
     let mut buffer = Box::new([0; wire::MAX_MESSAGE]);
     let mut next = || next_event(socket, &mut buffer);
-    let (Event::Welcome(welcome), _) = next()? else { return Err(unexpected("the handover")) };
-    let config: Config = serde_json::from_slice(&welcome.config)
-        .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, format!("the configuration handed over: {e}")))?;
+    let (Event::Welcome(welcome), _) = next()? else {
+        return Err(unexpected("the handover"));
+    };
+    let config: Config = serde_json::from_slice(&welcome.config).map_err(|e| {
+        io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("the configuration handed over: {e}"),
+        )
+    })?;
 
     let mut fds = Vec::new();
     while fds.len() < welcome.descriptors.len() {
-        let (Event::Descriptors, more) = next()? else { return Err(unexpected("descriptors")) };
+        let (Event::Descriptors, more) = next()? else {
+            return Err(unexpected("descriptors"));
+        };
         fds.extend(more);
     }
     let mut listeners = Vec::new();
@@ -72,12 +80,27 @@ pub fn receive(socket: &OwnedFd) -> io::Result<Handover> {
     loop {
         match next()? {
             (Event::InventoryEnd, _) => break,
-            (Event::Inventory { id, pid, terminating, memo }, fds) => {
+            (
+                Event::Inventory {
+                    id,
+                    pid,
+                    terminating,
+                    memo,
+                },
+                fds,
+            ) => {
                 let mut fds = fds.into_iter();
                 let (Some(stdout), Some(stderr)) = (fds.next(), fds.next()) else {
                     return Err(unexpected("the pipes of an instance"));
                 };
-                inventory.push(Inherited { id, pid, terminating, memo, stdout, stderr });
+                inventory.push(Inherited {
+                    id,
+                    pid,
+                    terminating,
+                    memo,
+                    stdout,
+                    stderr,
+                });
             }
             _ => return Err(unexpected("the inventory")),
         }
@@ -103,10 +126,16 @@ fn next_event(socket: &OwnedFd, buffer: &mut [u8; wire::MAX_MESSAGE]) -> io::Res
         match wire::recv(socket.as_fd(), buffer) {
             Ok(Some(message)) => return Ok(message),
             Ok(None) => {
-                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the launcher has closed its end"));
+                return Err(io::Error::new(
+                    io::ErrorKind::UnexpectedEof,
+                    "the launcher has closed its end",
+                ));
             }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                match poll(&mut [PollFd::new(socket.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE) {
+                match poll(
+                    &mut [PollFd::new(socket.as_fd(), PollFlags::POLLIN)],
+                    PollTimeout::NONE,
+                ) {
                     Ok(_) | Err(Errno::EINTR) => {}
                     Err(e) => return Err(e.into()),
                 }
@@ -117,6 +146,7 @@ fn next_event(socket: &OwnedFd, buffer: &mut [u8; wire::MAX_MESSAGE]) -> io::Res
 }
 
 fn unexpected(what: &str) -> io::Error {
-    let text = format!("expected {what} from the launcher; supervisor and launcher may be of different versions");
+    let text =
+        format!("expected {what} from the launcher; supervisor and launcher may be of different versions");
     io::Error::new(io::ErrorKind::InvalidData, text)
 }

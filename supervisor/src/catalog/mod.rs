@@ -57,3 +57,14 @@ pub enum Entry {
         reason: String,
     },
 }
+/// stub
+#[derive(Debug, Clone)]
+pub struct Handle;
+impl Handle {
+    /// stub
+    pub fn accepted(&self, _: &FunctionName) {}
+    /// stub
+    pub fn refuse(&self, _: &FunctionName, _: &'static str, _: String) {}
+    /// stub
+    pub fn retry(&self, _: &FunctionName, _: std::time::Duration) {}
+}

@@ -6,6 +6,7 @@ use std::time::{Instant, SystemTime};
 
 use funcd_sandbox::exit::Exit;
 use funcd_sandbox::spec::InstanceId;
+use funcd_sandbox::wire::Usage;
 
 use super::backoff::Backoff;
 use super::effects::Effects;
@@ -26,6 +27,7 @@ pub(super) struct Entry {
     next: Option<Generation>,
     slots: Vec<Slot>,
     removed: bool,
+    idle_since: SystemTime,
     /// The last end that is worth telling.
     pub(super) last_exit: Option<Ended>,
 }
@@ -70,6 +72,8 @@ pub(super) struct Slot {
     /// Present from the launch to the end of the process.
     pub(super) instance: Option<Arc<Instance>>,
     ready_at: Option<Instant>,
+    /// As of the last survey; zero before it.
+    usage: Usage,
 }
 
 /// What became of the revision that was to be proven.
@@ -91,6 +95,7 @@ impl Entry {
             next: None,
             slots: Vec::new(),
             removed: false,
+            idle_since: effects.wall,
             last_exit: None,
         }
     }
@@ -103,12 +108,32 @@ impl Entry {
         &self.slots
     }
 
+    pub(super) fn slot(&self, id: InstanceId) -> Option<&Slot> {
+        self.slots.iter().find(|slot| slot.id == Some(id))
+    }
+
+    /// Notes what an instance uses. What all use together, and the CPU time that is new, in microseconds.
+    pub(super) fn note_usage(&mut self, id: InstanceId, usage: Usage) -> (Usage, u64) {
+        let mut new_cpu = 0;
+        let mut total = Usage::default();
+        for slot in &mut self.slots {
+            if slot.id == Some(id) {
+                new_cpu = usage.cpu_micros.saturating_sub(slot.usage.cpu_micros);
+                slot.usage = usage;
+            }
+            total.memory_bytes += slot.usage.memory_bytes;
+            total.cpu_micros += slot.usage.cpu_micros;
+            total.pids += slot.usage.pids;
+        }
+        (total, new_cpu)
+    }
+
     pub(super) fn is_removed(&self) -> bool {
         self.removed
     }
 
     /// The state that stands for all places: the one that serves best, else the one that explains most.
-    pub(super) fn state(&self) -> &'static str {
+    pub(super) fn state(&self) -> State {
         let rank = |state: &State| match state {
             State::Ready => 0,
             State::Starting { .. } => 1,
@@ -117,12 +142,22 @@ impl Entry {
             State::Draining { .. } => 4,
             State::Idle => 5,
         };
+        let states = self.slots.iter().map(|slot| &slot.state);
+        states
+            .min_by_key(|state| rank(state))
+            .copied()
+            .unwrap_or(State::Idle)
+    }
+
+    /// Since when it is in that state, or since when nothing runs.
+    pub(super) fn since(&self) -> SystemTime {
+        let state = self.state();
         self.slots
             .iter()
-            .map(|slot| &slot.state)
-            .min_by_key(|state| rank(state))
-            .unwrap_or(&State::Idle)
-            .as_str()
+            .filter(|slot| slot.state == state)
+            .map(|slot| slot.since)
+            .min()
+            .unwrap_or(self.idle_since)
     }
 
     /// A revision is to get the traffic. What was never proven is replaced at once; else the new one is proven first.
@@ -161,6 +196,7 @@ impl Entry {
             pid: Some(pid),
             instance: Some(instance),
             ready_at: Some(effects.now),
+            usage: Usage::default(),
         });
         self.settle(effects);
     }
@@ -330,15 +366,15 @@ impl Entry {
     }
 
     fn start(&mut self, revision: Arc<Revision>, effects: &mut Effects<'_>) {
-        let since = effects.wall;
         let slot = Slot {
             state: State::Idle,
             revision,
-            since,
+            since: effects.wall,
             id: None,
             pid: None,
             instance: None,
             ready_at: None,
+            usage: Usage::default(),
         };
         self.slots.push(slot);
         self.apply(self.slots.len() - 1, Event::Wanted, effects);
@@ -376,6 +412,7 @@ impl Entry {
                 instance.close();
             }
             slot.pid = None;
+            slot.usage = Usage::default();
             if !slot.state.has_process() {
                 slot.id = None;
             }
@@ -399,7 +436,10 @@ impl Entry {
 
     /// After any change: forget empty places, start what is missing, show request paths what is live.
     fn settle(&mut self, effects: &mut Effects<'_>) {
-        self.slots.retain(|slot| slot.state != State::Idle);
+        if self.slots.iter().any(|slot| slot.state == State::Idle) {
+            self.slots.retain(|slot| slot.state != State::Idle);
+            self.idle_since = effects.wall;
+        }
         if !self.removed {
             let current = self.current.revision.id;
             let draining = |slot: &Slot| matches!(slot.state, State::Draining { .. });

@@ -174,7 +174,7 @@ fn the_first_request_starts_one_and_waits_in_its_socket() {
         story.entry.handle.try_lease().unwrap().is_some(),
         "the socket is bound before it is ready"
     );
-    assert_eq!(story.entry.state(), "starting");
+    assert_eq!(story.entry.state().as_str(), "starting");
 }
 
 #[test]
@@ -200,7 +200,10 @@ fn idle_instances_stop_in_order_and_none_in_use() {
     story.with(Entry::tick);
     assert_eq!(story.asked(), ["terminate 1"]);
     story.exits(1, Exit::Stopped);
-    assert_eq!((story.entry.state(), story.entry.deadline()), ("idle", None));
+    assert_eq!(
+        (story.entry.state().as_str(), story.entry.deadline()),
+        ("idle", None)
+    );
     assert_eq!(story.asked(), [""; 0], "an end that was asked for starts nothing");
 }
 
@@ -242,7 +245,7 @@ fn a_crash_restarts_at_once_and_then_after_backoff() {
     assert_eq!(story.asked(), ["launch 1 of 1", "launch 2 of 1"]);
     story.ready(2);
     story.exits(2, Exit::Code { code: 3 });
-    assert_eq!((story.asked(), story.entry.state()), (vec![], "backoff"));
+    assert_eq!((story.asked(), story.entry.state().as_str()), (vec![], "backoff"));
     story.pass();
     assert_eq!(story.asked(), ["launch 3 of 1"]);
     assert_eq!(
@@ -258,11 +261,11 @@ fn five_failed_starts_refuse_at_once_and_recover_by_themselves() {
     story.with(Entry::wanted);
     for id in 1..=5 {
         story.exits(id, Exit::Code { code: 1 });
-        if id < 5 && story.entry.state() == "backoff" {
+        if id < 5 && story.entry.state().as_str() == "backoff" {
             story.pass();
         }
     }
-    assert_eq!(story.entry.state(), "failed");
+    assert_eq!(story.entry.state().as_str(), "failed");
     drop(permit);
     let Err(Unavailable::Refused(refusal)) = story.entry.handle.admit() else {
         panic!("admitted")
@@ -317,7 +320,7 @@ fn a_revision_that_never_gets_ready_changes_nothing() {
         }
     }
     assert_eq!(outcome, Rollout::Abandoned("exited with code 9".to_owned()));
-    assert_eq!(story.entry.state(), "ready");
+    assert_eq!(story.entry.state().as_str(), "ready");
     let lease = story.entry.handle.try_lease().unwrap().unwrap();
     assert_eq!(lease.instance().id, InstanceId(1));
     assert_eq!(story.entry.slots().len(), 1);

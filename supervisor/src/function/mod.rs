@@ -2,6 +2,8 @@
 //! writer.
 
 pub mod backoff;
+pub mod control;
+mod deploy;
 mod effects;
 mod entry;
 #[cfg(test)]
@@ -9,6 +11,8 @@ mod entry_tests;
 pub mod handle;
 pub mod instance;
 mod prove;
+pub mod report;
 pub mod scale;
 mod start;
 pub mod state;
+pub mod status;

@@ -8,7 +8,7 @@ use funcd_sandbox::spec::InstanceId;
 
 use super::entry::Entry;
 use super::state::State;
-use crate::catalog::manifest::Contract;
+use crate::admin::view;
 use crate::name::{FunctionName, RevisionId};
 
 /// One function.
@@ -18,10 +18,10 @@ pub struct FunctionStatus {
     pub name: FunctionName,
     /// The revision that requests go to.
     pub revision: RevisionId,
-    /// The one word for all its instances: `idle`, `starting`, `ready`, `draining`, `backoff` or `failed`.
-    pub state: &'static str,
-    /// How requests get in, for example `http`.
-    pub contract: &'static str,
+    /// The one word for all its instances.
+    pub state: view::State,
+    /// Since when.
+    pub since: SystemTime,
     /// The routes, as `host/path`.
     pub routes: Vec<String>,
     /// Requests between permit and the end of their response body.
@@ -43,8 +43,8 @@ pub struct InstanceStatus {
     pub pid: Option<i32>,
     /// The revision that it runs.
     pub revision: RevisionId,
-    /// One word.
-    pub state: &'static str,
+    /// Where it is in its life.
+    pub state: view::State,
     /// Since when it is in that state.
     pub since: SystemTime,
     /// Leases held.
@@ -65,33 +65,39 @@ pub struct ExitStatus {
 }
 
 pub(super) fn of(entries: &BTreeMap<FunctionName, Entry>) -> Vec<FunctionStatus> {
-    entries.iter().map(|(name, entry)| function(name, entry)).collect()
+    entries
+        .iter()
+        .map(|(name, entry)| function(name, entry))
+        .collect()
 }
 
 fn function(name: &FunctionName, entry: &Entry) -> FunctionStatus {
     let manifest = &entry.current().manifest;
     let routes = match manifest.routes.is_empty() {
         true => vec![format!("/{name}/")],
-        false => {
-            manifest.routes.iter().map(|route| format!("{}{}", route.host.as_deref().unwrap_or(""), route.path)).collect()
-        }
+        false => manifest
+            .routes
+            .iter()
+            .map(|route| format!("{}{}", route.host.as_deref().unwrap_or(""), route.path))
+            .collect(),
     };
-    let instances = entry.slots().iter().filter(|slot| slot.state != State::Idle).map(|slot| InstanceStatus {
-        id: slot.id,
-        pid: slot.pid,
-        revision: slot.revision.id,
-        state: slot.state.as_str(),
-        since: slot.since,
-        in_flight: slot.instance.as_ref().map_or(0, |instance| instance.in_flight()),
-    });
+    let instances = entry
+        .slots()
+        .iter()
+        .filter(|slot| slot.state != State::Idle)
+        .map(|slot| InstanceStatus {
+            id: slot.id,
+            pid: slot.pid,
+            revision: slot.revision.id,
+            state: shown(slot.state),
+            since: slot.since,
+            in_flight: slot.instance.as_ref().map_or(0, |instance| instance.in_flight()),
+        });
     FunctionStatus {
         name: name.clone(),
         revision: entry.current().id,
-        state: entry.state(),
-        contract: match manifest.contract {
-            Contract::Http => "http",
-            Contract::Port(_) => "port",
-        },
+        state: shown(entry.state()),
+        since: entry.since(),
         routes,
         in_flight: entry.handle.admitted(),
         waiting: entry.handle.waiting(),
@@ -102,5 +108,16 @@ fn function(name: &FunctionName, entry: &Entry) -> FunctionStatus {
             message: ended.describe(),
             at: ended.at,
         }),
+    }
+}
+
+fn shown(state: State) -> view::State {
+    match state {
+        State::Idle => view::State::Idle,
+        State::Starting { .. } => view::State::Starting,
+        State::Ready => view::State::Ready,
+        State::Draining { .. } => view::State::Draining,
+        State::Backoff { .. } => view::State::Backoff,
+        State::Failed { .. } => view::State::Failed,
     }
 }

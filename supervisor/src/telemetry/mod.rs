@@ -11,4 +11,5 @@ pub mod record;
 pub mod rotate;
 pub mod tail;
 
-pub use capture::Logs;
+pub use capture::{Logs, Writer};
+pub use record::rfc3339;

@@ -18,3 +18,17 @@ pub const PROCESS_FDS: &str = "process_open_fds";
 pub const PROCESS_MAX_FDS: &str = "process_max_fds";
 /// Gauge: when the supervisor started, in seconds since 1970.
 pub const PROCESS_START: &str = "process_start_time_seconds";
+/// Counter{function,kind}: starts of instances that were asked for.
+pub const INSTANCE_STARTS: &str = "funcd_instance_starts_total";
+/// Counter{function,reason}: ends of instances, by the closed list of reasons.
+pub const INSTANCE_EXITS: &str = "funcd_instance_exits_total";
+/// Gauge{state}: places of instances by state, over all functions.
+pub const INSTANCES: &str = "funcd_instances";
+/// Counter{result}: files of the folder that became a revision (`accepted`), or why they did not.
+pub const RELOADS: &str = "funcd_reloads_total";
+/// Gauge{function,kind}: memory of all instances of a function, in bytes.
+pub const CGROUP_MEMORY: &str = "funcd_cgroup_memory_bytes";
+/// Gauge{function}: processes and threads of all instances of a function.
+pub const CGROUP_PIDS: &str = "funcd_cgroup_pids";
+/// Counter{function,mode}: CPU time of all instances of a function, in seconds.
+pub const CGROUP_CPU: &str = "funcd_cgroup_cpu_seconds_total";
