@@ -30,7 +30,7 @@ struct Story {
     next_id: u64,
 }
 
-fn revision(n: u8, change: impl FnOnce(&mut Manifest)) -> Arc<Revision> {
+pub(super) fn revision(n: u8, change: impl FnOnce(&mut Manifest)) -> Arc<Revision> {
     let mut manifest = Manifest {
         exec: "f".to_owned(),
         args: Vec::new(),

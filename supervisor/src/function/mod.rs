@@ -9,6 +9,8 @@ mod entry;
 #[cfg(test)]
 mod entry_tests;
 pub mod handle;
+#[cfg(test)]
+mod handle_tests;
 pub mod instance;
 mod prove;
 pub mod report;
