@@ -63,7 +63,12 @@ pub fn observe(sources: Arc<Sources>) -> Router {
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/healthz", get(readyz))
-        .fallback(|| async { problem(StatusCode::NOT_FOUND, "no such resource: docs/api.md lists them all") })
+        .fallback(|| async {
+            problem(
+                StatusCode::NOT_FOUND,
+                "no such resource: docs/api.md lists them all",
+            )
+        })
         .with_state(sources)
 }
 
@@ -148,7 +153,11 @@ async fn readyz(State(sources): State<Arc<Sources>>, Query(query): Query<HealthQ
         true => StatusCode::OK,
         false => StatusCode::SERVICE_UNAVAILABLE,
     };
-    let word = if status.is_success() { "ok\n" } else { "not ready\n" };
+    let word = if status.is_success() {
+        "ok\n"
+    } else {
+        "not ready\n"
+    };
     if query.verbose.is_none() {
         return (status, word).into_response();
     }
@@ -183,7 +192,8 @@ async fn logs(
     let records = sources.logs.tail(&name, lines).map_err(unreadable)?;
     let known = records.is_some() || sources.entries.borrow().contains_key(name.as_str());
     if !known {
-        let detail = format!("there is no function {name}, and no log of one: `funcd ls` shows what there is");
+        let detail =
+            format!("there is no function {name}, and no log of one: `funcd ls` shows what there is");
         return Err(problem(StatusCode::NOT_FOUND, detail));
     }
     let kind = [(header::CONTENT_TYPE, "application/x-ndjson")];
@@ -206,7 +216,12 @@ fn ndjson(record: &Record) -> String {
 }
 
 /// Sends the tail and then what follows, until the client is gone.
-async fn send_all(records: Vec<Record>, mut follow: Follow, sender: mpsc::Sender<Bytes>, _permit: OwnedSemaphorePermit) {
+async fn send_all(
+    records: Vec<Record>,
+    mut follow: Follow,
+    sender: mpsc::Sender<Bytes>,
+    _permit: OwnedSemaphorePermit,
+) {
     let tail: String = records.iter().map(ndjson).collect();
     if sender.send(tail.into()).await.is_err() {
         return;
@@ -229,7 +244,10 @@ impl http_body::Body for Lines {
     type Data = Bytes;
     type Error = Infallible;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let next = self.get_mut().0.poll_recv(cx);
         next.map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes))))
     }

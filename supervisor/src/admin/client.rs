@@ -81,7 +81,9 @@ impl Client {
     /// # Errors
     /// When the process can't have an epoll descriptor.
     pub fn new(path: &Path) -> io::Result<Client> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
         Ok(Client {
             path: path.to_owned(),
             runtime,
@@ -122,7 +124,11 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError`]; an error of `each` ends the stream and is [`ClientError::Output`].
-    pub fn lines(&self, target: &str, each: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> Result<(), ClientError> {
+    pub fn lines(
+        &self,
+        target: &str,
+        each: &mut dyn FnMut(&[u8]) -> io::Result<()>,
+    ) -> Result<(), ClientError> {
         self.runtime.block_on(async {
             let response = self.within(self.send(target)).await?;
             let status = response.status();
@@ -137,7 +143,10 @@ impl Client {
                     continue;
                 };
                 held.extend_from_slice(&data);
-                let whole = held.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+                let whole = held
+                    .iter()
+                    .rposition(|byte| *byte == b'\n')
+                    .map_or(0, |end| end + 1);
                 for line in held[..whole].split_inclusive(|byte| *byte == b'\n') {
                     each(line.trim_ascii_end()).map_err(ClientError::Output)?;
                 }
@@ -155,7 +164,10 @@ impl Client {
         }))
     }
 
-    async fn within<T>(&self, answer: impl Future<Output = Result<T, ClientError>>) -> Result<T, ClientError> {
+    async fn within<T>(
+        &self,
+        answer: impl Future<Output = Result<T, ClientError>>,
+    ) -> Result<T, ClientError> {
         match tokio::time::timeout(TIMEOUT, answer).await {
             Ok(answer) => answer,
             Err(_) => Err(self.unreachable(format!("no answer within {} s", TIMEOUT.as_secs()))),
@@ -163,10 +175,12 @@ impl Client {
     }
 
     async fn send(&self, target: &str) -> Result<hyper::Response<Incoming>, ClientError> {
-        let stream = UnixStream::connect(&self.path).await.map_err(|e| match e.kind() {
-            io::ErrorKind::PermissionDenied => self.denied(e),
-            _ => self.unreachable(e),
-        })?;
+        let stream = UnixStream::connect(&self.path)
+            .await
+            .map_err(|e| match e.kind() {
+                io::ErrorKind::PermissionDenied => self.denied(e),
+                _ => self.unreachable(e),
+            })?;
         let handshake = http1::handshake(TokioIo::new(stream)).await;
         let (mut sender, connection) = handshake.map_err(|e| self.unreachable(e))?;
         // Driven by the same thread while it waits for the answer; its error is the answer's error too.
@@ -175,7 +189,10 @@ impl Client {
             .header(header::HOST, "funcd")
             .body(Empty::<Bytes>::new())
             .map_err(|e| self.strange(e))?;
-        sender.send_request(request).await.map_err(|e| self.unreachable(e))
+        sender
+            .send_request(request)
+            .await
+            .map_err(|e| self.unreachable(e))
     }
 
     async fn collect(&self, body: Incoming) -> Result<Bytes, ClientError> {

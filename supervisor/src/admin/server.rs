@@ -75,7 +75,8 @@ pub async fn serve_tcp(listener: std::net::TcpListener, sources: Arc<Sources>) -
 /// What who may not use the API is answered, whatever the request.
 fn refusal() -> Router {
     Router::new().fallback(|| async {
-        let detail = "you may not use the admin API: be root, the user that funcd runs as, or a member of its group";
+        let detail =
+            "you may not use the admin API: be root, the user that funcd runs as, or a member of its group";
         api::problem(StatusCode::FORBIDDEN, detail)
     })
 }
@@ -87,7 +88,10 @@ where
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let place = Arc::clone(&places);
-        let place = place.acquire_owned().await.expect("this semaphore is never closed");
+        let place = place
+            .acquire_owned()
+            .await
+            .expect("this semaphore is never closed");
         match accept().await {
             Ok(connection) => {
                 tokio::spawn(async move {

@@ -26,7 +26,10 @@ pub struct Document<T> {
 impl<T> Document<T> {
     /// The content as a document of this version.
     pub fn new(body: T) -> Document<T> {
-        Document { version: VERSION, body }
+        Document {
+            version: VERSION,
+            body,
+        }
     }
 }
 
@@ -289,7 +292,9 @@ pub fn functions(entries: &BTreeMap<String, Entry>, mut known: BTreeMap<String, 
         let (status, kind, reason) = match entry {
             Entry::Accepted => (Status::Accepted, None, None),
             Entry::Settling { reason } => (Status::Settling, None, Some(reason.clone())),
-            Entry::Refused { kind, reason } => (Status::Refused, Some((*kind).to_owned()), Some(reason.clone())),
+            Entry::Refused { kind, reason } => {
+                (Status::Refused, Some((*kind).to_owned()), Some(reason.clone()))
+            }
         };
         functions.push(FunctionView {
             function: known.remove(name),
@@ -334,7 +339,10 @@ pub(crate) mod tests {
             kind: "not-executable",
             reason: "chmod +x it".to_owned(),
         };
-        let entries = BTreeMap::from([("broken".to_owned(), refused), ("hello".to_owned(), Entry::Accepted)]);
+        let entries = BTreeMap::from([
+            ("broken".to_owned(), refused),
+            ("hello".to_owned(), Entry::Accepted),
+        ]);
         let known = BTreeMap::from([
             ("hello".to_owned(), state(State::Ready)),
             ("gone".to_owned(), state(State::Draining)),
@@ -361,7 +369,10 @@ pub(crate) mod tests {
         });
         let json = serde_json::to_string(&document).unwrap();
         assert_eq!(json, r#"{"version":1,"funcd":"1.2.3"}"#);
-        assert_eq!(serde_json::from_str::<Document<Version>>(&json).unwrap(), document);
+        assert_eq!(
+            serde_json::from_str::<Document<Version>>(&json).unwrap(),
+            document
+        );
     }
 
     #[test]
@@ -377,7 +388,12 @@ pub(crate) mod tests {
         for state in states {
             assert_eq!(serde_json::to_value(state).unwrap(), state.as_str());
         }
-        for status in [Status::Accepted, Status::Settling, Status::Refused, Status::Removed] {
+        for status in [
+            Status::Accepted,
+            Status::Settling,
+            Status::Refused,
+            Status::Removed,
+        ] {
             assert_eq!(serde_json::to_value(status).unwrap(), status.as_str());
         }
     }
