@@ -7,6 +7,9 @@ pub mod peer;
 pub mod server;
 pub mod view;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

@@ -118,7 +118,7 @@ impl Logs {
         let file = Rotating::new(Arc::clone(&self.0.folder), file_name(function), MAX_FILE);
         let log = Arc::new(FunctionLog {
             function: function.clone(),
-            lost: metrics::counter!(names::LOG_LINES_DROPPED, "function" => function.to_string()),
+            lost: metrics::counter!(names::LOG_LINES_DROPPED_TOTAL, "function" => function.to_string()),
             state: Mutex::new(State {
                 file,
                 bucket: Bucket::new(Instant::now()),

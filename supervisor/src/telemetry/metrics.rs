@@ -37,7 +37,7 @@ pub fn install() -> PrometheusHandle {
 
 fn describe() {
     describe_counter!(
-        names::LOG_LINES_DROPPED,
+        names::LOG_LINES_DROPPED_TOTAL,
         "Lines of a function's output that were not kept"
     );
     describe_gauge!(names::BUILD_INFO, "Always 1; the labels say what runs");
@@ -46,14 +46,20 @@ fn describe() {
         "1 for the state that the property is in on this host"
     );
     describe_gauge!(names::LANDLOCK_ABI, "The Landlock ABI of this kernel, 0 without");
-    describe_counter!(names::PROCESS_CPU, "CPU time of the supervisor");
-    describe_gauge!(names::PROCESS_RESIDENT, "Memory of the supervisor that is in RAM");
-    describe_gauge!(names::PROCESS_FDS, "Open descriptors of the supervisor");
+    describe_counter!(names::PROCESS_CPU_SECONDS_TOTAL, "CPU time of the supervisor");
+    describe_gauge!(
+        names::PROCESS_RESIDENT_MEMORY_BYTES,
+        "Memory of the supervisor that is in RAM"
+    );
+    describe_gauge!(names::PROCESS_OPEN_FDS, "Open descriptors of the supervisor");
     describe_gauge!(
         names::PROCESS_MAX_FDS,
         "Descriptors that the supervisor may have open"
     );
-    describe_gauge!(names::PROCESS_START, "When the supervisor started, since 1970");
+    describe_gauge!(
+        names::PROCESS_START_TIME_SECONDS,
+        "When the supervisor started, since 1970"
+    );
 }
 
 /// Sets what does not change while this process runs. `landlock_abi` is `None` without Landlock.
@@ -61,7 +67,7 @@ pub fn record_host(grades: &[Grade], landlock_abi: Option<u32>) {
     gauge!(names::BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     gauge!(names::LANDLOCK_ABI).set(landlock_abi.map_or(0.0, f64::from));
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    gauge!(names::PROCESS_START).set(now.unwrap_or_default().as_secs_f64());
+    gauge!(names::PROCESS_START_TIME_SECONDS).set(now.unwrap_or_default().as_secs_f64());
     for grade in grades {
         let kept = grade.mechanism.is_some();
         for (state, is) in [("kept", kept), ("missing", !kept)] {
@@ -75,14 +81,14 @@ pub fn record_host(grades: &[Grade], landlock_abi: Option<u32>) {
 pub fn record_process() {
     if let Ok(usage) = getrusage(UsageWho::RUSAGE_SELF) {
         let seconds = (usage.user_time() + usage.system_time()).num_seconds();
-        counter!(names::PROCESS_CPU).absolute(u64::try_from(seconds).unwrap_or(0));
+        counter!(names::PROCESS_CPU_SECONDS_TOTAL).absolute(u64::try_from(seconds).unwrap_or(0));
     }
     if let Some(bytes) = resident_bytes() {
-        gauge!(names::PROCESS_RESIDENT).set(bytes as f64);
+        gauge!(names::PROCESS_RESIDENT_MEMORY_BYTES).set(bytes as f64);
     }
     if let Ok(entries) = fs::read_dir("/proc/self/fd") {
         // The one that lists is among them.
-        gauge!(names::PROCESS_FDS).set(entries.count().saturating_sub(1) as f64);
+        gauge!(names::PROCESS_OPEN_FDS).set(entries.count().saturating_sub(1) as f64);
     }
     if let Ok((soft, _)) = getrlimit(Resource::RLIMIT_NOFILE) {
         gauge!(names::PROCESS_MAX_FDS).set(soft as f64);
