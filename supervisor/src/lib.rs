@@ -6,3 +6,4 @@ pub mod catalog;
 pub mod config;
 pub mod function;
 pub mod name;
+pub mod typed;
