@@ -1,6 +1,8 @@
 //! What should exist: reads the functions folder and tells the daemon what changed. Never starts anything.
 
 pub mod manifest;
+mod manifest_check;
+pub mod manifest_file;
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;

@@ -4,9 +4,11 @@
 pub mod error;
 pub mod units;
 
-use std::ops::Range;
+use std::fmt::Debug;
+use std::ops::{Range, RangeInclusive};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 pub use toml::Spanned;
@@ -89,6 +91,17 @@ impl<T: DeserializeOwned> Layer<T> {
     }
 }
 
+impl<T> Layer<T> {
+    /// A value of this layer, and where it stands.
+    pub fn found<'a, U>(&'a self, value: &'a Spanned<U>) -> Found<'a, U> {
+        Found {
+            value: value.get_ref(),
+            source: &self.source,
+            span: value.span(),
+        }
+    }
+}
+
 /// A value, and where it stands.
 #[derive(Debug, Clone)]
 pub struct Found<'a, T> {
@@ -126,12 +139,70 @@ pub fn pick<'a, L, T>(
     layers: &'a [Layer<L>],
     get: impl Fn(&'a L) -> Option<&'a Spanned<T>>,
 ) -> Option<Found<'a, T>> {
-    layers.iter().find_map(|layer| {
-        let value = get(&layer.typed)?;
-        Some(Found {
-            value: value.get_ref(),
-            source: &layer.source,
-            span: value.span(),
-        })
-    })
+    layers
+        .iter()
+        .find_map(|layer| Some(layer.found(get(&layer.typed)?)))
+}
+
+/// A whole number within a range, or its default.
+///
+/// # Errors
+/// [`TypedError`] when it is out of range.
+pub fn number<'a, L>(
+    layers: &'a [Layer<L>],
+    get: impl Fn(&'a L) -> Option<&'a Spanned<i64>>,
+    range: RangeInclusive<u64>,
+    default: u64,
+) -> Result<u64, TypedError> {
+    match pick(layers, get) {
+        None => Ok(default),
+        Some(found) => match u64::try_from(*found.value).ok().filter(|n| range.contains(n)) {
+            Some(number) => Ok(number),
+            None => Err(out_of_range(&found, range.start(), range.end())),
+        },
+    }
+}
+
+/// A size in bytes within a range, or its default.
+///
+/// # Errors
+/// [`TypedError`] when it is out of range.
+pub fn size<'a, L>(
+    layers: &'a [Layer<L>],
+    get: impl Fn(&'a L) -> Option<&'a Spanned<units::Size>>,
+    range: RangeInclusive<u64>,
+    default: u64,
+) -> Result<u64, TypedError> {
+    match pick(layers, get) {
+        None => Ok(default),
+        Some(found) if range.contains(&found.value.0) => Ok(found.value.0),
+        Some(found) => {
+            let show = |bytes: &u64| units::Size(*bytes).to_string();
+            Err(out_of_range(&found, &show(range.start()), &show(range.end())))
+        }
+    }
+}
+
+/// A length of time within a range, or its default.
+///
+/// # Errors
+/// [`TypedError`] when it is out of range.
+pub fn span<'a, L>(
+    layers: &'a [Layer<L>],
+    get: impl Fn(&'a L) -> Option<&'a Spanned<units::Span>>,
+    range: RangeInclusive<Duration>,
+    default: Duration,
+) -> Result<Duration, TypedError> {
+    match pick(layers, get) {
+        None => Ok(default),
+        Some(found) if range.contains(&found.value.0) => Ok(found.value.0),
+        Some(found) => Err(out_of_range(&found, range.start(), range.end())),
+    }
+}
+
+fn out_of_range<T, R: Debug>(found: &Found<'_, T>, low: &R, high: &R) -> TypedError {
+    let said = found.source.text.get(found.span.clone()).unwrap_or_default();
+    let unquote = |text: String| text.replace('"', "");
+    let (low, high) = (unquote(format!("{low:?}")), unquote(format!("{high:?}")));
+    found.refuse(format!("{said} is out of range"), format!("from {low} to {high}"))
 }

@@ -39,6 +39,19 @@ impl Size {
     }
 }
 
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let units = [(1 << 40, "T"), (1 << 30, "G"), (1 << 20, "M"), (1 << 10, "K")];
+        let unit = units
+            .into_iter()
+            .find(|(scale, _)| self.0 >= *scale && self.0.is_multiple_of(*scale));
+        match unit {
+            Some((scale, unit)) => write!(f, "{}{unit}", self.0 / scale),
+            None => write!(f, "{}", self.0),
+        }
+    }
+}
+
 /// A length of time: `"500ms"`, `"60s"`, `"5m"`, `"1h"`, `"1d"`, also added up as in `"1m30s"`. Always with its unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Span(pub Duration);
