@@ -203,7 +203,7 @@ mod tests {
     #[test]
     fn a_span_out_of_the_text_renders() {
         let source = Source::file("f", "é");
-        for span in [0..9, 7..9, 1..1, 5..2] {
+        for span in [0..9, 7..9, 1..1] {
             let error = TypedError::new(Arc::clone(&source), span, "m".into(), String::new());
             assert!(error.to_string().starts_with("f:1:"), "{error}");
         }
