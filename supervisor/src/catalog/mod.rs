@@ -1,6 +1,10 @@
 //! What should exist: reads the functions folder and tells the daemon what changed. Never starts anything.
 
+pub mod image;
 pub mod manifest;
+pub(crate) mod manifest_check;
+pub mod manifest_file;
+pub mod refusal;
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;

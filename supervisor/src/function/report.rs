@@ -45,13 +45,13 @@ impl Report {
 
     /// A start was asked for.
     pub(super) fn starting(&self, function: &FunctionName, instance: InstanceId, revision: &Revision) {
-        counter!(names::INSTANCE_STARTS, "function" => function.to_string(), "kind" => "new").increment(1);
+        counter!(names::INSTANCE_STARTS_TOTAL, "function" => function.to_string(), "kind" => "new").increment(1);
         tracing::info!(%function, %instance, revision = revision.id.short(), "starting");
     }
 
     /// An instance ended.
     pub(super) fn ended(&self, function: &FunctionName, instance: InstanceId, exit: &Exit, message: &str) {
-        counter!(names::INSTANCE_EXITS, "function" => function.to_string(), "reason" => exit.reason())
+        counter!(names::INSTANCE_EXITS_TOTAL, "function" => function.to_string(), "reason" => exit.reason())
             .increment(1);
         self.logs
             .note(function, &format!("instance {instance} ended: {message}"));
@@ -63,13 +63,13 @@ impl Report {
 
     /// A candidate became a revision.
     pub(super) fn accepted(&self, function: &FunctionName) {
-        counter!(names::RELOADS, "result" => "accepted").increment(1);
+        counter!(names::RELOADS_TOTAL, "result" => "accepted").increment(1);
         self.catalog.accepted(function);
     }
 
     /// A candidate did not.
     pub(super) fn refused(&self, function: &FunctionName, kind: &'static str, reason: String) {
-        counter!(names::RELOADS, "result" => kind).increment(1);
+        counter!(names::RELOADS_TOTAL, "result" => kind).increment(1);
         tracing::warn!(%function, kind, reason, "refused");
         self.logs.note(function, &format!("refused: {reason}"));
         self.catalog.refuse(function, kind, reason);
@@ -88,10 +88,10 @@ impl Report {
     /// What all instances of a function use together, and the CPU time since the last survey, in microseconds.
     pub(super) fn usage(&self, function: &FunctionName, total: Usage, cpu_micros: u64) {
         let function = function.to_string();
-        gauge!(names::CGROUP_MEMORY, "function" => function.clone(), "kind" => "total")
+        gauge!(names::CGROUP_MEMORY_BYTES, "function" => function.clone(), "kind" => "total")
             .set(total.memory_bytes as f64);
         gauge!(names::CGROUP_PIDS, "function" => function.clone()).set(total.pids as f64);
-        gauge!(names::CGROUP_CPU, "function" => function, "mode" => "total")
+        gauge!(names::CGROUP_CPU_SECONDS_TOTAL, "function" => function, "mode" => "total")
             .increment(cpu_micros as f64 / 1e6);
     }
 

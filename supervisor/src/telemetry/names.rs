@@ -21,21 +21,22 @@ pub const PROCESS_RESIDENT_MEMORY_BYTES: &str = "process_resident_memory_bytes";
 pub const PROCESS_OPEN_FDS: &str = "process_open_fds";
 /// Gauge: how many descriptors the supervisor may have open.
 pub const PROCESS_MAX_FDS: &str = "process_max_fds";
-/// Gauge: when the supervisor started, in seconds since 1970.
-pub const PROCESS_START: &str = "process_start_time_seconds";
-/// Counter{function,kind}: starts of instances that were asked for.
-pub const INSTANCE_STARTS: &str = "funcd_instance_starts_total";
-/// Counter{function,reason}: ends of instances, by the closed list of reasons.
-pub const INSTANCE_EXITS: &str = "funcd_instance_exits_total";
-/// Gauge{state}: places of instances by state, over all functions.
-pub const INSTANCES: &str = "funcd_instances";
-/// Counter{result}: files of the folder that became a revision (`accepted`), or why they did not.
-pub const RELOADS: &str = "funcd_reloads_total";
-/// Gauge{function,kind}: memory of all instances of a function, in bytes.
-pub const CGROUP_MEMORY: &str = "funcd_cgroup_memory_bytes";
-/// Gauge{function}: processes and threads of all instances of a function.
-pub const CGROUP_PIDS: &str = "funcd_cgroup_pids";
-/// Counter{function,mode}: CPU time of all instances of a function, in seconds.
-pub const CGROUP_CPU: &str = "funcd_cgroup_cpu_seconds_total";
 /// Gauge, seconds since 1970: when the supervisor started.
 pub const PROCESS_START_TIME_SECONDS: &str = "process_start_time_seconds";
+
+// Functions and their instances.
+
+/// Counter: starts of instances that were asked for, by `function` and `kind`.
+pub const INSTANCE_STARTS_TOTAL: &str = "funcd_instance_starts_total";
+/// Counter: ends of instances, by `function` and `reason` (the closed list of `Exit`).
+pub const INSTANCE_EXITS_TOTAL: &str = "funcd_instance_exits_total";
+/// Gauge: places of instances over all functions, by `state`.
+pub const INSTANCES: &str = "funcd_instances";
+/// Counter: files of the folder that became a revision (`accepted`), or the kind of reason why not, by `result`.
+pub const RELOADS_TOTAL: &str = "funcd_reloads_total";
+/// Gauge, bytes: memory of all instances of a function, by `function` and `kind`.
+pub const CGROUP_MEMORY_BYTES: &str = "funcd_cgroup_memory_bytes";
+/// Gauge: processes and threads of all instances of a function, by `function`.
+pub const CGROUP_PIDS: &str = "funcd_cgroup_pids";
+/// Counter, seconds: CPU time of all instances of a function, by `function` and `mode`.
+pub const CGROUP_CPU_SECONDS_TOTAL: &str = "funcd_cgroup_cpu_seconds_total";
