@@ -110,6 +110,128 @@ pub fn supervise() -> Result<(), DaemonError> {
         write: vec![handover.logs.as_fd()],
     };
     let enforced = own::confine_self(&access).map_err(supervisor("confining itself"))?;
-    tracing::debug!(?enforced, "confined");
+    tracing::debug!(?enforced, generation = handover.generation, "the supervisor is confined");
+    let metrics = telemetry::metrics::install();
+    telemetry::metrics::record_host(&handover.grades, enforced.landlock_abi);
+
+    let control = runtime().map_err(supervisor("the runtime of control"))?;
+    let outcome = control.block_on(run(socket, handover, metrics));
+    // Tasks that are left, such as followers of logs, end with the process.
+    control.shutdown_background();
+    outcome
+}
+
+/// Builds everything, lets callers in once the folder is known, and drains when the launcher says so.
+async fn run(socket: OwnedFd, handover: Handover, metrics: PrometheusHandle) -> Result<(), DaemonError> {
+    let Handover { config, functions, logs, grades, listeners, admin, admin_tcp, inventory, .. } = handover;
+    let config = Arc::new(config);
+    let routes = Arc::new(ArcSwap::from_pointee(Routes::default()));
+    let shared = Shared::new(&config, Arc::clone(&routes)).map_err(|e| supervisor("`trusted`")(io::Error::other(e)))?;
+
+    let house = runtime().map_err(supervisor("the runtime of the house"))?;
+    let logs = Logs::new(logs, house.handle().clone());
+    let (changed, changes) = mpsc::unbounded_channel();
+    let (catalog, catalog_handle) = Catalog::new(functions, &config);
+    let (entries, entries_seen) = watch::channel(BTreeMap::new());
+    let (ready, readiness) = watch::channel(Readiness::Starting);
+    let (asks, asked) = mpsc::unbounded_channel();
+    let (notices, mut noticed) = mpsc::unbounded_channel();
+
+    let (questions, answers) = mpsc::channel(16);
+    let sources = Arc::new(Sources {
+        control: questions,
+        entries: entries_seen,
+        doctor: doctor(&grades, &config),
+        logs: logs.clone(),
+        readiness,
+        metrics: metrics.clone(),
+        config: watch::channel(Arc::clone(&config)).1,
+    });
+    house.spawn(catalog.run(changed));
+    house.spawn(answer(answers, asks.clone()));
+    house.spawn(telemetry::metrics::upkeep(metrics));
+    let peers = Peers { own: geteuid().as_raw() };
+    house.spawn(log_end("the admin socket", admin::server::serve_unix(admin.into(), peers, Arc::clone(&sources))));
+    for listener in admin_tcp {
+        house.spawn(log_end("the admin TCP socket", admin::server::serve_tcp(listener.into(), Arc::clone(&sources))));
+    }
+    let (stop_house, house_stopped) = oneshot::channel::<()>();
+    let house = std::thread::Builder::new()
+        .name("house".to_owned())
+        .spawn(move || house.block_on(house_stopped))
+        .map_err(supervisor("the thread of the house"))?;
+
+    let parts = Parts {
+        launcher: Launcher::new(socket).map_err(supervisor("the socket to the launcher"))?,
+        inventory,
+        next_id: handover.next_id,
+        sockets: handover.sockets,
+        routes,
+        changes,
+        asks: asked,
+        report: Report { logs, catalog: catalog_handle, entries },
+        notices,
+    };
+    let control = tokio::spawn(Control::run(parts));
+
+    let mut listeners = Some(listeners);
+    let mut workers = None;
+    while let Some(notice) = noticed.recv().await {
+        match notice {
+            // Until now callers waited in the listen queues.
+            Notice::Synced => {
+                let sockets = listeners.take().into_iter().flatten().map(TcpListener::from).collect();
+                workers = Some(ingress::spawn_workers(sockets, Arc::clone(&shared)).map_err(supervisor("the workers"))?);
+                ready.send_replace(Readiness::Ready);
+                tracing::info!(listen = ?config.listen, "ready");
+            }
+            Notice::Reload => {
+                tracing::info!("reload: the folder is read again; other settings change with a restart");
+                rescan.rescan();
+            }
+            Notice::Shutdown => {
+                ready.send_replace(Readiness::Draining);
+                let deadline = Instant::now() + config.drain;
+                if let Some(workers) = workers.take() {
+                    let cut = tokio::task::spawn_blocking(move || workers.drain(deadline)).await.unwrap_or(0);
+                    if cut > 0 {
+                        tracing::warn!(connections = cut, "cut off: the drain took longer than `drain`");
+                    }
+                }
+                let _ = asks.send(Ask::Drain);
+            }
+            Notice::LauncherGone => break,
+        }
+    }
+    control.abort();
+    let _ = stop_house.send(());
+    let _ = house.join();
     Ok(())
+}
+
+fn runtime() -> io::Result<Runtime> {
+    runtime::Builder::new_current_thread().enable_all().build()
+}
+
+/// Answers what the admin API wants to know from what `control` knows.
+async fn answer(mut questions: mpsc::Receiver<admin::Ask>, asks: mpsc::UnboundedSender<Ask>) {
+    while let Some(admin::Ask(reply)) = questions.recv().await {
+        let (status, known) = oneshot::channel();
+        if asks.send(Ask::Status(status)).is_ok()
+            && let Ok(functions) = known.await
+        {
+            let _ = reply.send(snapshot(&functions));
+        }
+    }
+}
+
+async fn log_end(what: &'static str, serving: impl Future<Output = io::Result<()>>) {
+    if let Err(error) = serving.await {
+        tracing::error!(%error, "{what} is not served");
+    }
+}
+
+/// What `funcd doctor` shows of this host.
+fn doctor(grades: &[Grade], config: &Config) -> Doctor {
+    crate::cli::doctor::of(grades, config)
 }
