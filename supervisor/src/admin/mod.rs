@@ -3,12 +3,13 @@
 
 pub mod api;
 pub mod client;
+pub mod host;
 pub mod peer;
 pub mod server;
 pub mod view;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -137,6 +137,18 @@ pub struct FunctionState {
     pub in_flight: u64,
     /// Requests that wait for an instance.
     pub waiting: u64,
+    /// The newest revision that was tried and did not become live, while an older one goes on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rejected: Option<Rejected>,
+}
+
+/// A revision that did not become live.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rejected {
+    /// Which: 64 hexadecimal digits.
+    pub revision: String,
+    /// Why.
+    pub reason: String,
 }
 
 /// `GET /v1/instances`: every instance, and a row for each function without one.
@@ -330,6 +342,7 @@ pub(crate) mod tests {
             instances: 1,
             in_flight: 2,
             waiting: 0,
+            rejected: None,
         }
     }
 
