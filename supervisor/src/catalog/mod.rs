@@ -1,10 +1,13 @@
 //! What should exist: reads the functions folder and tells the daemon what changed. Never starts anything.
 
+pub mod folder;
 pub mod image;
 pub mod manifest;
 pub(crate) mod manifest_check;
 pub mod manifest_file;
 pub mod refusal;
+pub mod scan;
+pub mod settle;
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
