@@ -4,5 +4,8 @@
 
 pub mod catalog;
 pub mod config;
+pub mod contract;
 pub mod function;
+pub mod ingress;
 pub mod name;
+pub mod telemetry;

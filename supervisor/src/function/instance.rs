@@ -27,6 +27,7 @@ pub struct Instance {
     pub address: Address,
     in_flight: AtomicU32,
     accepting: AtomicBool,
+    answered: AtomicBool,
 }
 
 impl Instance {
@@ -38,6 +39,7 @@ impl Instance {
             address,
             in_flight: AtomicU32::new(0),
             accepting: AtomicBool::new(true),
+            answered: AtomicBool::new(false),
         }
     }
 
@@ -54,6 +56,16 @@ impl Instance {
     /// No new leases from now on. The caller then waits until [`Instance::in_flight`] is 0.
     pub fn stop_accepting(&self) {
         self.accepting.store(false, Ordering::SeqCst);
+    }
+
+    /// Whether it ever answered a request.
+    pub fn has_answered(&self) -> bool {
+        self.answered.load(Ordering::Relaxed)
+    }
+
+    /// Notes that it answered; true for the first time only, so that `control` is told once.
+    pub fn note_answer(&self) -> bool {
+        !self.has_answered() && !self.answered.swap(true, Ordering::SeqCst)
     }
 
     /// Takes one of the `concurrency` places, if one is free and the instance accepts.

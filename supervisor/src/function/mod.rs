@@ -3,3 +3,4 @@
 
 pub mod handle;
 pub mod instance;
+pub mod metrics;
