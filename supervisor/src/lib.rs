@@ -6,6 +6,8 @@ pub mod admin;
 pub mod catalog;
 pub mod cli;
 pub mod config;
+pub mod contract;
+pub mod daemon;
 pub mod function;
 pub mod handover;
 pub mod ingress;

@@ -18,3 +18,4 @@ pub mod scale;
 mod start;
 pub mod state;
 pub mod status;
+pub mod metrics;
