@@ -11,6 +11,7 @@ pub mod own;
 pub mod probe;
 pub mod property;
 pub mod rlimit;
+mod seccomp;
 pub mod spec;
 pub mod sys;
 pub mod wire;
