@@ -5,7 +5,9 @@
 
 pub mod confine;
 pub mod exit;
+mod landlock;
 pub mod launcher;
+mod mounts;
 pub mod namespace;
 pub mod own;
 pub mod probe;

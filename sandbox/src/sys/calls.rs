@@ -151,6 +151,19 @@ pub(crate) fn duplicate(from: RawFd, to: RawFd) -> Result {
     call(libc::SYS_dup3, [from as usize, to as usize, 0, 0, 0, 0]).map(drop)
 }
 
+/// A copy of a descriptor, at `lowest` or above, close-on-exec.
+pub(crate) fn duplicate_above(from: RawFd, lowest: RawFd) -> Result<RawFd> {
+    let args = [
+        from as usize,
+        libc::F_DUPFD_CLOEXEC as usize,
+        lowest as usize,
+        0,
+        0,
+        0,
+    ];
+    call(libc::SYS_fcntl, args).map(|fd| fd as RawFd)
+}
+
 pub(crate) fn write(fd: RawFd, bytes: &[u8]) -> Result<usize> {
     call(
         libc::SYS_write,
