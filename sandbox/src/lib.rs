@@ -5,9 +5,15 @@
 
 pub mod confine;
 pub mod exit;
+mod landlock;
 pub mod launcher;
+mod mounts;
+pub mod namespace;
+pub mod own;
 pub mod probe;
 pub mod property;
+pub mod rlimit;
+mod seccomp;
 pub mod spec;
 pub mod sys;
 pub mod wire;
