@@ -3,24 +3,27 @@
 //! Nothing between clone and exec allocates, takes a lock or calls anything but raw system calls.
 
 use std::ffi::CString;
+use std::io;
 use std::os::fd::{OwnedFd, RawFd};
 use std::path::PathBuf;
 
 use crate::exit::Step;
 
 /// Everything that the child needs, made before the clone. What is `None`, empty or false is left out: the grades in
-/// `probe` decide what may be left out.
+/// [`crate::probe`] decide what may be left out.
 #[derive(Debug)]
 pub struct Confinement {
-    /// The stored executable, executed by descriptor.
+    /// The stored executable, executed by descriptor unless `artifact_path` is given. (A script's file must be readable
+    /// by its interpreter: mode 0555, not 0111.)
     pub executable: RawFd,
-    /// Where a script or dynamic executable is bound in the sandbox (`/function/<name>`) from its path in the store.
+    /// `Some` for a `#!` script, whose interpreter needs a path: with `mounts`, the path inside the sandbox
+    /// (`/function/<name>`) where `executable` is bound read-only; without, its path in the store. `None`: by descriptor.
     pub artifact_path: Option<PathBuf>,
     /// Arguments, `argv[0]` included.
     pub args: Vec<CString>,
     /// Environment as `NAME=value`; `LISTEN_PID` is added by the child when `listener` is given.
     pub env: Vec<CString>,
-    /// Descriptors 1 and 2.
+    /// Descriptor 1.
     pub stdout: RawFd,
     /// Descriptor 2.
     pub stderr: RawFd,
@@ -28,15 +31,21 @@ pub struct Confinement {
     pub listener: Option<RawFd>,
     /// The leaf of the v2 hierarchy, for `CLONE_INTO_CGROUP`.
     pub cgroup: Option<RawFd>,
-    /// The `tasks` files of the v1 leaves.
+    /// The `tasks` files of the v1 leaves, open for writing.
     pub tasks: Vec<RawFd>,
     /// The network namespace to join.
     pub network: Option<RawFd>,
+    /// Absolute paths that it may read and execute: bound read-only, nosuid, nodev at the same path inside, and allowed by
+    /// Landlock. Symlinks at the top (`/lib -> usr/lib`) are made again as symlinks.
+    pub read: Vec<PathBuf>,
+    /// Absolute paths that it may read and write but not execute: bound nosuid, nodev, noexec at the same path inside, and
+    /// allowed by Landlock.
+    pub write: Vec<PathBuf>,
     /// The root to build.
     pub mounts: Option<Mounts>,
     /// Whether it gets a pid namespace with a mini-init.
     pub pid_namespace: bool,
-    /// `(RLIMIT_*, value)`, soft and hard.
+    /// `(RLIMIT_*, value)`, soft and hard; see [`crate::rlimit::limits`].
     pub rlimits: Vec<(u32, u64)>,
     /// The uid and gid to become; `None` without privileges.
     pub identity: Option<(u32, u32)>,
@@ -46,36 +55,57 @@ pub struct Confinement {
     pub seccomp: bool,
 }
 
-/// The root of an instance: a read-only tmpfs with these things in it, `/tmp` and a minimal `/dev`.
-#[derive(Debug, Default)]
+/// The root of an instance: a read-only tmpfs that holds the grants, `/tmp` and a minimal `/dev`.
+#[derive(Debug, Clone, Default)]
 pub struct Mounts {
-    /// An empty directory that exists, to build the root on.
+    /// An empty directory that exists, to build the root on. Any number of starts may share it: each builds in a mount
+    /// namespace of its own, and the directory itself stays empty.
     pub staging: PathBuf,
-    /// What is bound read-only (with execute), nosuid, nodev; same path inside. Symlinks at the top (`/lib -> usr/lib`)
-    /// are made again as symlinks.
-    pub read: Vec<PathBuf>,
-    /// What is bound read-write, nosuid, nodev, noexec; same path inside.
-    pub write: Vec<PathBuf>,
     /// Size of `/tmp`, in bytes.
     pub tmp_bytes: u64,
 }
 
-/// A process that was started.
+/// A process that was started: exec succeeded.
 #[derive(Debug)]
 pub struct Spawned {
-    /// Its pid, as the launcher sees it.
+    /// The child of the launcher, as the launcher sees it: the function, or its mini-init when it has a pid namespace.
     pub pid: i32,
-    /// Its pidfd.
+    /// The pidfd of `pid`. SIGTERM sent to a mini-init is passed on to the function; SIGKILL ends everything in its namespace.
     pub pidfd: OwnedFd,
-    /// With a pid namespace: where the mini-init reports how the function ended (one i32, a wait status).
+    /// The function's main process as the launcher sees it; the same as `pid` without a pid namespace.
+    pub main: i32,
+    /// With a pid namespace: where the mini-init reports how the function ended (one i32, a wait status, then the end of
+    /// the file; only the end of the file when the mini-init itself was killed).
     pub report: Option<OwnedFd>,
 }
 
-/// A start that failed.
+/// A start that failed; nothing of it is left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Failure {
     /// The step that failed.
     pub step: Step,
-    /// Its errno.
+    /// Its errno. 0: it was killed at that step (at [`Step::Clone`]: before its first step, as happens to every child
+    /// in a cgroup that was once killed, and to every child of a launcher that sits in one).
     pub errno: i32,
+}
+
+/// Starts one confined process and returns when exec has succeeded or failed.
+///
+/// # Errors
+/// The step that failed and its errno; the child is reaped.
+pub fn spawn(confinement: &Confinement) -> Result<Spawned, Failure> {
+    let _ = confinement;
+    Err(Failure {
+        step: Step::Clone,
+        errno: libc::ENOSYS,
+    })
+}
+
+/// Called once by the launcher at its start: empties the bounding set, locks the securebits (0x2f) and sets
+/// `no_new_privs`, so that no start pays for them again. The launcher keeps the capabilities it has and can gain none by exec.
+///
+/// # Errors
+/// Those of prctl(2); without `CAP_SETPCAP` only `no_new_privs` is set, and that is no error.
+pub fn drop_inheritable() -> io::Result<()> {
+    Ok(())
 }

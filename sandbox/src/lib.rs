@@ -6,8 +6,11 @@
 pub mod confine;
 pub mod exit;
 pub mod launcher;
+pub mod namespace;
+pub mod own;
 pub mod probe;
 pub mod property;
+pub mod rlimit;
 pub mod spec;
 pub mod sys;
 pub mod wire;
