@@ -1,5 +1,7 @@
 //! The only unsafe code of this crate: raw system calls and descriptor ownership, each with its proof.
 
+pub(crate) mod process;
+
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
 /// Takes ownership of a descriptor that the kernel just made for this process.

@@ -15,6 +15,8 @@ pub(crate) struct Uids {
     by_name: BTreeMap<String, u32>,
     taken: BTreeSet<u32>,
     unsaved: bool,
+    /// The last save failed: the next new function tries again.
+    failed: bool,
 }
 
 /// Why there is no uid.
@@ -71,6 +73,7 @@ impl Uids {
             by_name: BTreeMap::new(),
             taken: BTreeSet::new(),
             unsaved: false,
+            failed: false,
         };
         for (index, line) in text.lines().enumerate() {
             let entry = line
@@ -116,14 +119,20 @@ impl Uids {
         }
         self.taken.insert(uid);
         self.unsaved = true;
+        self.failed = false;
         Ok(uid)
+    }
+
+    /// Whether [`Uids::save`] has something to do.
+    pub(crate) fn is_unsaved(&self) -> bool {
+        self.unsaved && !self.failed
     }
 
     /// Writes the file if something is new: all of it or nothing of it, whatever happens meanwhile. Off the start path,
     /// because it waits for the disk.
     ///
     /// # Errors
-    /// When it can't be written; the next call tries again.
+    /// When it can't be written; a later call tries again.
     pub(crate) fn save(&mut self) -> Result<(), UidError> {
         if !self.unsaved {
             return Ok(());
@@ -136,7 +145,10 @@ impl Uids {
             file.sync_all()?;
             fs::rename(&next, &self.path)
         };
-        write().map_err(|source| UidError::File { path: self.path.clone(), source })?;
+        if let Err(source) = write() {
+            self.failed = true;
+            return Err(UidError::File { path: self.path.clone(), source });
+        }
         self.unsaved = false;
         Ok(())
     }

@@ -21,8 +21,6 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use crate::probe::Support;
-
 pub(crate) use leaf::{Ceiling, Leaf};
 pub(crate) use pool::Pool;
 
@@ -52,6 +50,20 @@ impl Controller {
             _ => None,
         }
     }
+}
+
+/// Whether something can be kept here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Support {
+    /// Yes, by this mechanism.
+    Yes(String),
+    /// No.
+    No {
+        /// Why not.
+        cause: String,
+        /// What to do about it.
+        fix: String,
+    },
 }
 
 /// Which limits can be kept here, and how.
@@ -161,6 +173,19 @@ impl Tree {
         &self.facts
     }
 
+    /// How our cgroups are laid out, for users.
+    pub(crate) fn layout(&self) -> String {
+        match (&self.dirs.v2, self.dirs.v1.is_empty()) {
+            (Some(v2), true) => format!("v2 at {}", v2.dir.display()),
+            (Some(v2), false) => format!("hybrid: v1 limits, v2 at {}", v2.dir.display()),
+            (None, false) => "v1".to_owned(),
+            (None, true) => match &self.facts.memory {
+                Support::No { cause, .. } => cause.clone(),
+                Support::Yes(how) => how.clone(),
+            },
+        }
+    }
+
     /// A pool of leaves; only leaves of one pool exist at a time.
     pub(crate) fn pool(&self) -> Pool {
         Pool::new(Rc::clone(&self.dirs))
@@ -220,7 +245,7 @@ impl Why {
     }
 
     fn fix(&self) -> String {
-        if nix::unistd::geteuid().is_root() && std::env::var_os("FUNCD_IN_USER_NAMESPACE").is_none() {
+        if nix::unistd::geteuid().is_root() {
             "run funcd as a systemd service with `Delegate=yes`, or mount the cgroup hierarchy writable".to_owned()
         } else {
             "start it with `systemd-run --user --scope -p Delegate=yes funcd …`, or as root".to_owned()
@@ -238,18 +263,15 @@ fn support(dirs: &Dirs, controller: Controller, name: &str, why: &Why) -> Suppor
     }
 }
 
+/// Only `cgroup.kill` is taken for a total kill: the v1 freezer is used as well as can be, but a pid namespace is surer.
 fn kill_support(dirs: &Dirs, why: &Why) -> Support {
-    if dirs.v2.as_ref().is_some_and(|v2| v2.has_kill) {
-        Support::Yes("cgroup.kill".to_owned())
-    } else if dirs.v1(Controller::Freezer).is_some() {
-        Support::Yes("cgroup v1 freezer".to_owned())
-    } else if dirs.v2.is_some() {
-        Support::No {
+    match &dirs.v2 {
+        Some(v2) if v2.has_kill => Support::Yes("cgroup.kill".to_owned()),
+        Some(_) => Support::No {
             cause: "this kernel has no cgroup.kill".to_owned(),
             fix: "use Linux 5.14 or newer".to_owned(),
-        }
-    } else {
-        Support::No { cause: why.cause("freezer"), fix: why.fix() }
+        },
+        None => Support::No { cause: why.cause("cgroup.kill"), fix: why.fix() },
     }
 }
 
@@ -356,8 +378,12 @@ fn clear_once(dir: &Path) -> io::Result<bool> {
     if remove_dir(dir)? {
         return Ok(gone);
     }
+    // A fork storm ends once it can't fork; only the v1 `pids` hierarchy has this file at this point.
+    let _ = write(&dir.join("pids.max"), "0");
     for pid in fs::read_to_string(dir.join("cgroup.procs"))?.lines() {
         if let Ok(pid) = pid.parse::<i32>()
+            // 0 stands for a process of another pid namespace; kill(2) would take it for our own process group.
+            && pid > 0
             && pid != nix::unistd::getpid().as_raw()
         {
             // It may have ended meanwhile.

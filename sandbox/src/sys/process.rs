@@ -1,8 +1,11 @@
 //! System calls of the launcher that nix does not have: pidfd signals, waiting without losing real-time signals, file
 //! leases and early write-back. Never blocks, except where it says so.
 
+use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,6 +111,21 @@ pub(crate) fn write_back(file: BorrowedFd<'_>, offset: u64, length: u64, wait: b
     }
     // SAFETY: plain integers. The result only matters to the fsync that follows, which reports errors itself.
     unsafe { libc::sync_file_range(file.as_raw_fd(), offset as i64, length as i64, flags) };
+}
+
+/// Whether systemd (or another manager) gave this cgroup directory away: xattr `user.delegate`, before systemd 251
+/// `trusted.delegate`, is `1`.
+pub(crate) fn is_delegated(dir: &Path) -> bool {
+    let Ok(dir) = CString::new(dir.as_os_str().as_bytes()) else {
+        return false;
+    };
+    [c"user.delegate", c"trusted.delegate"].iter().any(|name| {
+        let mut value = [0_u8; 1];
+        // SAFETY: both strings end in NUL, and the kernel writes at most `value.len()` bytes to `value`.
+        let length =
+            unsafe { libc::getxattr(dir.as_ptr(), name.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
+        length == 1 && value[0] == b'1'
+    })
 }
 
 #[cfg(test)]
