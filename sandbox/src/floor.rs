@@ -56,7 +56,11 @@ impl Floor {
             read_roots: host.read_roots.clone(),
             write_roots: host.write_roots.clone(),
             accepted: host.degraded.clone(),
-            missing: grades.iter().filter(|grade| grade.mechanism.is_none()).cloned().collect(),
+            missing: grades
+                .iter()
+                .filter(|grade| grade.mechanism.is_none())
+                .cloned()
+                .collect(),
         }
     }
 
@@ -75,14 +79,20 @@ impl Floor {
             return refuse("port 0 is no port: set the port that the function listens on");
         }
         if spec.memo.len() > MAX_MEMO {
-            return refuse(format!("a memo of {} bytes is larger than {MAX_MEMO}", spec.memo.len()));
+            return refuse(format!(
+                "a memo of {} bytes is larger than {MAX_MEMO}",
+                spec.memo.len()
+            ));
         }
         if spec.read.len() + spec.write.len() > MAX_GRANTS {
-            return refuse(format!("more than {MAX_GRANTS} granted paths: grant a directory above them"));
+            return refuse(format!(
+                "more than {MAX_GRANTS} granted paths: grant a directory above them"
+            ));
         }
-        for (paths, roots, key) in
-            [(&spec.read, &self.read_roots, "read"), (&spec.write, &self.write_roots, "write")]
-        {
+        for (paths, roots, key) in [
+            (&spec.read, &self.read_roots, "read"),
+            (&spec.write, &self.write_roots, "write"),
+        ] {
             for path in paths {
                 check_grant(path, roots, key)?;
             }
@@ -92,7 +102,11 @@ impl Floor {
                 "the function accepts that `{extra}` is missing, but the host does not: add it to the host's `degraded`, or remove it from the function's",
             ));
         }
-        match self.missing.iter().find(|grade| !self.accepted.contains(&grade.property)) {
+        match self
+            .missing
+            .iter()
+            .find(|grade| !self.accepted.contains(&grade.property))
+        {
             Some(grade) => refuse(format!(
                 "this host can't keep {} `{}`: {}. {}; or accept it with `degraded = [\"{}\"]` in the host's configuration",
                 grade.property.code(),
@@ -122,7 +136,9 @@ impl Floor {
             }
             let real = resolve_below(path, &self.write_roots, "write")?;
             if !real.is_dir() {
-                return refuse(format!("write = {path:?}: only a directory can be granted for writing"));
+                return refuse(format!(
+                    "write = {path:?}: only a directory can be granted for writing"
+                ));
             }
             grants.write.push(real);
         }
@@ -162,7 +178,11 @@ fn check_name(name: &str) -> Result<(), Refusal> {
     let fits = (1..=63).contains(&name.len())
         && name.bytes().all(|b| plain(b) || b == b'-')
         && name.bytes().next().is_some_and(plain);
-    if fits { Ok(()) } else { refuse(format!("{name:?} is no function name: [a-z0-9][a-z0-9-]{{0,62}}")) }
+    if fits {
+        Ok(())
+    } else {
+        refuse(format!("{name:?} is no function name: [a-z0-9][a-z0-9-]{{0,62}}"))
+    }
 }
 
 fn check_strings(spec: &Spec) -> Result<(), Refusal> {
@@ -173,9 +193,15 @@ fn check_strings(spec: &Spec) -> Result<(), Refusal> {
         return refuse(format!("more than {MAX_STRINGS} arguments and variables"));
     }
     let args: usize = spec.args.iter().map(|arg| arg.len() + 1).sum();
-    let env: usize = spec.env.iter().map(|(name, value)| name.len() + value.len() + 2).sum();
+    let env: usize = spec
+        .env
+        .iter()
+        .map(|(name, value)| name.len() + value.len() + 2)
+        .sum();
     if args + env > MAX_STRING_BYTES {
-        return refuse(format!("arguments and variables are larger than {MAX_STRING_BYTES} bytes together"));
+        return refuse(format!(
+            "arguments and variables are larger than {MAX_STRING_BYTES} bytes together"
+        ));
     }
     if let Some(arg) = spec.args.iter().find(|arg| arg.contains('\0')) {
         return refuse(format!("the argument {arg:?} holds a NUL"));
@@ -190,12 +216,17 @@ fn check_strings(spec: &Spec) -> Result<(), Refusal> {
 }
 
 fn check_variable(name: &str, value: &str) -> Result<(), Refusal> {
-    let first = name.bytes().next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_');
+    let first = name
+        .bytes()
+        .next()
+        .is_some_and(|b| b.is_ascii_alphabetic() || b == b'_');
     if !first || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
         return refuse(format!("{name:?} is no variable name: [A-Za-z_][A-Za-z0-9_]*"));
     }
     if name.starts_with("LD_") {
-        return refuse(format!("the variable {name} is refused: LD_* changes what code is loaded; remove it"));
+        return refuse(format!(
+            "the variable {name} is refused: LD_* changes what code is loaded; remove it"
+        ));
     }
     if name == "LISTEN_PID" {
         return refuse("the variable LISTEN_PID is set by funcd; remove it");
@@ -216,7 +247,12 @@ fn check_limits(limits: &Limits) -> Result<(), Refusal> {
     };
     // The kernel keeps memory in signed bytes and CPU in signed microseconds: far above any host, far below overflow.
     within("memory (bytes)", limits.memory_bytes, MIN_MEMORY, 1 << 50)?;
-    within("cpu (thousandths of a core)", limits.cpu_millis.into(), 1, 10_000_000)?;
+    within(
+        "cpu (thousandths of a core)",
+        limits.cpu_millis.into(),
+        1,
+        10_000_000,
+    )?;
     within("pids", limits.pids.into(), 1, MAX_PIDS.into())?;
     within("tmp (bytes)", limits.tmp_bytes, 0, 1 << 50)?;
     within("files", limits.files.into(), MIN_FILES.into(), MAX_FILES.into())
@@ -228,7 +264,9 @@ fn check_grant(path: &Path, roots: &[PathBuf], key: &str) -> Result<(), Refusal>
     // `components` swallows `.` and `//`: what is granted must be what is written.
     let exact = path.as_os_str() == path.components().collect::<PathBuf>().as_os_str();
     if !plain || !exact || path.as_os_str().as_encoded_bytes().contains(&0) {
-        return refuse(format!("{key} = {path:?}: write an absolute path without `.`, `..` and doubled or trailing `/`"));
+        return refuse(format!(
+            "{key} = {path:?}: write an absolute path without `.`, `..` and doubled or trailing `/`"
+        ));
     }
     below(path, roots, key, path)
 }
@@ -244,17 +282,25 @@ fn below(path: &Path, roots: &[PathBuf], key: &str, as_written: &Path) -> Result
     };
     refuse(format!(
         "{key} = {shown} is below none of the host's `{key}_roots` ({}): add one there, or grant another path",
-        roots.iter().map(|root| root.display().to_string()).collect::<Vec<_>>().join(", ")
+        roots
+            .iter()
+            .map(|root| root.display().to_string())
+            .collect::<Vec<_>>()
+            .join(", ")
     ))
 }
 
 fn resolve_below(path: &Path, roots: &[PathBuf], key: &str) -> Result<PathBuf, Refusal> {
     let real = path.canonicalize().map_err(|e| {
-        Refusal(format!("{key} = {path:?}: {e}; make it, or remove it from the function's manifest"))
+        Refusal(format!(
+            "{key} = {path:?}: {e}; make it, or remove it from the function's manifest"
+        ))
     })?;
     // A root may itself be reached over a symlink (`/var/run`).
-    let roots: Vec<PathBuf> =
-        roots.iter().map(|root| root.canonicalize().unwrap_or_else(|_| root.clone())).collect();
+    let roots: Vec<PathBuf> = roots
+        .iter()
+        .map(|root| root.canonicalize().unwrap_or_else(|_| root.clone()))
+        .collect();
     below(&real, &roots, key, path)?;
     Ok(real)
 }
@@ -320,11 +366,17 @@ mod tests {
             ("holds a NUL", |s| s.env = vec![("A".into(), "a\0b".into())]),
             ("larger than", |s| s.args = vec!["a".repeat(40_000)]),
             ("more than", |s| s.args = vec![String::new(); 600]),
-            ("LD_PRELOAD is refused", |s| s.env = vec![("LD_PRELOAD".into(), "/x".into())]),
-            ("set by funcd", |s| s.env = vec![("LISTEN_PID".into(), "1".into())]),
+            ("LD_PRELOAD is refused", |s| {
+                s.env = vec![("LD_PRELOAD".into(), "/x".into())]
+            }),
+            ("set by funcd", |s| {
+                s.env = vec![("LISTEN_PID".into(), "1".into())]
+            }),
             ("no variable name", |s| s.env = vec![("A=B".into(), "".into())]),
             ("no variable name", |s| s.env = vec![("".into(), "".into())]),
-            ("set twice", |s| s.env = vec![("A".into(), "1".into()), ("A".into(), "2".into())]),
+            ("set twice", |s| {
+                s.env = vec![("A".into(), "1".into()), ("A".into(), "2".into())]
+            }),
             ("memory", |s| s.limits.memory_bytes = 0),
             ("memory", |s| s.limits.memory_bytes = u64::MAX),
             ("cpu", |s| s.limits.cpu_millis = 0),
@@ -340,7 +392,9 @@ mod tests {
             ("without", |s| s.read = vec!["usr/share".into()]),
             ("without", |s| s.read = vec!["".into()]),
             ("more than", |s| s.read = vec!["/usr/share".into(); 17]),
-            ("`network` is missing, but the host does not", |s| s.degraded = vec![Property::Network]),
+            ("`network` is missing, but the host does not", |s| {
+                s.degraded = vec![Property::Network]
+            }),
         ];
         for (expected, change) in table {
             let mut spec = spec();
@@ -361,8 +415,17 @@ mod tests {
             }],
             ..floor()
         };
-        let said = missing(Property::PidLimit).check(&spec()).unwrap_err().to_string();
-        for part in ["P6", "`pid-limit`", "no cgroup", "Run it as root", "degraded = [\"pid-limit\"]"] {
+        let said = missing(Property::PidLimit)
+            .check(&spec())
+            .unwrap_err()
+            .to_string();
+        for part in [
+            "P6",
+            "`pid-limit`",
+            "no cgroup",
+            "Run it as root",
+            "degraded = [\"pid-limit\"]",
+        ] {
             assert!(said.contains(part), "{part} is not in {said}");
         }
         assert_eq!(missing(Property::MemoryLimit).check(&spec()), Ok(()));
@@ -384,17 +447,49 @@ mod tests {
             write_roots: vec![inside.clone()],
             ..floor()
         };
-        let write = |path: PathBuf| floor.resolve(&Spec { write: vec![path], ..spec() }, None);
+        let write = |path: PathBuf| {
+            floor.resolve(
+                &Spec {
+                    write: vec![path],
+                    ..spec()
+                },
+                None,
+            )
+        };
         assert_eq!(write(inside.join("alias")).unwrap().write, [inside.join("real")]);
-        assert!(write(inside.join("escape")).unwrap_err().to_string().contains("write_roots"));
-        assert!(write(inside.join("escape/new")).unwrap_err().to_string().contains("write_roots"));
+        assert!(
+            write(inside.join("escape"))
+                .unwrap_err()
+                .to_string()
+                .contains("write_roots")
+        );
+        assert!(
+            write(inside.join("escape/new"))
+                .unwrap_err()
+                .to_string()
+                .contains("write_roots")
+        );
         assert!(!outside.join("new").exists());
-        assert!(write(inside.join("file")).unwrap_err().to_string().contains("only a directory"));
+        assert!(
+            write(inside.join("file"))
+                .unwrap_err()
+                .to_string()
+                .contains("only a directory")
+        );
         assert!(write(inside.join("a/b")).is_err());
         assert_eq!(write(inside.join("made")).unwrap().write, [inside.join("made")]);
         assert!(inside.join("made").is_dir());
-        let gone = Spec { read: vec![inside.join("gone")], ..spec() };
-        assert!(floor.resolve(&gone, None).unwrap_err().to_string().contains("make it"));
+        let gone = Spec {
+            read: vec![inside.join("gone")],
+            ..spec()
+        };
+        assert!(
+            floor
+                .resolve(&gone, None)
+                .unwrap_err()
+                .to_string()
+                .contains("make it")
+        );
     }
 
     proptest! {

@@ -100,7 +100,9 @@ impl Sandbox {
     fn reported(&mut self) -> Option<Status> {
         let mut word = [0; 4];
         // The mini-init is gone and was the only writer, so this does not wait.
-        std::fs::File::from(self.report.take()?).read_exact(&mut word).ok()?;
+        std::fs::File::from(self.report.take()?)
+            .read_exact(&mut word)
+            .ok()?;
         Status::from_wait(i32::from_ne_bytes(word))
     }
 }
@@ -108,12 +110,36 @@ impl Sandbox {
 /// Why an instance ended, from how its main process ended, whether the kernel killed for memory, and what was asked.
 fn why(status: Status, oom: bool, asked: Asked) -> Exit {
     match (status, asked) {
-        (Status::Signal(libc::SIGKILL), Asked { kill: true, terminate: true }) => Exit::StopTimeout,
+        (
+            Status::Signal(libc::SIGKILL),
+            Asked {
+                kill: true,
+                terminate: true,
+            },
+        ) => Exit::StopTimeout,
         // The supervisor kills without asking first for one reason only.
-        (Status::Signal(libc::SIGKILL), Asked { kill: true, terminate: false }) => Exit::StartTimeout,
+        (
+            Status::Signal(libc::SIGKILL),
+            Asked {
+                kill: true,
+                terminate: false,
+            },
+        ) => Exit::StartTimeout,
         // Where the kernel killed a child of it, the main process often ends with a code of its own.
-        (_, Asked { kill: false, terminate: false }) if oom => Exit::Oom,
-        (Status::Signal(libc::SIGKILL), Asked { kill: false, terminate: true }) if oom => Exit::Oom,
+        (
+            _,
+            Asked {
+                kill: false,
+                terminate: false,
+            },
+        ) if oom => Exit::Oom,
+        (
+            Status::Signal(libc::SIGKILL),
+            Asked {
+                kill: false,
+                terminate: true,
+            },
+        ) if oom => Exit::Oom,
         (Status::Code(_) | Status::Signal(libc::SIGTERM), Asked { terminate: true, .. }) => Exit::Stopped,
         (Status::Code(code), Asked { terminate: false, .. }) => Exit::Code { code },
         (Status::Signal(signal), _) => Exit::Signal { signal },
@@ -126,10 +152,22 @@ mod tests {
 
     #[test]
     fn why_it_ended() {
-        const NOBODY: Asked = Asked { terminate: false, kill: false };
-        const TERM: Asked = Asked { terminate: true, kill: false };
-        const KILL: Asked = Asked { terminate: false, kill: true };
-        const BOTH: Asked = Asked { terminate: true, kill: true };
+        const NOBODY: Asked = Asked {
+            terminate: false,
+            kill: false,
+        };
+        const TERM: Asked = Asked {
+            terminate: true,
+            kill: false,
+        };
+        const KILL: Asked = Asked {
+            terminate: false,
+            kill: true,
+        };
+        const BOTH: Asked = Asked {
+            terminate: true,
+            kill: true,
+        };
         let (code, signal) = (Status::Code, Status::Signal);
         for (status, oom, asked, expected) in [
             (code(0), false, NOBODY, Exit::Code { code: 0 }),

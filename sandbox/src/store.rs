@@ -2,6 +2,7 @@
 //! A copy goes on in small steps, so that a large file never delays a start.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -33,7 +34,6 @@ pub(crate) struct Store {
 }
 
 /// A copy that is under way.
-#[derive(Debug)]
 pub(crate) struct Copy {
     source: File,
     target: File,
@@ -65,7 +65,11 @@ impl Store {
                 fs::remove_file(entry.path())?;
             }
         }
-        Ok(Store { dir: dir.to_path_buf(), fresh: HashMap::new(), copies: 0 })
+        Ok(Store {
+            dir: dir.to_path_buf(),
+            fresh: HashMap::new(),
+            copies: 0,
+        })
     }
 
     /// Looks at a file that a supervisor sent and begins to copy it. Its position is neither used nor moved.
@@ -84,7 +88,12 @@ impl Store {
         }
         self.copies += 1;
         let path = self.dir.join(format!(".copy-{}", self.copies));
-        let target = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(storing)?;
+        let target = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(storing)?;
         Ok(Copy {
             source,
             target,
@@ -101,7 +110,10 @@ impl Store {
     /// # Errors
     /// When it changed meanwhile, can't be read, or the disk is full.
     pub(crate) fn step(&mut self, mut copy: Box<Copy>, buffer: &mut [u8]) -> Result<Progress, StoreError> {
-        let length = copy.source.read_at(buffer, copy.done).map_err(|e| refused("can't be read", &e))?;
+        let length = copy
+            .source
+            .read_at(buffer, copy.done)
+            .map_err(|e| refused("can't be read", &e))?;
         if length == 0 {
             return self.finish(*copy);
         }
@@ -126,7 +138,10 @@ impl Store {
     }
 
     fn finish(&mut self, mut copy: Copy) -> Result<Progress, StoreError> {
-        let after = copy.source.metadata().map_err(|e| refused("can't be looked at", &e))?;
+        let after = copy
+            .source
+            .metadata()
+            .map_err(|e| refused("can't be looked at", &e))?;
         let same = |of: fn(&fs::Metadata) -> i64| of(&copy.before) == of(&after);
         let unchanged = copy.done == copy.before.size()
             && copy.before.size() == after.size()
@@ -146,7 +161,9 @@ impl Store {
         }
         // An interpreter must be able to read its script; nobody needs to read an executable to run it.
         let mode = if copy.head == *b"#!" { 0o555 } else { 0o111 };
-        copy.target.set_permissions(fs::Permissions::from_mode(mode)).map_err(storing)?;
+        copy.target
+            .set_permissions(fs::Permissions::from_mode(mode))
+            .map_err(storing)?;
         copy.target.sync_all().map_err(storing)?;
         fs::rename(&copy.path, &path).map_err(storing)?;
         Ok(Progress::Stored(digest, copy.done))
@@ -183,6 +200,12 @@ impl Store {
             }
         }
         Ok(())
+    }
+}
+
+impl fmt::Debug for Copy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Copy({}, {} bytes)", self.path.display(), self.done)
     }
 }
 
@@ -230,7 +253,11 @@ fn storing(e: io::Error) -> StoreError {
 }
 
 fn parse_digest(name: &str) -> Option<Digest> {
-    if name.len() != 64 || !name.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) {
+    if name.len() != 64
+        || !name
+            .bytes()
+            .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    {
         return None;
     }
     let mut digest = [0; 32];
@@ -284,8 +311,9 @@ mod tests {
 
         fn names(&self) -> Vec<String> {
             let entries = fs::read_dir(self.dir.path().join("store")).unwrap();
-            let mut names: Vec<_> =
-                entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+            let mut names: Vec<_> = entries
+                .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+                .collect();
             names.sort();
             names
         }
@@ -300,7 +328,10 @@ mod tests {
         let expected = ring::digest::digest(&SHA256, b"\x7fELF");
         assert_eq!(digest.0, expected.as_ref());
         assert_eq!(case.names(), [digest.to_string()]);
-        assert_eq!(fs::metadata(case.store.path(&digest)).unwrap().mode() & 0o7777, 0o111);
+        assert_eq!(
+            fs::metadata(case.store.path(&digest)).unwrap().mode() & 0o7777,
+            0o111
+        );
         case.store.executable(&digest).unwrap();
         // Again: the same name, nothing left over.
         assert_eq!(case.copy(&path).unwrap(), (digest, 4));
@@ -312,7 +343,10 @@ mod tests {
         let mut case = Case::new();
         let path = case.file(b"#!/bin/sh\n", 0o755);
         let (digest, _) = case.copy(&path).unwrap();
-        assert_eq!(fs::metadata(case.store.path(&digest)).unwrap().mode() & 0o7777, 0o555);
+        assert_eq!(
+            fs::metadata(case.store.path(&digest)).unwrap().mode() & 0o7777,
+            0o555
+        );
     }
 
     #[test]
@@ -336,9 +370,13 @@ mod tests {
     #[test]
     fn what_can_not_be_stored_is_refused_with_the_fix() {
         let mut case = Case::new();
-        for (mode, expected) in
-            [(0o4755, "chmod ug-s"), (0o2755, "chmod ug-s"), (0o775, "chmod go-w"), (0o757, "chmod go-w"), (0o644, "chmod +x")]
-        {
+        for (mode, expected) in [
+            (0o4755, "chmod ug-s"),
+            (0o2755, "chmod ug-s"),
+            (0o775, "chmod go-w"),
+            (0o757, "chmod go-w"),
+            (0o644, "chmod +x"),
+        ] {
             let path = case.file(b"x", mode);
             match case.copy(&path) {
                 Err(StoreError::Refused(said)) => assert!(said.contains(expected), "{said}"),
@@ -350,7 +388,11 @@ mod tests {
         let fifo = case.dir.path().join("fifo");
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::from_bits_truncate(0o755)).unwrap();
         let mut options = OpenOptions::new();
-        let opened = options.read(true).custom_flags(libc::O_NONBLOCK).open(&fifo).unwrap();
+        let opened = options
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(&fifo)
+            .unwrap();
         let said = case.store.begin(opened.into()).unwrap_err();
         assert!(matches!(said, StoreError::Refused(said) if said.contains("regular")));
         assert!(case.names().is_empty());
@@ -387,7 +429,12 @@ mod tests {
         let Ok(Progress::More(copy)) = case.store.step(copy, &mut buffer) else {
             panic!("two steps are needed");
         };
-        OpenOptions::new().append(true).open(&path).unwrap().write_all(b"more").unwrap();
+        OpenOptions::new()
+            .append(true)
+            .open(&path)
+            .unwrap()
+            .write_all(b"more")
+            .unwrap();
         assert_eq!(case.run(*copy), Err(StoreError::Changed));
         assert!(case.names().is_empty());
     }

@@ -64,7 +64,12 @@ impl Uids {
         let text = match fs::read_to_string(path) {
             Ok(text) => text,
             Err(e) if e.kind() == io::ErrorKind::NotFound => String::new(),
-            Err(source) => return Err(UidError::File { path: path.to_path_buf(), source }),
+            Err(source) => {
+                return Err(UidError::File {
+                    path: path.to_path_buf(),
+                    source,
+                });
+            }
         };
         let mut uids = Uids {
             path: path.to_path_buf(),
@@ -137,7 +142,11 @@ impl Uids {
         if !self.unsaved {
             return Ok(());
         }
-        let text: String = self.by_name.iter().map(|(name, uid)| format!("{name} {uid}\n")).collect();
+        let text: String = self
+            .by_name
+            .iter()
+            .map(|(name, uid)| format!("{name} {uid}\n"))
+            .collect();
         let next = self.path.with_extension("new");
         let write = || -> io::Result<()> {
             let mut file = File::create(&next)?;
@@ -147,7 +156,10 @@ impl Uids {
         };
         if let Err(source) = write() {
             self.failed = true;
-            return Err(UidError::File { path: self.path.clone(), source });
+            return Err(UidError::File {
+                path: self.path.clone(),
+                source,
+            });
         }
         self.unsaved = false;
         Ok(())
@@ -187,7 +199,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut uids = Uids::load(&dir.path().join("uids"), 1000, 1).unwrap();
         uids.get("a").unwrap();
-        assert!(uids.get("b").unwrap_err().to_string().contains("raise `uid_count`"));
+        assert!(
+            uids.get("b")
+                .unwrap_err()
+                .to_string()
+                .contains("raise `uid_count`")
+        );
     }
 
     #[test]

@@ -76,7 +76,10 @@ pub(crate) fn discover(own: &str, mountinfo: &str, access: &Access<'_>) -> Found
                 let known = |c: &Controller| found.v1.iter().any(|v1| v1.controllers.contains(c));
                 controllers.retain(|c| !known(c));
                 if !controllers.is_empty() && (access.writable)(&mount.point) {
-                    found.v1.push(FoundV1 { mount: mount.point, controllers });
+                    found.v1.push(FoundV1 {
+                        mount: mount.point,
+                        controllers,
+                    });
                 }
             }
             _ => {}
@@ -140,7 +143,12 @@ fn parse_mount(line: &str) -> Option<Mount> {
     let mut after = after.split(' ');
     let kind = after.next()?.to_owned();
     let options = after.nth(1)?.to_owned();
-    Some(Mount { root: unescape(root), point: unescape(point), kind, options })
+    Some(Mount {
+        root: unescape(root),
+        point: unescape(point),
+        kind,
+        options,
+    })
 }
 
 /// Undoes the `\040` of mountinfo.
@@ -187,11 +195,22 @@ mod tests {
     fn look(own: &str, mounts: &str, root: bool, delegated: &[&str], writable: &[&str]) -> Found {
         let delegated = |path: &Path| delegated.iter().any(|d| path == Path::new(d));
         let writable = |path: &Path| writable.iter().any(|w| path == Path::new(w));
-        discover(own, mounts, &Access { root, delegated: &delegated, writable: &writable })
+        discover(
+            own,
+            mounts,
+            &Access {
+                root,
+                delegated: &delegated,
+                writable: &writable,
+            },
+        )
     }
 
     fn base(found: &Found) -> Option<(&str, bool)> {
-        found.v2.as_ref().map(|v2| (v2.base.to_str().unwrap(), v2.delegated))
+        found
+            .v2
+            .as_ref()
+            .map(|v2| (v2.base.to_str().unwrap(), v2.delegated))
     }
 
     #[test]
@@ -203,16 +222,79 @@ mod tests {
         let top = "/sys/fs/cgroup";
         let own = |dir: &str| format!("0::{}\n", dir.strip_prefix(top).unwrap());
         for (what, own, root, delegated, writable, expected) in [
-            ("Delegate=yes", own(unit), true, vec![unit], vec![unit, top], Some((unit, true))),
-            ("DelegateSubgroup=", own(sub), true, vec![unit], vec![unit, sub, top], Some((unit, true))),
-            ("a service of another user", own(sub), false, vec![unit], vec![unit, sub], Some((unit, true))),
-            ("root's shell in a session", own(session), true, vec![], vec![session, top], Some((top, false))),
-            ("root at the top", "0::/\n".to_owned(), true, vec![], vec![top], Some((top, false))),
-            ("a user's own scope", own(scope), false, vec![], vec![scope], Some((scope, true))),
+            (
+                "Delegate=yes",
+                own(unit),
+                true,
+                vec![unit],
+                vec![unit, top],
+                Some((unit, true)),
+            ),
+            (
+                "DelegateSubgroup=",
+                own(sub),
+                true,
+                vec![unit],
+                vec![unit, sub, top],
+                Some((unit, true)),
+            ),
+            (
+                "a service of another user",
+                own(sub),
+                false,
+                vec![unit],
+                vec![unit, sub],
+                Some((unit, true)),
+            ),
+            (
+                "root's shell in a session",
+                own(session),
+                true,
+                vec![],
+                vec![session, top],
+                Some((top, false)),
+            ),
+            (
+                "root at the top",
+                "0::/\n".to_owned(),
+                true,
+                vec![],
+                vec![top],
+                Some((top, false)),
+            ),
+            (
+                "a user's own scope",
+                own(scope),
+                false,
+                vec![],
+                vec![scope],
+                Some((scope, true)),
+            ),
             ("a user's session", own(session), false, vec![], vec![], None),
-            ("mounted read-only", "0::/\n".to_owned(), true, vec![], vec![], None),
-            ("outside of the mount", "0::/../x\n".to_owned(), true, vec![], vec![top], Some((top, false))),
-            ("no v2 line", "3:cpu:/\n".to_owned(), true, vec![], vec![top], None),
+            (
+                "mounted read-only",
+                "0::/\n".to_owned(),
+                true,
+                vec![],
+                vec![],
+                None,
+            ),
+            (
+                "outside of the mount",
+                "0::/../x\n".to_owned(),
+                true,
+                vec![],
+                vec![top],
+                Some((top, false)),
+            ),
+            (
+                "no v2 line",
+                "3:cpu:/\n".to_owned(),
+                true,
+                vec![],
+                vec![top],
+                None,
+            ),
         ] {
             let found = look(&own, PURE_V2, root, &delegated, &writable);
             assert_eq!(base(&found), expected, "{what}");
@@ -257,7 +339,13 @@ mod tests {
     #[test]
     fn v1_only_with_controllers_mounted_together() {
         let mounts = "32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n";
-        let found = look("1:cpu,cpuacct:/\n", mounts, true, &[], &["/sys/fs/cgroup/cpu,cpuacct"]);
+        let found = look(
+            "1:cpu,cpuacct:/\n",
+            mounts,
+            true,
+            &[],
+            &["/sys/fs/cgroup/cpu,cpuacct"],
+        );
         assert_eq!(found.v2, None);
         assert!(!found.v2_mounted);
         assert_eq!(found.v1[0].controllers, [Controller::Cpu, Controller::Cpuacct]);

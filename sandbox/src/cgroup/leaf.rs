@@ -130,12 +130,16 @@ impl Leaf {
     }
 
     fn limit_pids(&self, pids: u32) -> io::Result<()> {
-        let dir = self.v2_dir_of(Controller::Pids).or_else(|| self.v1_dir_of(Controller::Pids));
+        let dir = self
+            .v2_dir_of(Controller::Pids)
+            .or_else(|| self.v1_dir_of(Controller::Pids));
         dir.map_or(Ok(()), |dir| write(&dir.join("pids.max"), &pids.to_string()))
     }
 
     fn limit_cpu(&self, millis: u32) -> io::Result<()> {
-        let quota = (u64::from(millis) * CPU_PERIOD / 1000).max(CPU_QUOTA_MIN).to_string();
+        let quota = (u64::from(millis) * CPU_PERIOD / 1000)
+            .max(CPU_QUOTA_MIN)
+            .to_string();
         // A burst as large as the quota pays for the start; older kernels than 5.14 have none.
         if let Some(dir) = self.v2_dir_of(Controller::Cpu) {
             let _ = write(&dir.join("cpu.max.burst"), "0");
@@ -168,15 +172,23 @@ impl Leaf {
         let state = dir.join("freezer.state");
         let _ = write(&state, "FROZEN");
         let procs = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
-        for pid in procs.lines().filter_map(|line| line.parse().ok()).filter(|pid: &i32| *pid > 0) {
-            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+        for pid in procs
+            .lines()
+            .filter_map(|line| line.parse().ok())
+            .filter(|pid: &i32| *pid > 0)
+        {
+            let _ =
+                nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
         }
         let _ = write(&state, "THAWED");
     }
 
     /// How often the kernel killed a process of it for memory.
     pub(crate) fn oom_kills(&self) -> u64 {
-        let file = match (self.v2_dir_of(Controller::Memory), self.v1_dir_of(Controller::Memory)) {
+        let file = match (
+            self.v2_dir_of(Controller::Memory),
+            self.v1_dir_of(Controller::Memory),
+        ) {
             (Some(dir), _) => dir.join("memory.events"),
             (None, Some(dir)) => dir.join("memory.oom_control"),
             (None, None) => return 0,

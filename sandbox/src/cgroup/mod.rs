@@ -163,9 +163,18 @@ impl Tree {
         let dirs = Rc::new(dirs);
         try_limits(&dirs, &mut facts);
         let supervisor = dirs.v2.as_ref().and_then(|v2| v2.supervisor());
-        let supervisor_tasks =
-            dirs.v1(Controller::Cpu).and_then(|v1| v1.supervisor()).into_iter().collect();
-        Tree { dirs, facts, supervisor, supervisor_tasks, joined }
+        let supervisor_tasks = dirs
+            .v1(Controller::Cpu)
+            .and_then(|v1| v1.supervisor())
+            .into_iter()
+            .collect();
+        Tree {
+            dirs,
+            facts,
+            supervisor,
+            supervisor_tasks,
+            joined,
+        }
     }
 
     /// What can be kept here.
@@ -217,7 +226,11 @@ impl Tree {
         {
             left.push(format!("{}: {e}", v2.dir.display()));
         }
-        if left.is_empty() { Ok(()) } else { Err(left.join("; ")) }
+        if left.is_empty() {
+            Ok(())
+        } else {
+            Err(left.join("; "))
+        }
     }
 }
 
@@ -246,7 +259,8 @@ impl Why {
 
     fn fix(&self) -> String {
         if nix::unistd::geteuid().is_root() {
-            "run funcd as a systemd service with `Delegate=yes`, or mount the cgroup hierarchy writable".to_owned()
+            "run funcd as a systemd service with `Delegate=yes`, or mount the cgroup hierarchy writable"
+                .to_owned()
         } else {
             "start it with `systemd-run --user --scope -p Delegate=yes funcd …`, or as root".to_owned()
         }
@@ -259,7 +273,10 @@ fn support(dirs: &Dirs, controller: Controller, name: &str, why: &Why) -> Suppor
     } else if dirs.v1(controller).is_some() {
         Support::Yes(format!("cgroup v1 {name}"))
     } else {
-        Support::No { cause: why.cause(name), fix: why.fix() }
+        Support::No {
+            cause: why.cause(name),
+            fix: why.fix(),
+        }
     }
 }
 
@@ -271,13 +288,20 @@ fn kill_support(dirs: &Dirs, why: &Why) -> Support {
             cause: "this kernel has no cgroup.kill".to_owned(),
             fix: "use Linux 5.14 or newer".to_owned(),
         },
-        None => Support::No { cause: why.cause("cgroup.kill"), fix: why.fix() },
+        None => Support::No {
+            cause: why.cause("cgroup.kill"),
+            fix: why.fix(),
+        },
     }
 }
 
 /// Asks for a limit of each kind on a leaf that nothing runs in: what the kernel refuses there is not kept.
 fn try_limits(dirs: &Rc<Dirs>, facts: &mut Facts) {
-    const PROBE: Ceiling = Ceiling { memory_bytes: 64 << 20, cpu_millis: 1000, pids: 64 };
+    const PROBE: Ceiling = Ceiling {
+        memory_bytes: 64 << 20,
+        cpu_millis: 1000,
+        pids: 64,
+    };
     let no = |e: &io::Error| Support::No {
         cause: format!("a cgroup limit was refused: {e}"),
         fix: "run funcd as root or as a systemd service with `Delegate=yes`".to_owned(),
@@ -285,14 +309,23 @@ fn try_limits(dirs: &Rc<Dirs>, facts: &mut Facts) {
     let mut leaf = match Leaf::create(Rc::clone(dirs), 0) {
         Ok(leaf) => leaf,
         Err(e) => {
-            for fact in [&mut facts.memory, &mut facts.pids, &mut facts.cpu, &mut facts.kill] {
+            for fact in [
+                &mut facts.memory,
+                &mut facts.pids,
+                &mut facts.cpu,
+                &mut facts.kill,
+            ] {
                 *fact = no(&e);
             }
             return;
         }
     };
     let tried = leaf.try_each(PROBE);
-    for (fact, result) in [(&mut facts.memory, tried.0), (&mut facts.pids, tried.1), (&mut facts.cpu, tried.2)] {
+    for (fact, result) in [
+        (&mut facts.memory, tried.0),
+        (&mut facts.pids, tried.1),
+        (&mut facts.cpu, tried.2),
+    ] {
         if let (Support::Yes(_), Err(e)) = (&*fact, &result) {
             *fact = no(e);
         }
@@ -359,7 +392,10 @@ fn clear(dir: &Path) -> io::Result<()> {
         // Killed processes need a moment to leave, and cgroups tell nobody when they did.
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
-    Err(io::Error::new(io::ErrorKind::ResourceBusy, "processes in it do not end"))
+    Err(io::Error::new(
+        io::ErrorKind::ResourceBusy,
+        "processes in it do not end",
+    ))
 }
 
 fn clear_once(dir: &Path) -> io::Result<bool> {
@@ -387,7 +423,8 @@ fn clear_once(dir: &Path) -> io::Result<bool> {
             && pid != nix::unistd::getpid().as_raw()
         {
             // It may have ended meanwhile.
-            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+            let _ =
+                nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
         }
     }
     Ok(false)

@@ -35,7 +35,9 @@ impl Leaves {
             pids: place(Controller::Pids),
             cpu: dirs.v2(Controller::Cpu).map(|v2| v2.leaves()),
             cpuacct: dirs.v1(Controller::Cpuacct).map(|v1| v1.leaves()),
-            root: v2_root.or_else(|| dirs.v1.first().map(|v1| v1.mount.clone())).unwrap_or_default(),
+            root: v2_root
+                .or_else(|| dirs.v1.first().map(|v1| v1.mount.clone()))
+                .unwrap_or_default(),
         }
     }
 }
@@ -90,9 +92,7 @@ impl Leaf {
             pids: pids.and_then(|pids| pids.get_pid_current().ok()).unwrap_or(0),
             cpu_micros: match (cpuacct, cpu_v2) {
                 (Some(cpuacct), _) => cpuacct.cpuacct().usage / 1000,
-                (None, Some(dir)) => {
-                    keyed(&dir.join(&self.name).join("cpu.stat"), "usage_usec").unwrap_or(0)
-                }
+                (None, Some(dir)) => keyed(&dir.join(&self.name).join("cpu.stat"), "usage_usec").unwrap_or(0),
                 (None, None) => 0,
             },
         }

@@ -42,7 +42,11 @@ impl Subtree {
             clear(&dir)?;
         }
         make_dir(&dir)?;
-        let subtree = Subtree { mount: place.mount.clone(), dir, controllers };
+        let subtree = Subtree {
+            mount: place.mount.clone(),
+            dir,
+            controllers,
+        };
         make_dir(&subtree.leaves())?;
         if subtree.controllers.contains(&Controller::Cpu) {
             make_dir(&subtree.dir.join("supervisor"))?;

@@ -10,8 +10,11 @@ use super::discover::FoundV2;
 use super::{Controller, clear, make_dir, remove_dir, write};
 
 /// The controllers that limits need, by their names in `subtree_control`.
-const WANTED: [(Controller, &str); 3] =
-    [(Controller::Memory, "memory"), (Controller::Pids, "pids"), (Controller::Cpu, "cpu")];
+const WANTED: [(Controller, &str); 3] = [
+    (Controller::Memory, "memory"),
+    (Controller::Pids, "pids"),
+    (Controller::Cpu, "cpu"),
+];
 
 /// What the supervisor keeps when the host runs out of memory, in bytes.
 const SUPERVISOR_MEMORY_MIN: u64 = 32 << 20;
@@ -139,7 +142,11 @@ impl Subtree {
             go_back(&self.own)?;
         }
         clear(&self.dir.join("launcher"))?;
-        if remove_dir(&self.dir)? { Ok(()) } else { Err(io::ErrorKind::ResourceBusy.into()) }
+        if remove_dir(&self.dir)? {
+            Ok(())
+        } else {
+            Err(io::ErrorKind::ResourceBusy.into())
+        }
     }
 }
 

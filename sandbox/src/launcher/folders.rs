@@ -41,7 +41,10 @@ pub(super) struct Folders {
 pub(super) fn prepare(host: &Host) -> Result<Folders, LauncherError> {
     let functions = open_folder(&host.functions, true)?;
     make(&host.run, 0o755, None)?;
-    let run = host.run.canonicalize().map_err(|e| folder(&host.run, "resolve", e))?;
+    let run = host
+        .run
+        .canonicalize()
+        .map_err(|e| folder(&host.run, "resolve", e))?;
     let lock = lock(&run)?;
     make(&host.state, 0o755, None)?;
     let store = host.state.join("store");
@@ -119,13 +122,17 @@ fn make(path: &Path, mode: u32, owner: Option<(u32, u32)>) -> Result<(), Launche
         return Ok(());
     }
     if meta.uid() != me && owner.is_none_or(|(uid, _)| uid != meta.uid()) {
-        let theirs = io::Error::new(io::ErrorKind::PermissionDenied, format!("it belongs to uid {}", meta.uid()));
+        let theirs = io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            format!("it belongs to uid {}", meta.uid()),
+        );
         return Err(folder(path, "use", theirs));
     }
     if let Some((uid, gid)) = owner {
         std::os::unix::fs::chown(path, Some(uid), Some(gid)).map_err(|e| folder(path, "give away", e))?;
     }
-    fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(|e| folder(path, "set the mode of", e))
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))
+        .map_err(|e| folder(path, "set the mode of", e))
 }
 
 fn open_folder(path: &Path, readable: bool) -> Result<OwnedFd, LauncherError> {
@@ -147,7 +154,9 @@ fn lock(run: &Path) -> Result<Flock<File>, LauncherError> {
         .map_err(|e| folder(&path, "open", e))?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| {
         if errno == nix::errno::Errno::EWOULDBLOCK {
-            LauncherError::Running { path: run.to_path_buf() }
+            LauncherError::Running {
+                path: run.to_path_buf(),
+            }
         } else {
             folder(&path, "lock", errno.into())
         }

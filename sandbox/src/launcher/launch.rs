@@ -51,11 +51,19 @@ struct Failed {
 
 impl Failed {
     fn new(step: Step, e: &io::Error, next: &str) -> Failed {
-        Failed { step, errno: e.raw_os_error().unwrap_or(0), why: format!("{e}; {next}") }
+        Failed {
+            step,
+            errno: e.raw_os_error().unwrap_or(0),
+            why: format!("{e}; {next}"),
+        }
     }
 
     fn refused(errno: i32, why: impl ToString) -> Failed {
-        Failed { step: Step::Artifact, errno, why: why.to_string() }
+        Failed {
+            step: Step::Artifact,
+            errno,
+            why: why.to_string(),
+        }
     }
 }
 
@@ -72,7 +80,12 @@ pub(super) fn system() -> Vec<PathBuf> {
         // At the top a symlink is made again in the sandbox (`/lib -> usr/lib`); deeper ones would lead to nothing.
         path.exists() && (path.parent() == Some(Path::new("/")) || !path.is_symlink())
     };
-    SYSTEM.iter().map(Path::new).filter(usable).map(Path::to_path_buf).collect()
+    SYSTEM
+        .iter()
+        .map(Path::new)
+        .filter(usable)
+        .map(Path::to_path_buf)
+        .collect()
 }
 
 impl Launcher {
@@ -80,28 +93,53 @@ impl Launcher {
     pub(super) fn on_launch(&mut self, id: InstanceId, spec: Spec) {
         let function = spec.function.clone();
         if let Err(Failed { step, errno, why }) = self.launch(id, spec) {
-            let message = format!("{function:?}: instance {id} was not started at step {}: {why}", step.as_str());
-            self.tell(&Event::LaunchFailed { id, step, errno, message }, Vec::new());
+            let message = format!(
+                "{function:?}: instance {id} was not started at step {}: {why}",
+                step.as_str()
+            );
+            self.tell(
+                &Event::LaunchFailed {
+                    id,
+                    step,
+                    errno,
+                    message,
+                },
+                Vec::new(),
+            );
         }
     }
 
     fn launch(&mut self, id: InstanceId, spec: Spec) -> Result<(), Failed> {
         if id.0 <= self.last_id || id.0 > Token::MAX_ID {
-            let why = format!("its id is not larger than {}; this is a bug of the supervisor", self.last_id);
+            let why = format!(
+                "its id is not larger than {}; this is a bug of the supervisor",
+                self.last_id
+            );
             return Err(Failed::refused(libc::EINVAL, why));
         }
         self.last_id = id.0;
         if self.instances.len() >= self.host.max_instances {
-            let why = format!("{} instances run already; raise `max_instances`", self.host.max_instances);
+            let why = format!(
+                "{} instances run already; raise `max_instances`",
+                self.host.max_instances
+            );
             return Err(Failed::refused(libc::EAGAIN, why));
         }
-        self.floor.check(&spec).map_err(|why| Failed::refused(libc::EPERM, why))?;
-        let executable = self
-            .store
-            .executable(&spec.artifact)
-            .map_err(|e| Failed::new(Step::Artifact, &e, "copy the executable into the functions folder again"))?;
+        self.floor
+            .check(&spec)
+            .map_err(|why| Failed::refused(libc::EPERM, why))?;
+        let executable = self.store.executable(&spec.artifact).map_err(|e| {
+            Failed::new(
+                Step::Artifact,
+                &e,
+                "copy the executable into the functions folder again",
+            )
+        })?;
         let identity = self.identity(&spec)?;
-        let grants = self.floor.resolve(&spec, identity).map_err(|why| Failed::refused(libc::EPERM, why))?;
+        let grants = self
+            .floor
+            .resolve(&spec, identity)
+            .map_err(|why| Failed::refused(libc::EPERM, why))?;
         let ceiling = Ceiling {
             memory_bytes: spec.limits.memory_bytes,
             cpu_millis: spec.limits.cpu_millis,
@@ -137,10 +175,11 @@ impl Launcher {
         if !self.plan.identity {
             return Ok(None);
         }
-        let uid = self
-            .uids
-            .get(&spec.function)
-            .map_err(|why| Failed { step: Step::Identity, errno: libc::EAGAIN, why: why.to_string() })?;
+        let uid = self.uids.get(&spec.function).map_err(|why| Failed {
+            step: Step::Identity,
+            errno: libc::EAGAIN,
+            why: why.to_string(),
+        })?;
         Ok(Some((uid, uid)))
     }
 
@@ -152,7 +191,15 @@ impl Launcher {
         executable: &OwnedFd,
         identity: Option<(u32, u32)>,
         (grants, leaf): (Grants, &Leaf),
-    ) -> Result<(confine::Spawned, Option<super::network::Network>, Rc<OwnedFd>, Rc<OwnedFd>), Failed> {
+    ) -> Result<
+        (
+            confine::Spawned,
+            Option<super::network::Network>,
+            Rc<OwnedFd>,
+            Rc<OwnedFd>,
+        ),
+        Failed,
+    > {
         let ends = self.ends(id, spec)?;
         let network = self
             .networks
@@ -201,11 +248,16 @@ impl Launcher {
         let listener = match spec.socket {
             Socket::Port(_) => None,
             Socket::Unix => Some(
-                self.bind(id).map_err(|e| Failed::new(Step::Socket, &e, "look at the run folder"))?,
+                self.bind(id)
+                    .map_err(|e| Failed::new(Step::Socket, &e, "look at the run folder"))?,
             ),
         };
         let pipe = || pipe().map_err(|e| Failed::new(Step::Descriptors, &e, "raise the limit of open files"));
-        Ok(Ends { listener, stdout: pipe()?, stderr: pipe()? })
+        Ok(Ends {
+            listener,
+            stdout: pipe()?,
+            stderr: pipe()?,
+        })
     }
 
     /// Binds the instance's socket, for the supervisor's user alone; callers queue in it before the process exists.
@@ -259,7 +311,11 @@ fn strings(strings: impl IntoIterator<Item = String>) -> Vec<CString> {
 
 /// The environment that the spec asks for, and what socket activation needs (sd_listen_fds(3)).
 fn environment(spec: &Spec) -> Vec<String> {
-    let mut env: Vec<String> = spec.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let mut env: Vec<String> = spec
+        .env
+        .iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
     let contract: &[(&str, &str)] = match spec.socket {
         Socket::Unix => &[("LISTEN_FDS", "1"), ("LISTEN_FDNAMES", "http")],
         Socket::Port(_) => &[],
@@ -275,20 +331,35 @@ fn environment(spec: &Spec) -> Vec<String> {
 fn explain(failure: Failure) -> Failed {
     let Failure { step, errno } = failure;
     let why = match (step, errno) {
-        (Step::Clone, 0) => "it was killed before its first step: its cgroup, or that of the launcher, was killed \
+        (Step::Clone, 0) => {
+            "it was killed before its first step: its cgroup, or that of the launcher, was killed \
                              once (cgroup.kill), and kills every new process at birth; restart funcd"
-            .to_owned(),
-        (_, 0) => "it was killed at this step; look for the OOM killer in the kernel's log, and at its memory limit".to_owned(),
+                .to_owned()
+        }
+        (_, 0) => {
+            "it was killed at this step; look for the OOM killer in the kernel's log, and at its memory limit"
+                .to_owned()
+        }
         _ => {
             let next = match (step, errno) {
-                (Step::Exec, libc::ENOEXEC) => "it is no executable of this machine: build it for this architecture",
-                (Step::Exec, libc::ENOENT) => "its interpreter is missing: link it statically, or install the interpreter",
+                (Step::Exec, libc::ENOEXEC) => {
+                    "it is no executable of this machine: build it for this architecture"
+                }
+                (Step::Exec, libc::ENOENT) => {
+                    "its interpreter is missing: link it statically, or install the interpreter"
+                }
                 (Step::Exec, libc::EACCES) => "its interpreter may not be executed: grant it with `read`",
                 (Step::Exec, libc::E2BIG) => "shorten its arguments and environment",
-                (Step::Clone | Step::Init, libc::EAGAIN) => "too many processes: raise the limits of the host",
-                (Step::Clone | Step::Init | Step::Mounts, libc::ENOMEM) => "raise its memory limit, or free memory of the host",
+                (Step::Clone | Step::Init, libc::EAGAIN) => {
+                    "too many processes: raise the limits of the host"
+                }
+                (Step::Clone | Step::Init | Step::Mounts, libc::ENOMEM) => {
+                    "raise its memory limit, or free memory of the host"
+                }
                 (Step::Mounts, _) => "look at its `read` and `write` grants, and at `funcd doctor`",
-                (Step::Rlimits, _) => "lower `files` in its limits, or raise the limit of open files of funcd",
+                (Step::Rlimits, _) => {
+                    "lower `files` in its limits, or raise the limit of open files of funcd"
+                }
                 _ => "see `funcd doctor`",
             };
             format!("{}; {next}", nix::errno::Errno::from_raw(errno).desc())
@@ -303,7 +374,10 @@ mod tests {
 
     #[test]
     fn a_launcher_in_a_killed_cgroup_is_told_by_name() {
-        let failed = explain(Failure { step: Step::Clone, errno: 0 });
+        let failed = explain(Failure {
+            step: Step::Clone,
+            errno: 0,
+        });
         assert!(failed.why.contains("cgroup.kill"), "{}", failed.why);
     }
 

@@ -10,8 +10,8 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, UnixAddr, bind, getsockname, listen, setsockopt,
-    socket, sockopt,
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, UnixAddr, bind, getsockname, listen,
+    setsockopt, socket, sockopt,
 };
 
 use super::{Host, LauncherError};
@@ -41,7 +41,10 @@ pub(super) fn bind_all(host: &Host) -> Result<Listeners, LauncherError> {
     let mut callers = Vec::new();
     let mut addresses = Vec::new();
     for &address in &host.listen {
-        let refused = |source| LauncherError::Listen { address: address.to_string(), source };
+        let refused = |source| LauncherError::Listen {
+            address: address.to_string(),
+            source,
+        };
         // With SO_REUSEPORT a second host would silently get half of the first one's callers; without, it is told.
         drop(tcp(address, false).map_err(refused)?);
         let mut bound = address;
@@ -52,19 +55,27 @@ pub(super) fn bind_all(host: &Host) -> Result<Listeners, LauncherError> {
         }
         addresses.push(bound);
     }
-    let admin_tcp = host.admin_listen.map(|address| {
-        let refused = |source| LauncherError::Listen { address: address.to_string(), source };
-        let listener = tcp(address, false).map_err(refused)?;
-        let bound = local(&listener).map_err(refused)?;
-        Ok((listener, bound))
-    });
-    let admin = bind_admin(&host.admin, host.supervisor)
-        .map_err(|source| LauncherError::Listen { address: host.admin.display().to_string(), source })?;
+    let admin_tcp = match host.admin_listen {
+        None => None,
+        Some(address) => {
+            let refused = |source| LauncherError::Listen {
+                address: address.to_string(),
+                source,
+            };
+            let listener = tcp(address, false).map_err(refused)?;
+            let bound = local(&listener).map_err(refused)?;
+            Some((listener, bound))
+        }
+    };
+    let admin = bind_admin(&host.admin, host.supervisor).map_err(|source| LauncherError::Listen {
+        address: host.admin.display().to_string(),
+        source,
+    })?;
     Ok(Listeners {
         callers,
         addresses,
         admin,
-        admin_tcp: admin_tcp.transpose()?,
+        admin_tcp,
         admin_path: host.admin.clone(),
     })
 }
@@ -81,14 +92,23 @@ impl Listeners {
 /// # Errors
 /// Those of socket, bind and listen.
 pub(super) fn unix(path: &Path, backlog: i32) -> io::Result<OwnedFd> {
-    let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    let fd = socket(
+        AddressFamily::Unix,
+        SockType::Stream,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    )?;
     bind(fd.as_raw_fd(), &UnixAddr::new(path)?)?;
     listen(&fd, Backlog::new(backlog)?)?;
     Ok(fd)
 }
 
 fn tcp(address: SocketAddr, share: bool) -> io::Result<OwnedFd> {
-    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let family = if address.is_ipv4() {
+        AddressFamily::Inet
+    } else {
+        AddressFamily::Inet6
+    };
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let fd = socket(family, SockType::Stream, flags, None)?;
     setsockopt(&fd, sockopt::ReuseAddr, &true)?;
@@ -110,17 +130,32 @@ fn local(fd: &OwnedFd) -> io::Result<SocketAddr> {
 /// The admin socket: for root and the supervisor's group.
 fn bind_admin(path: &Path, supervisor: Option<(u32, u32)>) -> io::Result<OwnedFd> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not the path of a socket"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "not the path of a socket",
+        ));
     };
-    let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+    let parent = if parent.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        parent
+    };
     fs::create_dir_all(parent)?;
     // By way of the directory's descriptor, because `sun_path` has 108 bytes only.
     let mut options = fs::OpenOptions::new();
-    let dir = options.read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(parent)?;
-    let short = Path::new("/proc/self/fd").join(dir.as_raw_fd().to_string()).join(name);
+    let dir = options
+        .read(true)
+        .custom_flags(libc::O_PATH | libc::O_DIRECTORY)
+        .open(parent)?;
+    let short = Path::new("/proc/self/fd")
+        .join(dir.as_raw_fd().to_string())
+        .join(name);
     if fs::symlink_metadata(&short).is_ok() {
         if UnixStream::connect(&short).is_ok() {
-            return Err(io::Error::new(io::ErrorKind::AddrInUse, "another funcd answers there"));
+            return Err(io::Error::new(
+                io::ErrorKind::AddrInUse,
+                "another funcd answers there",
+            ));
         }
         remove_socket(&short)?;
     }
@@ -137,7 +172,10 @@ fn bind_admin(path: &Path, supervisor: Option<(u32, u32)>) -> io::Result<OwnedFd
 fn remove_socket(path: &Path) -> io::Result<()> {
     use std::os::unix::fs::FileTypeExt;
     if !fs::symlink_metadata(path)?.file_type().is_socket() {
-        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "something that is no socket is there"));
+        return Err(io::Error::new(
+            io::ErrorKind::AlreadyExists,
+            "something that is no socket is there",
+        ));
     }
     fs::remove_file(path)
 }
@@ -164,12 +202,18 @@ mod tests {
         let deep = dir.path().join("d".repeat(120));
         let path = deep.join("admin.sock");
         let first = bind_admin(&path, None).unwrap();
-        assert_eq!(bind_admin(&path, None).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(
+            bind_admin(&path, None).unwrap_err().kind(),
+            io::ErrorKind::AddrInUse
+        );
         drop(first);
         bind_admin(&path, None).unwrap();
         let file = dir.path().join("file");
         fs::write(&file, "").unwrap();
-        assert_eq!(bind_admin(&file, None).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(
+            bind_admin(&file, None).unwrap_err().kind(),
+            io::ErrorKind::AlreadyExists
+        );
         assert!(file.exists());
     }
 }

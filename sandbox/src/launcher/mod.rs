@@ -112,7 +112,9 @@ pub enum LauncherError {
         source: io::Error,
     },
     /// The supervisor can't be started at all.
-    #[error("the supervisor {program:?} can't be started: {why}; check that the program is there and executable")]
+    #[error(
+        "the supervisor {program:?} can't be started: {why}; check that the program is there and executable"
+    )]
     Supervisor {
         /// The program.
         program: CString,

@@ -49,7 +49,11 @@ impl Networks {
         let namespace = match socket {
             Socket::Port(_) => {
                 self.wants_port = true;
-                Rc::new(self.with_port.take().map_or_else(|| namespace::network(Loopback::Up), Ok)?)
+                Rc::new(
+                    self.with_port
+                        .take()
+                        .map_or_else(|| namespace::network(Loopback::Up), Ok)?,
+                )
             }
             Socket::Unix if plan.shared_network => match &self.shared {
                 Some(shared) => Rc::clone(shared),
@@ -61,7 +65,11 @@ impl Networks {
             },
             Socket::Unix => {
                 self.wants_alone = true;
-                Rc::new(self.alone.take().map_or_else(|| namespace::network(Loopback::Down), Ok)?)
+                Rc::new(
+                    self.alone
+                        .take()
+                        .map_or_else(|| namespace::network(Loopback::Down), Ok)?,
+                )
             }
         };
         Ok(Some(Network(namespace)))
@@ -114,5 +122,7 @@ impl Networks {
 pub(super) fn host_sockets(count: usize) -> io::Result<Vec<OwnedFd>> {
     use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    (0..count).map(|_| Ok(socket(AddressFamily::Inet, SockType::Stream, flags, None)?)).collect()
+    (0..count)
+        .map(|_| Ok(socket(AddressFamily::Inet, SockType::Stream, flags, None)?))
+        .collect()
 }

@@ -66,7 +66,9 @@ impl Poll {
     /// # Errors
     /// Those of epoll_create1.
     pub(super) fn new() -> io::Result<Poll> {
-        Ok(Poll { epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)? })
+        Ok(Poll {
+            epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
+        })
     }
 
     /// Tells when a descriptor is readable, until it is closed.
@@ -74,7 +76,8 @@ impl Poll {
     /// # Errors
     /// Those of epoll_ctl.
     pub(super) fn add(&self, fd: impl AsFd, token: Token) -> io::Result<()> {
-        self.epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, token.encode()))?;
+        self.epoll
+            .add(fd, EpollEvent::new(EpollFlags::EPOLLIN, token.encode()))?;
         Ok(())
     }
 
@@ -85,7 +88,8 @@ impl Poll {
     pub(super) fn watch_writable(&self, fd: impl AsFd, token: Token, writable: bool) -> io::Result<()> {
         let mut flags = EpollFlags::EPOLLIN;
         flags.set(EpollFlags::EPOLLOUT, writable);
-        self.epoll.modify(fd, &mut EpollEvent::new(flags, token.encode()))?;
+        self.epoll
+            .modify(fd, &mut EpollEvent::new(flags, token.encode()))?;
         Ok(())
     }
 
@@ -98,17 +102,18 @@ impl Poll {
         let timeout = match timeout {
             None => EpollTimeout::NONE,
             // Rounded up, or the loop would spin through the last millisecond before each deadline.
-            Some(timeout) => {
-                EpollTimeout::try_from(timeout.as_micros().div_ceil(1000).min(60_000) as u32)
-                    .expect("a minute fits in an i32 of milliseconds")
-            }
+            Some(timeout) => EpollTimeout::try_from(timeout.as_micros().div_ceil(1000).min(60_000) as u32)
+                .expect("a minute fits in an i32 of milliseconds"),
         };
         let count = match self.epoll.wait(&mut events, timeout) {
             Ok(count) => count,
             Err(nix::errno::Errno::EINTR) => 0,
             Err(e) => return Err(e.into()),
         };
-        Ok(events[..count].iter().filter_map(|event| Token::decode(event.data())).collect())
+        Ok(events[..count]
+            .iter()
+            .filter_map(|event| Token::decode(event.data()))
+            .collect())
     }
 }
 

@@ -19,7 +19,11 @@ impl Launcher {
     pub(super) fn on_supervisor_socket(&mut self) {
         self.flush_supervisor();
         for _ in 0..BATCH {
-            let Some(socket) = self.supervisor.as_ref().and_then(|supervisor| supervisor.socket()) else {
+            let Some(socket) = self
+                .supervisor
+                .as_ref()
+                .and_then(|supervisor| supervisor.socket())
+            else {
                 return;
             };
             match wire::recv(socket, &mut self.message) {
@@ -35,8 +39,15 @@ impl Launcher {
         match request {
             Request::Store { ticket } => self.on_store(ticket, fds),
             Request::Retain { artifacts } => {
-                let runs = |digest| self.instances.values().any(|instance| instance.artifact == digest);
-                if let Err(e) = self.store.retain(|digest| artifacts.contains(digest) || runs(*digest)) {
+                let runs = |digest| {
+                    self.instances
+                        .values()
+                        .any(|instance| instance.artifact == digest)
+                };
+                if let Err(e) = self
+                    .store
+                    .retain(|digest| artifacts.contains(digest) || runs(*digest))
+                {
                     log(format_args!("can't clear the store: {e}"));
                 }
             }
@@ -65,12 +76,18 @@ impl Launcher {
     }
 
     fn on_store(&mut self, ticket: u64, fds: Vec<OwnedFd>) {
-        let refuse = |what: &str| Event::Stored { ticket, result: Err(StoreError::Refused(what.to_owned())) };
+        let refuse = |what: &str| Event::Stored {
+            ticket,
+            result: Err(StoreError::Refused(what.to_owned())),
+        };
         let Ok([file]) = <[OwnedFd; 1]>::try_from(fds) else {
             return self.tell(&refuse("exactly one file must come with the request"), Vec::new());
         };
         if self.copies.len() >= MAX_COPIES {
-            return self.tell(&refuse("too many executables wait to be stored: try again"), Vec::new());
+            return self.tell(
+                &refuse("too many executables wait to be stored: try again"),
+                Vec::new(),
+            );
         }
         self.copies.push_back((ticket, CopyState::Waiting(file)));
     }

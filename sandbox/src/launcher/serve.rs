@@ -126,10 +126,10 @@ impl Launcher {
     pub(super) fn serve(&mut self) -> Result<(), LauncherError> {
         while self.phase != Phase::Over {
             let timeout = self.timeout(Instant::now());
-            let ready = self
-                .poll
-                .wait(timeout)
-                .map_err(|source| LauncherError::Kernel { what: "epoll_wait", source })?;
+            let ready = self.poll.wait(timeout).map_err(|source| LauncherError::Kernel {
+                what: "epoll_wait",
+                source,
+            })?;
             for token in ready {
                 self.handle(token);
             }
@@ -161,7 +161,10 @@ impl Launcher {
         let stuck = self.supervisor.as_ref().and_then(Supervisor::stuck_at);
         let looks = self.short_of_memory.first().map(|_| now + OOM_LOOK);
         let leaving = self.leaving.iter().map(|leaving| leaving.next).min();
-        let next = [drain, stuck, looks, leaving, self.restart_at].into_iter().flatten().min();
+        let next = [drain, stuck, looks, leaving, self.restart_at]
+            .into_iter()
+            .flatten()
+            .min();
         next.map(|next| next.saturating_duration_since(now))
     }
 
@@ -170,14 +173,21 @@ impl Launcher {
         if let Phase::Draining(until) = self.phase
             && now >= until
         {
-            log(format_args!("the supervisor did not drain in time: ending everything"));
+            log(format_args!(
+                "the supervisor did not drain in time: ending everything"
+            ));
             self.phase = Phase::Over;
         }
         if self.restart_at.is_some_and(|at| now >= at) {
             self.restart_at = None;
             self.replace_supervisor(now);
         }
-        if self.supervisor.as_ref().and_then(Supervisor::stuck_at).is_some_and(|at| now >= at) {
+        if self
+            .supervisor
+            .as_ref()
+            .and_then(Supervisor::stuck_at)
+            .is_some_and(|at| now >= at)
+        {
             self.end_supervisor(&LinkError::Stalled.to_string());
         }
         self.look_for_oom_kills(now);
@@ -185,7 +195,10 @@ impl Launcher {
     }
 
     fn has_work(&self) -> bool {
-        !self.copies.is_empty() || !self.usage.is_empty() || self.pool.is_low() || self.networks.is_low()
+        !self.copies.is_empty()
+            || !self.usage.is_empty()
+            || self.pool.is_low()
+            || self.networks.is_low()
             || self.uids.is_unsaved()
     }
 
@@ -197,7 +210,9 @@ impl Launcher {
             }
         } else if self.networks.is_low() {
             if let Err(e) = self.networks.refill() {
-                log(format_args!("can't make a network namespace ahead of a start: {e}"));
+                log(format_args!(
+                    "can't make a network namespace ahead of a start: {e}"
+                ));
             }
         } else if self.uids.is_unsaved() {
             if let Err(e) = self.uids.save() {
@@ -215,7 +230,10 @@ impl Launcher {
 
     fn copy(&mut self, ticket: u64, state: CopyState) {
         let progress = match state {
-            CopyState::Waiting(source) => self.store.begin(source).map(|copy| Progress::More(Box::new(copy))),
+            CopyState::Waiting(source) => self
+                .store
+                .begin(source)
+                .map(|copy| Progress::More(Box::new(copy))),
             CopyState::Running(copy) => {
                 self.buffer.resize(STEP, 0);
                 self.store.step(copy, &mut self.buffer)
@@ -271,7 +289,11 @@ impl Launcher {
         while let Ok(Some((pid, _))) = process::wait(Child::Any, false) {
             if let Some(&id) = self.children.get(&pid) {
                 self.on_instance_end(id);
-            } else if self.supervisor.as_ref().is_some_and(|supervisor| supervisor.pid == pid) {
+            } else if self
+                .supervisor
+                .as_ref()
+                .is_some_and(|supervisor| supervisor.pid == pid)
+            {
                 self.on_supervisor_end();
             } else if process::wait(Child::Pid(pid), true).is_err() {
                 return;
@@ -347,10 +369,17 @@ impl Launcher {
             Status::Signal(signal) => Exit::Signal { signal },
         };
         let now = Instant::now();
-        self.short_lives =
-            if supervisor::was_short(ended.started, now) { self.short_lives.saturating_add(1) } else { 0 };
+        self.short_lives = if supervisor::was_short(ended.started, now) {
+            self.short_lives.saturating_add(1)
+        } else {
+            0
+        };
         let pause = supervisor::pause(self.short_lives);
-        log(format_args!("supervisor {}: {how}; starting another in {} ms", ended.pid, pause.as_millis()));
+        log(format_args!(
+            "supervisor {}: {how}; starting another in {} ms",
+            ended.pid,
+            pause.as_millis()
+        ));
         if pause.is_zero() {
             self.replace_supervisor(now);
         } else {
@@ -373,17 +402,25 @@ impl Launcher {
     /// # Errors
     /// When it can't be started.
     pub(super) fn start_supervisor(&mut self) -> Result<(), LauncherError> {
-        let tree = self.tree.as_ref().expect("the tree is there until `end`, which starts nothing");
+        let tree = self
+            .tree
+            .as_ref()
+            .expect("the tree is there until `end`, which starts nothing");
         let supervisor = Supervisor::start(&self.host, tree)?;
         let watch = || -> io::Result<()> {
             self.poll.add(supervisor.pidfd(), Token::SupervisorEnd)?;
-            supervisor.socket().map_or(Ok(()), |socket| self.poll.add(socket, Token::Supervisor))
+            supervisor
+                .socket()
+                .map_or(Ok(()), |socket| self.poll.add(socket, Token::Supervisor))
         };
         let watched = watch();
         self.supervisor = Some(supervisor);
         if let Err(source) = watched {
             self.end_supervisor("it can't be watched");
-            return Err(LauncherError::Kernel { what: "epoll_ctl", source });
+            return Err(LauncherError::Kernel {
+                what: "epoll_ctl",
+                source,
+            });
         }
         if let Err(e) = self.hand_over() {
             self.end_supervisor(&e.to_string());
@@ -418,7 +455,12 @@ impl Launcher {
     /// Removes a leaf now, or as soon as nothing is in it; then tells.
     pub(super) fn leave(&mut self, leaf: Leaf, tell: Option<(InstanceId, Exit)>) {
         let now = Instant::now();
-        self.leaving.push(Leaving { leaf, tell, tries: 0, next: now });
+        self.leaving.push(Leaving {
+            leaf,
+            tell,
+            tries: 0,
+            next: now,
+        });
         self.remove_leaving(now);
     }
 

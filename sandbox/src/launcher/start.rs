@@ -40,7 +40,11 @@ pub(super) fn start(host: Host) -> Result<Launcher, LauncherError> {
         fix: "make it readable for the user that funcd runs as",
     })?;
     let listeners = listeners::bind_all(&host)?;
-    let lines: String = listeners.addresses.iter().map(|address| format!("{address}\n")).collect();
+    let lines: String = listeners
+        .addresses
+        .iter()
+        .map(|address| format!("{address}\n"))
+        .collect();
     folders.tell("listen", &lines)?;
     if let Some((_, address)) = &listeners.admin_tcp {
         folders.tell("admin-listen", &format!("{address}\n"))?;
@@ -63,15 +67,18 @@ fn check(host: &Host) -> Result<(), LauncherError> {
     let last = host.uid_first.checked_add(host.uid_count);
     match (root, host.supervisor, last) {
         (true, None, _) => refuse("as root, a user for the supervisor is needed: set `user`".to_owned()),
-        (true, Some((0, _)), _) => refuse("the supervisor may not run as root: set another `user`".to_owned()),
+        (true, Some((0, _)), _) => {
+            refuse("the supervisor may not run as root: set another `user`".to_owned())
+        }
         (true, _, None) => refuse("`uid_first` plus `uid_count` is larger than any uid".to_owned()),
         (true, Some((uid, _)), Some(last)) if (host.uid_first..last).contains(&uid) => refuse(format!(
             "the supervisor's uid {uid} is one that functions could get: move `uid_first`"
         )),
         (true, _, _) if host.uid_first == 0 => refuse("`uid_first` may not be 0, which is root".to_owned()),
-        (false, Some((uid, _)), _) if uid != nix::unistd::geteuid().as_raw() => {
-            refuse("only root can run the supervisor as another user: start funcd as root, or unset `user`".to_owned())
-        }
+        (false, Some((uid, _)), _) if uid != nix::unistd::geteuid().as_raw() => refuse(
+            "only root can run the supervisor as another user: start funcd as root, or unset `user`"
+                .to_owned(),
+        ),
         _ => Ok(()),
     }
 }
@@ -86,7 +93,9 @@ fn prepare_process() -> Result<SignalFd, LauncherError> {
     // SIGIO would come from a lease that is broken in the moment between its taking and giving back.
     let mut blocked = set;
     blocked.add(Signal::SIGIO);
-    blocked.thread_block().map_err(|e| kernel("blocking signals")(e.into()))?;
+    blocked
+        .thread_block()
+        .map_err(|e| kernel("blocking signals")(e.into()))?;
     let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
     let signals = SignalFd::with_flags(&set, flags).map_err(|e| kernel("signalfd")(e.into()))?;
     umask(Mode::from_bits_truncate(0o077));
@@ -99,7 +108,9 @@ fn prepare_process() -> Result<SignalFd, LauncherError> {
     if !nix::unistd::geteuid().is_root()
         && let Err(e) = namespace::enter_user_namespace()
     {
-        log(format_args!("no user namespace: {e}; what can't be kept without is refused by name"));
+        log(format_args!(
+            "no user namespace: {e}; what can't be kept without is refused by name"
+        ));
     }
     Ok(signals)
 }
@@ -107,7 +118,12 @@ fn prepare_process() -> Result<SignalFd, LauncherError> {
 /// `funcd-` and the first 8 hexadecimal digits of the hash of the run folder, which names a host.
 fn subtree_name(folders: &Folders) -> String {
     let hash = ring::digest::digest(&ring::digest::SHA256, folders.run.as_os_str().as_encoded_bytes());
-    let digits: String = hash.as_ref().iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+    let digits: String = hash
+        .as_ref()
+        .iter()
+        .take(4)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     format!("funcd-{digits}")
 }
 
@@ -157,11 +173,16 @@ fn build(
 impl Launcher {
     /// What may fail once all is built.
     fn begin(&mut self) -> Result<(), LauncherError> {
-        let too_large = |_| LauncherError::Config("the configuration is too large to hand to the supervisor".to_owned());
+        let too_large =
+            |_| LauncherError::Config("the configuration is too large to hand to the supervisor".to_owned());
         handover::check(&self.welcome()).map_err(too_large)?;
-        self.poll.add(&self.signals, Token::Signal).map_err(kernel("epoll_ctl"))?;
+        self.poll
+            .add(&self.signals, Token::Signal)
+            .map_err(kernel("epoll_ctl"))?;
         if let Err(e) = self.networks.prepare(&self.plan) {
-            log(format_args!("can't make a network namespace ahead of the first start: {e}"));
+            log(format_args!(
+                "can't make a network namespace ahead of the first start: {e}"
+            ));
         }
         self.start_supervisor()
     }

@@ -67,8 +67,13 @@ impl Supervisor {
             program: host.program.first().cloned().unwrap_or_default(),
             why,
         };
-        let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
-            .map_err(|e| failed(e.to_string()))?;
+        let (ours, theirs) = socketpair(
+            AddressFamily::Unix,
+            SockType::SeqPacket,
+            None,
+            SockFlag::SOCK_CLOEXEC,
+        )
+        .map_err(|e| failed(e.to_string()))?;
         let executable = open_program(host).map_err(|e| failed(e.to_string()))?;
         let spawned = confine::spawn(&Confinement {
             executable: executable.as_raw_fd(),
@@ -128,7 +133,10 @@ impl Supervisor {
         if self.queue.len() >= self.capacity {
             return Err(LinkError::Stalled);
         }
-        self.queue.push_back(Outgoing { bytes: wire::encode(event)?, fds });
+        self.queue.push_back(Outgoing {
+            bytes: wire::encode(event)?,
+            fds,
+        });
         self.flush()
     }
 
@@ -189,7 +197,10 @@ impl Supervisor {
 
     /// Reaps it, if it has ended.
     pub(super) fn try_reap(&self) -> Option<Status> {
-        process::wait(Child::Pidfd(self.pidfd()), true).ok().flatten().map(|(_, status)| status)
+        process::wait(Child::Pidfd(self.pidfd()), true)
+            .ok()
+            .flatten()
+            .map(|(_, status)| status)
     }
 }
 
@@ -209,14 +220,20 @@ pub(super) fn was_short(started: Instant, now: Instant) -> bool {
 /// `ENOBUFS` and `ETOOMANYREFS` pass, as `EAGAIN` does, once the other end reads.
 fn is_full(e: &io::Error) -> bool {
     e.kind() == io::ErrorKind::WouldBlock
-        || matches!(e.raw_os_error(), Some(libc::ENOBUFS | libc::ETOOMANYREFS | libc::EINTR))
+        || matches!(
+            e.raw_os_error(),
+            Some(libc::ENOBUFS | libc::ETOOMANYREFS | libc::EINTR)
+        )
 }
 
 fn open_program(host: &Host) -> io::Result<OwnedFd> {
     use std::os::unix::fs::OpenOptionsExt;
     let program = host.program.first().ok_or(io::ErrorKind::InvalidInput)?;
     let mut options = std::fs::OpenOptions::new();
-    let file = options.read(true).custom_flags(libc::O_PATH).open(OsStr::from_bytes(program.as_bytes()))?;
+    let file = options
+        .read(true)
+        .custom_flags(libc::O_PATH)
+        .open(OsStr::from_bytes(program.as_bytes()))?;
     Ok(file.into())
 }
 
@@ -229,7 +246,8 @@ fn environment() -> Vec<CString> {
 }
 
 fn rlimits() -> Vec<(u32, u64)> {
-    let (_, files) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).unwrap_or((1024, 1024));
+    let (_, files) =
+        nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).unwrap_or((1024, 1024));
     vec![(libc::RLIMIT_CORE, 1), (libc::RLIMIT_NOFILE, files)]
 }
 

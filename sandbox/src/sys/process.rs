@@ -65,7 +65,11 @@ pub(crate) fn wait(child: Child<'_>, reap: bool) -> io::Result<Option<(i32, Stat
     if pid == 0 {
         return Ok(None);
     }
-    let status = if info.si_code == libc::CLD_EXITED { Status::Code(status) } else { Status::Signal(status) };
+    let status = if info.si_code == libc::CLD_EXITED {
+        Status::Code(status)
+    } else {
+        Status::Signal(status)
+    };
     Ok(Some((pid, status)))
 }
 
@@ -84,7 +88,11 @@ pub(crate) fn signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
             0,
         )
     };
-    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    if result == -1 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
 }
 
 /// Takes a read lease on a file and gives it back at once: succeeds when nobody has the file open for writing.
@@ -122,8 +130,14 @@ pub(crate) fn is_delegated(dir: &Path) -> bool {
     [c"user.delegate", c"trusted.delegate"].iter().any(|name| {
         let mut value = [0_u8; 1];
         // SAFETY: both strings end in NUL, and the kernel writes at most `value.len()` bytes to `value`.
-        let length =
-            unsafe { libc::getxattr(dir.as_ptr(), name.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
+        let length = unsafe {
+            libc::getxattr(
+                dir.as_ptr(),
+                name.as_ptr(),
+                value.as_mut_ptr().cast(),
+                value.len(),
+            )
+        };
         length == 1 && value[0] == b'1'
     })
 }
