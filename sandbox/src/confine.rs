@@ -6,8 +6,15 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::exit::Step;
+use crate::sys::{calls, clone};
+use prepare::Prepared;
+
+mod child;
+mod init;
+mod prepare;
 
 /// Everything that the child needs, made before the clone. What is `None`, empty or false is left out: the grades in
 /// [`crate::probe`] decide what may be left out.
@@ -91,21 +98,71 @@ pub struct Failure {
 
 /// Starts one confined process and returns when exec has succeeded or failed.
 ///
+/// Without a pid namespace the child shares this process's memory while this thread waits (`CLONE_VM | CLONE_VFORK`): it
+/// tells how it failed by writing that there, which costs no pipe. A mini-init has to outlive the start, so it gets a copy of
+/// the memory and tells over a socket, which also translates the pid of the main process.
+///
 /// # Errors
 /// The step that failed and its errno; the child is reaped.
 pub fn spawn(confinement: &Confinement) -> Result<Spawned, Failure> {
-    let _ = confinement;
-    Err(Failure {
-        step: Step::Clone,
-        errno: libc::ENOSYS,
+    let prepared = Prepared::new(confinement)?;
+    let flags = if confinement.mounts.is_some() {
+        libc::CLONE_NEWNS as u64
+    } else {
+        0
+    };
+    if confinement.pid_namespace {
+        return init::spawn(&prepared, flags);
+    }
+    let child = clone::vfork(flags, confinement.cgroup, || {
+        let failure = prepared.enclose().err().unwrap_or_else(|| prepared.execute());
+        prepared.failure.set(Some(failure));
+        127
     })
+    .map_err(|errno| Failure {
+        step: Step::Clone,
+        errno,
+    })?;
+    let failure = match prepared.at.get() {
+        Step::Exec => prepared.failure.get(),
+        // It did not come to exec: it failed, or was killed.
+        step => prepared.failure.get().or(Some(Failure { step, errno: 0 })),
+    };
+    match failure {
+        None => Ok(Spawned {
+            pid: child.pid,
+            main: child.pid,
+            pidfd: child.pidfd,
+            report: None,
+        }),
+        Some(failure) => {
+            reap(child.pid);
+            Err(failure)
+        }
+    }
 }
 
+fn reap(pid: i32) {
+    let _ = calls::wait(pid, 0);
+}
+
+/// Whether this process has dropped what its children would drop. Nothing can undo that.
+static DROPPED: AtomicBool = AtomicBool::new(false);
+
 /// Called once by the launcher at its start: empties the bounding set, locks the securebits (0x2f) and sets
-/// `no_new_privs`, so that no start pays for them again. The launcher keeps the capabilities it has and can gain none by exec.
+/// `no_new_privs`, so that no start pays for them again. The launcher keeps the capabilities it has and can gain none by exec;
+/// a child of it that changes its uid must clear its capabilities itself (`SECBIT_NO_SETUID_FIXUP`).
 ///
 /// # Errors
-/// Those of prctl(2); without `CAP_SETPCAP` only `no_new_privs` is set, and that is no error.
+/// Those of prctl(2). Without `CAP_SETPCAP` (and so without privileges to lose) only `no_new_privs` is set.
 pub fn drop_inheritable() -> io::Result<()> {
+    let drop = || {
+        if calls::has_capability(prepare::CAP_SETPCAP) {
+            child::drop_bounding()?;
+        }
+        child::no_new_privs()
+    };
+    drop().map_err(io::Error::from_raw_os_error)?;
+    DROPPED.store(true, Ordering::Relaxed);
     Ok(())
 }

@@ -1,7 +1,18 @@
-//! Network and user namespaces, made without moving the launcher's thread for good. Never keeps one: callers own the descriptors.
+//! Network and user namespaces, made without moving the launcher's thread. Never keeps one: callers own the descriptors.
+//!
+//! A short-lived child that shares the memory and the descriptor table goes into the namespace and leaves its descriptors
+//! here. The thread itself could go and come back only with privileges over the host's namespace, which a launcher in a
+//! user namespace does not have.
 
+use std::cell::Cell;
+use std::fs;
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+use crate::sys::calls;
+use crate::sys::clone;
+use crate::sys::{Errno, own};
+use crate::wire::MAX_FDS;
 
 /// Whether the loopback interface of a new network namespace is up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,24 +28,139 @@ pub enum Loopback {
 /// # Errors
 /// Those of unshare(2), `EPERM` without `CAP_SYS_ADMIN`.
 pub fn network(loopback: Loopback) -> io::Result<OwnedFd> {
-    let _ = loopback;
-    Err(io::ErrorKind::Unsupported.into())
+    let namespace: Cell<RawFd> = Cell::new(-1);
+    in_child(libc::CLONE_FILES, || {
+        calls::unshare(libc::CLONE_NEWNET)?;
+        if loopback == Loopback::Up {
+            let socket = calls::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC)?;
+            let result = calls::loopback_up(socket);
+            calls::close(socket);
+            result?;
+        }
+        namespace.set(calls::open(c"/proc/self/ns/net", libc::O_RDONLY, 0)?);
+        Ok(())
+    })?;
+    Ok(own(namespace.get()))
 }
 
 /// Makes `count` (at most 32) unconnected TCP sockets (`AF_INET`, close-on-exec, non-blocking) inside a network namespace.
 ///
 /// # Errors
-/// Those of setns(2) and socket(2); `InvalidInput` for more than 32.
+/// Those of setns(2) and socket(2), with no socket left open; `InvalidInput` for more than 32.
 pub fn sockets_in(netns: BorrowedFd<'_>, count: usize) -> io::Result<Vec<OwnedFd>> {
-    let _ = (netns, count);
-    Err(io::ErrorKind::Unsupported.into())
+    let made = [const { Cell::new(-1) }; MAX_FDS];
+    let Some(wanted) = made.get(..count) else {
+        let what = format!("{count} sockets asked for, at most {MAX_FDS} can be made at once");
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+    };
+    let result = in_child(libc::CLONE_FILES, || {
+        calls::setns(netns.as_raw_fd(), libc::CLONE_NEWNET)?;
+        let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+        wanted.iter().try_for_each(|slot| {
+            slot.set(calls::socket(libc::AF_INET, kind)?);
+            Ok(())
+        })
+    });
+    let sockets = wanted
+        .iter()
+        .map(Cell::get)
+        .filter(|fd| *fd >= 0)
+        .map(own)
+        .collect();
+    result.map(|()| sockets)
 }
 
 /// Called by a launcher without privileges at its start, while it has one thread: enters a user namespace that maps its
 /// own uid and gid to themselves, and so gains all capabilities over the namespaces that it makes.
 ///
 /// # Errors
-/// Those of unshare(2) (`EPERM` where user namespaces are switched off), and of writing the maps.
+/// Those of unshare(2) (`EPERM` where user namespaces are switched off, `EINVAL` with more than one thread), and of writing
+/// the maps.
 pub fn enter_user_namespace() -> io::Result<()> {
-    Err(io::ErrorKind::Unsupported.into())
+    let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWUSER)?;
+    // Without privileges outside, the gid can be mapped only where nobody can use the map to drop a group.
+    fs::write("/proc/self/setgroups", "deny")?;
+    fs::write("/proc/self/uid_map", format!("{uid} {uid} 1"))?;
+    fs::write("/proc/self/gid_map", format!("{gid} {gid} 1"))
+}
+
+/// Runs `act` in a child that shares this memory, while this thread waits. It must not allocate.
+pub(crate) fn in_child(flags: i32, act: impl Fn() -> Result<(), Errno>) -> io::Result<()> {
+    // What a child that was killed leaves here.
+    let result = Cell::new(Err(libc::ECANCELED));
+    let child = clone::vfork(flags as u64, None, || {
+        result.set(act());
+        0
+    })
+    .map_err(io::Error::from_raw_os_error)?;
+    let _ = calls::wait(child.pid, 0);
+    result.get().map_err(io::Error::from_raw_os_error)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    fn skipped() -> bool {
+        let skip = !nix::unistd::geteuid().is_root();
+        if skip {
+            println!("skipped: making network namespaces needs root");
+        }
+        skip
+    }
+
+    #[test]
+    fn a_new_network_is_another_one_and_this_thread_stays() {
+        if skipped() {
+            return;
+        }
+        let here = || fs::read_link("/proc/thread-self/ns/net").unwrap();
+        let before = here();
+        let namespace = network(Loopback::Down).unwrap();
+        let made = fs::read_link(format!("/proc/self/fd/{}", namespace.as_raw_fd())).unwrap();
+        assert!(made.to_string_lossy().starts_with("net:["), "{made:?}");
+        assert_ne!(made, before);
+        assert_eq!(here(), before);
+    }
+
+    #[test]
+    fn sockets_live_in_the_namespace_that_they_were_made_in() {
+        if skipped() {
+            return;
+        }
+        let host = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = host.local_addr().unwrap().port();
+        assert!(
+            TcpStream::connect(("127.0.0.1", port)).is_ok(),
+            "the control: reachable from here"
+        );
+        for (loopback, expected) in [
+            (Loopback::Up, libc::ECONNREFUSED),
+            (Loopback::Down, libc::ENETUNREACH),
+        ] {
+            let namespace = network(loopback).unwrap();
+            let sockets = sockets_in(namespace.as_fd(), 3).unwrap();
+            assert_eq!(sockets.len(), 3);
+            for socket in sockets {
+                let address = nix::sys::socket::SockaddrIn::new(127, 0, 0, 1, port);
+                let result = nix::sys::socket::connect(socket.as_raw_fd(), &address);
+                let errno = match result {
+                    Err(nix::errno::Errno::EINPROGRESS) | Ok(()) => {
+                        nix::sys::socket::getsockopt(&socket, nix::sys::socket::sockopt::SocketError).unwrap()
+                    }
+                    Err(errno) => errno as i32,
+                };
+                assert_eq!(errno, expected, "{loopback:?}");
+            }
+        }
+        assert!(sockets_in(namespace_fd().as_fd(), MAX_FDS + 1).is_err());
+    }
+
+    fn namespace_fd() -> OwnedFd {
+        fs::File::open("/proc/self/ns/net").unwrap().into()
+    }
 }

@@ -1,0 +1,221 @@
+//! The mini-init of a pid namespace: its first process, which reaps, passes signals on and reports how the function ended.
+//! It runs on a copy of the launcher's memory, without any privilege, and never executes anything.
+
+use std::io::IoSliceMut;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+use nix::sys::socket::{
+    AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, recvmsg, setsockopt,
+    socketpair, sockopt,
+};
+
+use super::prepare::{Prepared, above};
+use super::{Failure, Spawned, reap};
+use crate::exit::Step;
+use crate::sys::Errno;
+use crate::sys::calls;
+use crate::sys::clone::{self, Fork};
+
+/// What is said on the status socket: the index of a step and its errno, or one of these.
+type Word = [u8; 8];
+
+/// Step of a [`Word`]: the mini-init lives, and dies with the launcher.
+const BORN: i32 = -1;
+/// Step of a [`Word`]: sent by the main process, whose pid the kernel attaches, right before its last steps.
+const HELLO: i32 = -2;
+
+fn word(step: i32, errno: i32) -> Word {
+    let mut word = Word::default();
+    word[..4].copy_from_slice(&step.to_ne_bytes());
+    word[4..].copy_from_slice(&errno.to_ne_bytes());
+    word
+}
+
+/// Starts the function below a mini-init.
+pub(super) fn spawn(prepared: &Prepared<'_>, flags: u64) -> Result<Spawned, Failure> {
+    let at = |step| {
+        move |errno: nix::errno::Errno| Failure {
+            step,
+            errno: errno as i32,
+        }
+    };
+    let (ours, low) = socketpair(
+        AddressFamily::Unix,
+        SockType::SeqPacket,
+        None,
+        SockFlag::SOCK_CLOEXEC,
+    )
+    .map_err(at(Step::Init))?;
+    setsockopt(&ours, sockopt::PassCred, &true).map_err(at(Step::Init))?;
+    let (report, report_end) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(at(Step::Init))?;
+    let high = |fd: &OwnedFd| {
+        above(fd.as_raw_fd()).map_err(|errno| Failure {
+            step: Step::Init,
+            errno,
+        })
+    };
+    let (status, report_high) = (high(&low)?, high(&report_end)?);
+
+    let flags = flags | libc::CLONE_NEWPID as u64;
+    let child = match clone::fork(flags, prepared.confinement.cgroup) {
+        Err(errno) => {
+            return Err(Failure {
+                step: Step::Clone,
+                errno,
+            });
+        }
+        Ok(Fork::Child) => run(
+            prepared,
+            [ours.as_raw_fd(), low.as_raw_fd()],
+            status.as_raw_fd(),
+            report_high.as_raw_fd(),
+        ),
+        Ok(Fork::Parent(child)) => child,
+    };
+    drop((low, status, report_end, report_high));
+    match listen(ours.as_fd()) {
+        Ok(main) => Ok(Spawned {
+            pid: child.pid,
+            pidfd: child.pidfd,
+            main,
+            report: Some(report),
+        }),
+        Err(failure) => {
+            // The main process may live on for a moment; it goes with its namespace.
+            let _ = calls::kill(child.pid, libc::SIGKILL);
+            reap(child.pid);
+            Err(failure)
+        }
+    }
+}
+
+/// In the launcher: until the main process has executed. Its pid.
+fn listen(status: BorrowedFd<'_>) -> Result<i32, Failure> {
+    let mut main = None;
+    let mut last = Step::Clone;
+    loop {
+        let mut word = Word::default();
+        let mut control = nix::cmsg_space!(nix::sys::socket::UnixCredentials);
+        let mut parts = [IoSliceMut::new(&mut word)];
+        let received = recvmsg::<UnixAddr>(
+            status.as_raw_fd(),
+            &mut parts,
+            Some(&mut control),
+            MsgFlags::empty(),
+        );
+        let (length, sender) = match received {
+            Err(nix::errno::Errno::EINTR) => continue,
+            Err(errno) => {
+                return Err(Failure {
+                    step: Step::Init,
+                    errno: errno as i32,
+                });
+            }
+            Ok(message) => {
+                let sender = message
+                    .cmsgs()
+                    .into_iter()
+                    .flatten()
+                    .find_map(|control| match control {
+                        ControlMessageOwned::ScmCredentials(credentials) => Some(credentials.pid()),
+                        _ => None,
+                    });
+                (message.bytes, sender)
+            }
+        };
+        if length == 0 {
+            // All its ends are closed: by exec, or because it was killed.
+            return main.ok_or(Failure { step: last, errno: 0 });
+        }
+        let [step, errno] =
+            [&word[..4], &word[4..]].map(|part| i32::from_ne_bytes(part.try_into().expect("4 bytes")));
+        match step {
+            BORN => last = Step::Process,
+            HELLO => main = sender,
+            step => {
+                let step = usize::try_from(step)
+                    .ok()
+                    .and_then(|index| Step::ALL.get(index).copied());
+                return Err(Failure {
+                    step: step.unwrap_or(Step::Init),
+                    errno,
+                });
+            }
+        }
+    }
+}
+
+/// In the child, which is pid 1 of its namespace.
+fn run(prepared: &Prepared<'_>, close: [RawFd; 2], status: RawFd, report: RawFd) -> ! {
+    // Once the launcher's end is only the launcher's, a write tells whether it is still there.
+    close.into_iter().for_each(calls::close);
+    let _ = calls::prctl(libc::PR_SET_PDEATHSIG, [libc::SIGKILL as usize, 0, 0, 0]);
+    tell(status, word(BORN, 0));
+    if let Err(failure) = prepared.enclose() {
+        fail(status, failure);
+    }
+    match clone::plain_fork() {
+        Err(errno) => fail(
+            status,
+            Failure {
+                step: Step::Init,
+                errno,
+            },
+        ),
+        Ok(0) => {
+            tell(status, word(HELLO, 0));
+            // A session of its own: what it sends to its process group must not reach the mini-init.
+            let _ = calls::setsid();
+            fail(status, prepared.execute())
+        }
+        Ok(main) => tend(main, report),
+    }
+}
+
+/// Until the main process ends; the kernel then kills what is left in the namespace.
+fn tend(main: i32, report: RawFd) -> ! {
+    // The status socket must be closed here, and nothing of the launcher may stay open.
+    if calls::duplicate(report, 0).is_err() || calls::close_range(1, 0).is_err() {
+        calls::exit(1);
+    }
+    loop {
+        match calls::next_signal() {
+            Ok(libc::SIGCHLD) => {
+                // One signal may stand for many children.
+                while let Ok((pid, status)) = calls::wait(-1, libc::WNOHANG) {
+                    if pid == 0 {
+                        break;
+                    }
+                    if pid == main {
+                        let _ = calls::write(0, &status.to_ne_bytes());
+                        calls::exit(code(status));
+                    }
+                }
+            }
+            Ok(signal) => drop(calls::kill(main, signal)),
+            Err(_) => {}
+        }
+    }
+}
+
+/// As shells do: the exit code, or 128 and the signal.
+fn code(status: i32) -> i32 {
+    if libc::WIFSIGNALED(status) {
+        128 + libc::WTERMSIG(status)
+    } else {
+        libc::WEXITSTATUS(status)
+    }
+}
+
+fn tell(status: RawFd, word: Word) {
+    // SIGPIPE is blocked. Without a launcher there is nobody to start for.
+    let gone: Result<usize, Errno> = calls::write(status, &word);
+    if gone.is_err() {
+        calls::exit(1);
+    }
+}
+
+fn fail(status: RawFd, failure: Failure) -> ! {
+    tell(status, word(i32::from(failure.step as u8), failure.errno));
+    calls::exit(127)
+}

@@ -1,0 +1,276 @@
+//! The root of an instance: planned by the launcher, built by the child in a mount namespace of its own.
+//! Never leaves anything on the host: what is made is on a tmpfs that only this namespace has.
+//!
+//! Attributes are set with mount_setattr, which adds to what a user namespace has locked and reaches submounts. It is in
+//! Linux 5.12, older than Landlock, without which P1 is missing anyway: so there is no other way here.
+
+use std::ffi::{CString, OsStr};
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
+
+use crate::confine::Mounts;
+use crate::sys::Errno;
+use crate::sys::calls;
+
+const READ_ONLY: u64 = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
+const DATA: u64 = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
+
+/// Name and minor number (the major one is 1) of the devices that programs expect.
+pub(crate) const DEVICES: [(&str, u64); 5] = [
+    ("null", 3),
+    ("zero", 5),
+    ("full", 7),
+    ("random", 8),
+    ("urandom", 9),
+];
+
+/// One thing to make below the new root. Paths are relative to it.
+#[derive(Debug, PartialEq, Eq)]
+enum Entry {
+    Directory(CString),
+    File(CString),
+    Symlink {
+        target: CString,
+        path: CString,
+    },
+    Bind {
+        source: CString,
+        path: CString,
+        attributes: u64,
+    },
+    Device {
+        minor: u64,
+        source: CString,
+        path: CString,
+    },
+}
+
+/// A root that is ready to be built.
+#[derive(Debug)]
+pub(crate) struct Root {
+    staging: CString,
+    tmp: CString,
+    entries: Vec<Entry>,
+}
+
+/// A path to bind, and whether it may be written.
+pub(crate) struct Bind<'a> {
+    pub(crate) source: &'a Path,
+    pub(crate) path: &'a Path,
+    pub(crate) writable: bool,
+}
+
+impl Root {
+    /// Plans the root.
+    ///
+    /// # Errors
+    /// `ENOENT` (and the like) for a bind whose source is missing, `EINVAL` for a path that is not absolute and plain.
+    pub(crate) fn plan(mounts: &Mounts, binds: &[Bind<'_>]) -> Result<Root, Errno> {
+        let mut root = Root {
+            staging: text(&mounts.staging)?,
+            // One inode for each page: fewer would fill up first with small files, more would be memory of the kernel.
+            tmp: text(format!(
+                "mode=1777,size={},nr_inodes={}",
+                mounts.tmp_bytes,
+                (mounts.tmp_bytes / 4096).max(64)
+            ))?,
+            entries: Vec::new(),
+        };
+        root.directory(Path::new("tmp"))?;
+        root.directory(Path::new("dev"))?;
+        for (name, minor) in DEVICES {
+            let source = text(format!("/dev/{name}"))?;
+            root.entries.push(Entry::Device {
+                minor,
+                source,
+                path: text(format!("dev/{name}"))?,
+            });
+        }
+        // Parents before what is below them; of the same path, the writable one on top.
+        let mut binds: Vec<&Bind<'_>> = binds.iter().collect();
+        binds.sort_by_key(|bind| (bind.path, bind.writable));
+        for bind in binds {
+            root.bind(bind)?;
+        }
+        Ok(root)
+    }
+
+    fn bind(&mut self, bind: &Bind<'_>) -> Result<(), Errno> {
+        let path = inside(bind.path)?;
+        let top = path.components().count() == 1;
+        if top && let Ok(target) = fs::read_link(bind.source) {
+            self.entries.push(Entry::Symlink {
+                target: text(target)?,
+                path: text(path)?,
+            });
+            return Ok(());
+        }
+        let directory = fs::metadata(bind.source).map_err(|e| errno(&e))?.is_dir();
+        let above = if directory { Some(path) } else { path.parent() };
+        if let Some(above) = above {
+            self.directory(above)?;
+        }
+        if !directory {
+            self.entries.push(Entry::File(text(path)?));
+        }
+        let attributes = if bind.writable { DATA } else { READ_ONLY };
+        self.entries.push(Entry::Bind {
+            source: text(bind.source)?,
+            path: text(path)?,
+            attributes,
+        });
+        Ok(())
+    }
+
+    /// A directory and those above it, each once.
+    fn directory(&mut self, path: &Path) -> Result<(), Errno> {
+        let mut above = PathBuf::new();
+        for component in path.components() {
+            above.push(component);
+            let entry = Entry::Directory(text(&above)?);
+            if !self.entries.contains(&entry) {
+                self.entries.push(entry);
+            }
+        }
+        Ok(())
+    }
+
+    /// In the child, in its own mount namespace: builds the root and moves there.
+    pub(crate) fn build(&self) -> Result<(), Errno> {
+        calls::mount(None, c"/", None, libc::MS_REC | libc::MS_PRIVATE, None)?;
+        let tmpfs = Some(c"tmpfs");
+        // Not nodev, for /dev; nothing can be made on it, as it ends up read-only.
+        let limits = Some(c"mode=0755,size=64k,nr_inodes=1024");
+        calls::mount(
+            tmpfs,
+            &self.staging,
+            tmpfs,
+            libc::MS_NOSUID | libc::MS_NOEXEC,
+            limits,
+        )?;
+        calls::chdir(&self.staging)?;
+        for entry in &self.entries {
+            entry.make()?;
+            if matches!(entry, Entry::Directory(path) if path.as_c_str() == c"tmp") {
+                let flags = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
+                calls::mount(tmpfs, c"tmp", tmpfs, flags, Some(&self.tmp))?;
+            }
+        }
+        let read_only =
+            libc::MS_REMOUNT | libc::MS_BIND | libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NOEXEC;
+        calls::mount(None, c".", None, read_only, None)?;
+        calls::pivot_here()?;
+        calls::detach_here()
+    }
+}
+
+impl Entry {
+    fn make(&self) -> Result<(), Errno> {
+        match self {
+            Entry::Directory(path) => exists_already(calls::mkdir(path, 0o755)),
+            Entry::File(path) => exists_already(calls::mknod(path, libc::S_IFREG | 0o444, 0)),
+            Entry::Symlink { target, path } => exists_already(calls::symlink(target, path)),
+            Entry::Bind {
+                source,
+                path,
+                attributes,
+            } => {
+                calls::mount(Some(source), path, None, libc::MS_BIND | libc::MS_REC, None)?;
+                calls::mount_add_attributes(path, *attributes)
+            }
+            Entry::Device { minor, source, path } => {
+                // A device of our own costs a third of a bind, but only root of the host may make one.
+                calls::mknod(path, libc::S_IFCHR | 0o666, 1 << 8 | minor).or_else(|_| {
+                    exists_already(calls::mknod(path, libc::S_IFREG | 0o444, 0))?;
+                    calls::mount(Some(source), path, None, libc::MS_BIND, None)
+                })
+            }
+        }
+    }
+}
+
+/// A grant below another grant finds its place there already.
+fn exists_already(result: Result<(), Errno>) -> Result<(), Errno> {
+    if result == Err(libc::EEXIST) {
+        Ok(())
+    } else {
+        result
+    }
+}
+
+/// The path relative to the new root.
+fn inside(path: &Path) -> Result<&Path, Errno> {
+    let relative = path.strip_prefix("/").map_err(|_| libc::EINVAL)?;
+    let plain = relative
+        .components()
+        .all(|component| matches!(component, Component::Normal(_)));
+    if plain && relative != Path::new("") {
+        Ok(relative)
+    } else {
+        Err(libc::EINVAL)
+    }
+}
+
+/// A string for the kernel.
+pub(crate) fn text(path: impl AsRef<OsStr>) -> Result<CString, Errno> {
+    CString::new(path.as_ref().as_bytes()).map_err(|_| libc::EINVAL)
+}
+
+/// The errno of an I/O error.
+pub(crate) fn errno(error: &std::io::Error) -> Errno {
+    error.raw_os_error().unwrap_or(libc::EIO)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(paths: &[(&str, bool)]) -> Result<Vec<Entry>, Errno> {
+        let binds: Vec<Bind<'_>> = paths
+            .iter()
+            .map(|(path, writable)| Bind {
+                source: Path::new(path),
+                path: Path::new(path),
+                writable: *writable,
+            })
+            .collect();
+        let mounts = Mounts {
+            staging: "/staging".into(),
+            tmp_bytes: 1 << 20,
+        };
+        Ok(Root::plan(&mounts, &binds)?
+            .entries
+            .into_iter()
+            .skip(2 + DEVICES.len())
+            .collect())
+    }
+
+    #[test]
+    fn parents_come_before_what_is_below_them() {
+        let entries = plan(&[("/usr/bin", true), ("/usr", false), ("/etc/passwd", false)]).unwrap();
+        let bind = |path: &str, attributes| Entry::Bind {
+            source: text(format!("/{path}")).unwrap(),
+            path: text(path).unwrap(),
+            attributes,
+        };
+        let expected = [
+            Entry::Directory(c"etc".into()),
+            Entry::File(c"etc/passwd".into()),
+            bind("etc/passwd", READ_ONLY),
+            Entry::Directory(c"usr".into()),
+            bind("usr", READ_ONLY),
+            Entry::Directory(c"usr/bin".into()),
+            bind("usr/bin", DATA),
+        ];
+        assert_eq!(entries, expected);
+    }
+
+    #[test]
+    fn what_is_missing_or_no_plain_path_is_refused() {
+        assert_eq!(plan(&[("/no/such/path", false)]), Err(libc::ENOENT));
+        for path in ["/", "relative", "/usr/../etc", "", "/etc\0"] {
+            assert_eq!(plan(&[(path, false)]), Err(libc::EINVAL), "{path:?}");
+        }
+    }
+}
