@@ -3,8 +3,10 @@
 //! Linux only. Nothing here knows HTTP, tokio or what a function is for: it turns a [`spec::Spec`] into a
 //! confined process and tells how that process ended. `sys` is the only module with unsafe code.
 
+mod cgroup;
 pub mod confine;
 pub mod exit;
+mod floor;
 mod landlock;
 pub mod launcher;
 mod mounts;
@@ -13,7 +15,10 @@ pub mod own;
 pub mod probe;
 pub mod property;
 pub mod rlimit;
+mod sandbox;
 mod seccomp;
 pub mod spec;
+mod store;
 pub mod sys;
+mod uids;
 pub mod wire;

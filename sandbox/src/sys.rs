@@ -8,6 +8,8 @@ pub(crate) mod clone;
 pub(crate) mod exec;
 mod raw;
 
+pub(crate) mod process;
+
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
 /// An error number of the kernel, positive.

@@ -1,0 +1,512 @@
+//! The launcher's own word on what may be started: every [`Spec`] is checked against it, whatever the supervisor
+//! believes. A refusal says what, why and what to do. Never widens: nothing that comes over the wire changes a [`Floor`].
+
+use std::io;
+use std::path::{Component, Path, PathBuf};
+
+use crate::launcher::Host;
+use crate::probe::Grade;
+use crate::property::Property;
+use crate::spec::{Limits, Spec};
+
+/// Arguments and environment variables together, at most.
+const MAX_STRINGS: usize = 512;
+/// Bytes of all arguments and variables together, at most.
+const MAX_STRING_BYTES: usize = 32 * 1024;
+/// Granted paths, at most: each is a mount and a Landlock rule.
+const MAX_GRANTS: usize = 16;
+/// Bytes that the supervisor may leave to its successor for each instance.
+const MAX_MEMO: usize = 4 * 1024;
+/// The least memory that any process starts in, in bytes.
+const MIN_MEMORY: u64 = 1 << 20;
+/// The least number of open files: the four that every instance is given, and some to accept on.
+const MIN_FILES: u32 = 8;
+/// fs.nr_open's default: more can't be set.
+const MAX_FILES: u32 = 1 << 20;
+/// The kernel's PID_MAX_LIMIT.
+const MAX_PIDS: u32 = 1 << 22;
+
+/// What the operator allows, and what this host can keep.
+#[derive(Debug, Clone)]
+pub(crate) struct Floor {
+    read_roots: Vec<PathBuf>,
+    write_roots: Vec<PathBuf>,
+    accepted: Vec<Property>,
+    missing: Vec<Grade>,
+}
+
+/// Why a start is refused: what, why and what to do next.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Refusal(pub(crate) String);
+
+/// The granted paths of a spec, free of symlinks.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Grants {
+    /// To read and execute.
+    pub(crate) read: Vec<PathBuf>,
+    /// To read and write.
+    pub(crate) write: Vec<PathBuf>,
+}
+
+impl Floor {
+    /// The floor of a host.
+    pub(crate) fn new(host: &Host, grades: &[Grade]) -> Floor {
+        Floor {
+            read_roots: host.read_roots.clone(),
+            write_roots: host.write_roots.clone(),
+            accepted: host.degraded.clone(),
+            missing: grades
+                .iter()
+                .filter(|grade| grade.mechanism.is_none())
+                .cloned()
+                .collect(),
+        }
+    }
+
+    /// Checks all of a spec but whether its grants exist; looks at no file.
+    ///
+    /// What may be missing: every property in the host's `degraded` is accepted for every function. A function's own
+    /// `degraded` can only name properties that the host's has, so it documents, and never widens.
+    ///
+    /// # Errors
+    /// The first thing that is not allowed.
+    pub(crate) fn check(&self, spec: &Spec) -> Result<(), Refusal> {
+        check_name(&spec.function)?;
+        check_strings(spec)?;
+        check_limits(&spec.limits)?;
+        if let crate::spec::Socket::Port(0) = spec.socket {
+            return refuse("port 0 is no port: set the port that the function listens on");
+        }
+        if spec.memo.len() > MAX_MEMO {
+            return refuse(format!(
+                "a memo of {} bytes is larger than {MAX_MEMO}",
+                spec.memo.len()
+            ));
+        }
+        if spec.read.len() + spec.write.len() > MAX_GRANTS {
+            return refuse(format!(
+                "more than {MAX_GRANTS} granted paths: grant a directory above them"
+            ));
+        }
+        for (paths, roots, key) in [
+            (&spec.read, &self.read_roots, "read"),
+            (&spec.write, &self.write_roots, "write"),
+        ] {
+            for path in paths {
+                check_grant(path, roots, key)?;
+            }
+        }
+        if let Some(extra) = spec.degraded.iter().find(|p| !self.accepted.contains(p)) {
+            return refuse(format!(
+                "the function accepts that `{extra}` is missing, but the host does not: add it to the host's `degraded`, or remove it from the function's",
+            ));
+        }
+        match self
+            .missing
+            .iter()
+            .find(|grade| !self.accepted.contains(&grade.property))
+        {
+            Some(grade) => refuse(format!(
+                "this host can't keep {} `{}`: {}. {}; or accept it with `degraded = [\"{}\"]` in the host's configuration",
+                grade.property.code(),
+                grade.property,
+                grade.cause,
+                capital(&grade.fix),
+                grade.property,
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// Resolves the grants of a checked spec: symlinks are followed here, once, and where they end must lie below a root
+    /// too, so that a function can't turn a directory it may write into a grant for another. A directory for writing
+    /// that is missing is made for `owner`, if the one above it exists.
+    ///
+    /// # Errors
+    /// A path that is not there or leads out of the roots.
+    pub(crate) fn resolve(&self, spec: &Spec, owner: Option<(u32, u32)>) -> Result<Grants, Refusal> {
+        let mut grants = Grants::default();
+        for path in &spec.read {
+            grants.read.push(resolve_below(path, &self.read_roots, "read")?);
+        }
+        for path in &spec.write {
+            if !path.exists() {
+                self.make(path, owner)?;
+            }
+            let real = resolve_below(path, &self.write_roots, "write")?;
+            if !real.is_dir() {
+                return refuse(format!(
+                    "write = {path:?}: only a directory can be granted for writing"
+                ));
+            }
+            grants.write.push(real);
+        }
+        Ok(grants)
+    }
+
+    fn make(&self, path: &Path, owner: Option<(u32, u32)>) -> Result<(), Refusal> {
+        let (Some(above), Some(name)) = (path.parent(), path.file_name()) else {
+            return refuse(format!("write = {path:?}: not a directory that can be made"));
+        };
+        let path = resolve_below(above, &self.write_roots, "write")?.join(name);
+        let make = || -> io::Result<()> {
+            std::fs::create_dir(&path)?;
+            if let Some((uid, gid)) = owner {
+                std::os::unix::fs::lchown(&path, Some(uid), Some(gid))?;
+            }
+            Ok(())
+        };
+        make().map_err(|e| Refusal(format!("write = {path:?}: can't be made: {e}; make it yourself")))
+    }
+}
+
+fn refuse<T>(what: impl Into<String>) -> Result<T, Refusal> {
+    Err(Refusal(what.into()))
+}
+
+fn capital(text: &str) -> String {
+    let mut letters = text.chars();
+    match letters.next() {
+        Some(first) => first.to_uppercase().chain(letters).collect(),
+        None => String::new(),
+    }
+}
+
+fn check_name(name: &str) -> Result<(), Refusal> {
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let fits = (1..=63).contains(&name.len())
+        && name.bytes().all(|b| plain(b) || b == b'-')
+        && name.bytes().next().is_some_and(plain);
+    if fits {
+        Ok(())
+    } else {
+        refuse(format!("{name:?} is no function name: [a-z0-9][a-z0-9-]{{0,62}}"))
+    }
+}
+
+fn check_strings(spec: &Spec) -> Result<(), Refusal> {
+    if spec.args.is_empty() {
+        return refuse("argv[0] is missing");
+    }
+    if spec.args.len() + spec.env.len() > MAX_STRINGS {
+        return refuse(format!("more than {MAX_STRINGS} arguments and variables"));
+    }
+    let args: usize = spec.args.iter().map(|arg| arg.len() + 1).sum();
+    let env: usize = spec
+        .env
+        .iter()
+        .map(|(name, value)| name.len() + value.len() + 2)
+        .sum();
+    if args + env > MAX_STRING_BYTES {
+        return refuse(format!(
+            "arguments and variables are larger than {MAX_STRING_BYTES} bytes together"
+        ));
+    }
+    if let Some(arg) = spec.args.iter().find(|arg| arg.contains('\0')) {
+        return refuse(format!("the argument {arg:?} holds a NUL"));
+    }
+    for (index, (name, value)) in spec.env.iter().enumerate() {
+        check_variable(name, value)?;
+        if spec.env[..index].iter().any(|(earlier, _)| earlier == name) {
+            return refuse(format!("the variable {name} is set twice"));
+        }
+    }
+    Ok(())
+}
+
+fn check_variable(name: &str, value: &str) -> Result<(), Refusal> {
+    let first = name
+        .bytes()
+        .next()
+        .is_some_and(|b| b.is_ascii_alphabetic() || b == b'_');
+    if !first || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
+        return refuse(format!("{name:?} is no variable name: [A-Za-z_][A-Za-z0-9_]*"));
+    }
+    if name.starts_with("LD_") {
+        return refuse(format!(
+            "the variable {name} is refused: LD_* changes what code is loaded; remove it"
+        ));
+    }
+    if name == "LISTEN_PID" {
+        return refuse("the variable LISTEN_PID is set by funcd; remove it");
+    }
+    if value.contains('\0') {
+        return refuse(format!("the value of {name} holds a NUL"));
+    }
+    Ok(())
+}
+
+fn check_limits(limits: &Limits) -> Result<(), Refusal> {
+    let within = |what: &str, value: u64, least: u64, most: u64| {
+        if (least..=most).contains(&value) {
+            Ok(())
+        } else {
+            refuse(format!("{what} = {value} is out of bounds: {least} to {most}"))
+        }
+    };
+    // The kernel keeps memory in signed bytes and CPU in signed microseconds: far above any host, far below overflow.
+    within("memory (bytes)", limits.memory_bytes, MIN_MEMORY, 1 << 50)?;
+    within(
+        "cpu (thousandths of a core)",
+        limits.cpu_millis.into(),
+        1,
+        10_000_000,
+    )?;
+    within("pids", limits.pids.into(), 1, MAX_PIDS.into())?;
+    within("tmp (bytes)", limits.tmp_bytes, 0, 1 << 50)?;
+    within("files", limits.files.into(), MIN_FILES.into(), MAX_FILES.into())
+}
+
+fn check_grant(path: &Path, roots: &[PathBuf], key: &str) -> Result<(), Refusal> {
+    let mut parts = path.components();
+    let plain = parts.next() == Some(Component::RootDir) && parts.all(|c| matches!(c, Component::Normal(_)));
+    // `components` swallows `.` and `//`: what is granted must be what is written.
+    let exact = path.as_os_str() == path.components().collect::<PathBuf>().as_os_str();
+    if !plain || !exact || path.as_os_str().as_encoded_bytes().contains(&0) {
+        return refuse(format!(
+            "{key} = {path:?}: write an absolute path without `.`, `..` and doubled or trailing `/`"
+        ));
+    }
+    below(path, roots, key, path)
+}
+
+fn below(path: &Path, roots: &[PathBuf], key: &str, as_written: &Path) -> Result<(), Refusal> {
+    if roots.iter().any(|root| path.starts_with(root)) {
+        return Ok(());
+    }
+    let shown = if path == as_written {
+        format!("{path:?}")
+    } else {
+        format!("{as_written:?} (which is {path:?})")
+    };
+    refuse(format!(
+        "{key} = {shown} is below none of the host's `{key}_roots` ({}): add one there, or grant another path",
+        roots
+            .iter()
+            .map(|root| root.display().to_string())
+            .collect::<Vec<_>>()
+            .join(", ")
+    ))
+}
+
+fn resolve_below(path: &Path, roots: &[PathBuf], key: &str) -> Result<PathBuf, Refusal> {
+    let real = path.canonicalize().map_err(|e| {
+        Refusal(format!(
+            "{key} = {path:?}: {e}; make it, or remove it from the function's manifest"
+        ))
+    })?;
+    // A root may itself be reached over a symlink (`/var/run`).
+    let roots: Vec<PathBuf> = roots
+        .iter()
+        .map(|root| root.canonicalize().unwrap_or_else(|_| root.clone()))
+        .collect();
+    below(&real, &roots, key, path)?;
+    Ok(real)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::spec::{Digest, Image, Socket};
+
+    fn floor() -> Floor {
+        Floor {
+            read_roots: vec!["/usr/share".into()],
+            write_roots: vec!["/srv".into()],
+            accepted: vec![Property::MemoryLimit],
+            missing: vec![],
+        }
+    }
+
+    fn spec() -> Spec {
+        Spec {
+            function: "hello".into(),
+            artifact: Digest([1; 32]),
+            image: Image::Static,
+            args: vec!["hello".into()],
+            env: vec![("LOG".into(), "info".into())],
+            socket: Socket::Unix,
+            limits: Limits {
+                memory_bytes: 64 << 20,
+                cpu_millis: 1000,
+                pids: 64,
+                tmp_bytes: 1 << 20,
+                files: 1024,
+            },
+            read: vec![],
+            write: vec![],
+            degraded: vec![],
+            memo: vec![],
+        }
+    }
+
+    #[test]
+    fn an_ordinary_spec_passes() {
+        assert_eq!(floor().check(&spec()), Ok(()));
+    }
+
+    #[test]
+    fn what_is_refused_and_how_it_is_said() {
+        type Change = fn(&mut Spec);
+        let table: &[(&str, Change)] = &[
+            ("no function name", |s| s.function = "../x".into()),
+            ("no function name", |s| s.function = "".into()),
+            ("no function name", |s| s.function = "-a".into()),
+            ("no function name", |s| s.function = "A".into()),
+            ("no function name", |s| s.function = "a\0".into()),
+            ("no function name", |s| s.function = "ä".into()),
+            ("no function name", |s| s.function = "a".repeat(64)),
+            ("argv[0]", |s| s.args.clear()),
+            ("holds a NUL", |s| s.args = vec!["a\0b".into()]),
+            ("holds a NUL", |s| s.env = vec![("A".into(), "a\0b".into())]),
+            ("larger than", |s| s.args = vec!["a".repeat(40_000)]),
+            ("more than", |s| s.args = vec![String::new(); 600]),
+            ("LD_PRELOAD is refused", |s| {
+                s.env = vec![("LD_PRELOAD".into(), "/x".into())]
+            }),
+            ("set by funcd", |s| {
+                s.env = vec![("LISTEN_PID".into(), "1".into())]
+            }),
+            ("no variable name", |s| s.env = vec![("A=B".into(), "".into())]),
+            ("no variable name", |s| s.env = vec![("".into(), "".into())]),
+            ("set twice", |s| {
+                s.env = vec![("A".into(), "1".into()), ("A".into(), "2".into())]
+            }),
+            ("memory", |s| s.limits.memory_bytes = 0),
+            ("memory", |s| s.limits.memory_bytes = u64::MAX),
+            ("cpu", |s| s.limits.cpu_millis = 0),
+            ("pids", |s| s.limits.pids = 0),
+            ("files", |s| s.limits.files = 3),
+            ("port 0", |s| s.socket = Socket::Port(0)),
+            ("memo", |s| s.memo = vec![0; 4097]),
+            ("write_roots", |s| s.write = vec!["/etc".into()]),
+            ("write_roots", |s| s.write = vec!["/srvx".into()]),
+            ("read_roots", |s| s.read = vec!["/root".into()]),
+            ("without", |s| s.read = vec!["/usr/share/../../root".into()]),
+            ("without", |s| s.read = vec!["/usr/share/./x".into()]),
+            ("without", |s| s.read = vec!["usr/share".into()]),
+            ("without", |s| s.read = vec!["".into()]),
+            ("more than", |s| s.read = vec!["/usr/share".into(); 17]),
+            ("`network` is missing, but the host does not", |s| {
+                s.degraded = vec![Property::Network]
+            }),
+        ];
+        for (expected, change) in table {
+            let mut spec = spec();
+            change(&mut spec);
+            let said = floor().check(&spec).expect_err(expected).to_string();
+            assert!(said.contains(expected), "{expected:?} is not in {said:?}");
+        }
+    }
+
+    #[test]
+    fn a_missing_property_refuses_by_name_unless_accepted() {
+        let missing = |property| Floor {
+            missing: vec![Grade {
+                property,
+                mechanism: None,
+                cause: "no cgroup".into(),
+                fix: "run it as root".into(),
+            }],
+            ..floor()
+        };
+        let said = missing(Property::PidLimit)
+            .check(&spec())
+            .unwrap_err()
+            .to_string();
+        for part in [
+            "P6",
+            "`pid-limit`",
+            "no cgroup",
+            "Run it as root",
+            "degraded = [\"pid-limit\"]",
+        ] {
+            assert!(said.contains(part), "{part} is not in {said}");
+        }
+        assert_eq!(missing(Property::MemoryLimit).check(&spec()), Ok(()));
+    }
+
+    #[test]
+    fn grants_are_followed_and_stay_below_their_roots() {
+        let dir = tempfile::tempdir().unwrap();
+        let top = dir.path().canonicalize().unwrap();
+        let (inside, outside) = (top.join("in"), top.join("out"));
+        std::fs::create_dir(&inside).unwrap();
+        std::fs::create_dir(&outside).unwrap();
+        symlink(&outside, inside.join("escape")).unwrap();
+        symlink(inside.join("real"), inside.join("alias")).unwrap();
+        std::fs::create_dir(inside.join("real")).unwrap();
+        std::fs::write(inside.join("file"), "").unwrap();
+        let floor = Floor {
+            read_roots: vec![inside.clone()],
+            write_roots: vec![inside.clone()],
+            ..floor()
+        };
+        let write = |path: PathBuf| {
+            floor.resolve(
+                &Spec {
+                    write: vec![path],
+                    ..spec()
+                },
+                None,
+            )
+        };
+        assert_eq!(write(inside.join("alias")).unwrap().write, [inside.join("real")]);
+        assert!(
+            write(inside.join("escape"))
+                .unwrap_err()
+                .to_string()
+                .contains("write_roots")
+        );
+        assert!(
+            write(inside.join("escape/new"))
+                .unwrap_err()
+                .to_string()
+                .contains("write_roots")
+        );
+        assert!(!outside.join("new").exists());
+        assert!(
+            write(inside.join("file"))
+                .unwrap_err()
+                .to_string()
+                .contains("only a directory")
+        );
+        assert!(write(inside.join("a/b")).is_err());
+        assert_eq!(write(inside.join("made")).unwrap().write, [inside.join("made")]);
+        assert!(inside.join("made").is_dir());
+        let gone = Spec {
+            read: vec![inside.join("gone")],
+            ..spec()
+        };
+        assert!(
+            floor
+                .resolve(&gone, None)
+                .unwrap_err()
+                .to_string()
+                .contains("make it")
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn names_that_pass_are_safe_as_file_names(name in "\\PC{0,70}") {
+            if check_name(&name).is_ok() {
+                prop_assert!(!name.contains(['/', '.', '\0']) && !name.is_empty() && name.len() <= 63);
+            }
+        }
+
+        #[test]
+        fn grants_that_pass_are_below_a_root(path in "[a-z./]{0,40}") {
+            let roots = [PathBuf::from("/a")];
+            if check_grant(Path::new(&path), &roots, "read").is_ok() {
+                prop_assert!(path == "/a" || path.starts_with("/a/"));
+                prop_assert!(!path.contains(".."));
+            }
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! The privileged loop: owns what must outlive a crash of the supervisor, and does what it is asked only within its
+//! own floor. One thread; never blocks on a peer; parses nothing but the messages of [`crate::wire`].
+//!
+//! ```text
+//! start    folders, listeners, cgroups, probe            once, may refuse with a LauncherError
+//! serve    one event at a time, then one small piece of background work
+//! end      kill every leaf, remove cgroups, sockets, run files
+//! ```
+
+mod end;
+mod folders;
+mod handover;
+mod launch;
+mod listeners;
+mod network;
+mod poll;
+mod request;
+mod serve;
+mod start;
+mod supervisor;
+
+use std::ffi::CString;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use crate::cgroup::{self, Support};
+use crate::probe::{self, CgroupFacts, Grade, ProbeInput};
+use crate::property::Property;
+use crate::uids::UidError;
+
+/// What the launcher is started with: its floor. Nothing that a supervisor says can widen it.
+#[derive(Debug, Clone)]
+pub struct Host {
+    /// The functions folder; it exists.
+    pub functions: PathBuf,
+    /// The state folder: store, uids, logs; made when missing.
+    pub state: PathBuf,
+    /// The run folder: sockets, staging; made when missing, emptied at start.
+    pub run: PathBuf,
+    /// Where callers connect.
+    pub listen: Vec<SocketAddr>,
+    /// One listener per worker (`SO_REUSEPORT`).
+    pub workers: usize,
+    /// The Unix socket of the admin API.
+    pub admin: PathBuf,
+    /// The optional TCP socket of metrics and health.
+    pub admin_listen: Option<SocketAddr>,
+    /// The user (and the admin socket's group) that the supervisor runs as, when root: uid and gid.
+    pub supervisor: Option<(u32, u32)>,
+    /// The first uid that functions get.
+    pub uid_first: u32,
+    /// How many uids functions can get.
+    pub uid_count: u32,
+    /// What functions may be granted for reading: anything below these.
+    pub read_roots: Vec<PathBuf>,
+    /// What functions may be granted for writing: anything below these.
+    pub write_roots: Vec<PathBuf>,
+    /// The properties that may be missing at all.
+    pub degraded: Vec<Property>,
+    /// The program and arguments of the supervisor (its descriptor 3 is the socket to the launcher).
+    pub program: Vec<CString>,
+    /// The configuration, handed to each supervisor as it is.
+    pub config: Vec<u8>,
+    /// Instances that may run at once.
+    pub max_instances: usize,
+    /// How long the supervisor may drain after SIGTERM, in milliseconds.
+    pub drain_millis: u64,
+}
+
+/// Why the launcher did not start, or could not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum LauncherError {
+    /// A folder or file of the host is not usable.
+    #[error("{path}: {what}: {source}; {fix}", path = path.display())]
+    Folder {
+        /// Which one.
+        path: PathBuf,
+        /// What was tried.
+        what: &'static str,
+        /// Why it failed.
+        source: io::Error,
+        /// What to do.
+        fix: &'static str,
+    },
+    /// Another launcher uses the run folder.
+    #[error("{path}: another funcd runs with this run folder; stop it, or choose another with --run", path = path.display())]
+    Running {
+        /// The run folder.
+        path: PathBuf,
+    },
+    /// An address can't be listened on.
+    #[error("can't listen on {address}: {source}; free it, or choose another address")]
+    Listen {
+        /// Which address.
+        address: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The host's configuration can't work.
+    #[error("{0}")]
+    Config(String),
+    /// The uids of functions are not known.
+    #[error("{0}")]
+    Uids(String),
+    /// A system call that the launcher can't live without failed.
+    #[error("{what}: {source}; this kernel or container is not fit for funcd")]
+    Kernel {
+        /// What it is for.
+        what: &'static str,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// The supervisor can't be started at all.
+    #[error(
+        "the supervisor {program:?} can't be started: {why}; check that the program is there and executable"
+    )]
+    Supervisor {
+        /// The program.
+        program: CString,
+        /// Why.
+        why: String,
+    },
+}
+
+impl From<UidError> for LauncherError {
+    fn from(e: UidError) -> LauncherError {
+        LauncherError::Uids(e.to_string())
+    }
+}
+
+/// Runs the launcher until it is told to stop (SIGTERM, SIGINT). The process must have one thread, and its environment
+/// is the supervisor's, without `LD_*` and `LISTEN_*`.
+///
+/// Listeners are handed over address by address, one per worker: listener `i` belongs to worker `i % workers`.
+///
+/// # Errors
+/// When it can't start. Whatever was made is removed again.
+pub fn run(host: Host) -> Result<(), LauncherError> {
+    let mut launcher = start::start(host)?;
+    let served = launcher.serve();
+    launcher.end();
+    served
+}
+
+/// Grades the ten properties on this machine for `funcd doctor`: tries everything in short-lived children and one
+/// cgroup, starts nothing and leaves nothing. As an ordinary user, the process enters a user namespace for good.
+///
+/// `state` is the state folder if there is one yet: who owns it decides about [`Property::Artifact`].
+pub fn grades(state: Option<&Path>) -> Vec<Grade> {
+    if !nix::unistd::geteuid().is_root() {
+        // What it can't have is found missing below, with its cause.
+        let _ = crate::namespace::enter_user_namespace();
+    }
+    let name = format!("funcd-{:08x}", std::process::id());
+    let tree = cgroup::Tree::create(&name, cgroup::Join::IfDelegated);
+    let root = nix::unistd::geteuid().is_root();
+    let owned = state.map_or(root, |state| folders::is_roots_own(state));
+    let (_, grades) = examine(&tree, owned, root);
+    if let Err(e) = tree.remove() {
+        log(format_args!("a cgroup made for grading stays: {e}"));
+    }
+    grades
+}
+
+/// Probes this host and grades it.
+fn examine(tree: &cgroup::Tree, store_owned_by_root: bool, uid_range: bool) -> (probe::Facts, Vec<Grade>) {
+    let facts = tree.facts();
+    let yes = |support: &Support| matches!(support, Support::Yes(_));
+    let facts_of_host = probe::probe(&ProbeInput {
+        cgroup: CgroupFacts {
+            kill: yes(&facts.kill),
+            memory: yes(&facts.memory),
+            pids: yes(&facts.pids),
+            cpu: yes(&facts.cpu),
+            layout: tree.layout(),
+        },
+        store_owned_by_root,
+        uid_range,
+    });
+    let mut grades = probe::grade(&facts_of_host);
+    for (property, support) in [
+        (Property::MemoryLimit, &facts.memory),
+        (Property::PidLimit, &facts.pids),
+        (Property::CpuLimit, &facts.cpu),
+    ] {
+        let Some(grade) = grades.iter_mut().find(|grade| grade.property == property) else {
+            continue;
+        };
+        // What was seen while the cgroups were made says more than that they are not there.
+        match support {
+            Support::Yes(how) => grade.mechanism = Some(how.clone()),
+            Support::No { cause, fix } => {
+                grade.mechanism = None;
+                grade.cause.clone_from(cause);
+                grade.fix.clone_from(fix);
+            }
+        }
+    }
+    (facts_of_host, grades)
+}
+
+/// One line on stderr, which is where the service manager looks.
+fn log(what: std::fmt::Arguments<'_>) {
+    use std::io::Write;
+    let line = format!("funcd launcher: {what}").replace('\n', " ");
+    // Nobody can be told that nobody can be told.
+    let _ = writeln!(io::stderr(), "{line}");
+}

@@ -1,0 +1,210 @@
+//! Builds everything that a launcher has, in one place; nothing runs before all of it is there.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::stat::{Mode, umask};
+
+use super::folders::{self, Folders};
+use super::handover::{self, Descriptors};
+use super::listeners::{self, Listeners};
+use super::network::Networks;
+use super::poll::{Poll, Token};
+use super::serve::{Launcher, Phase};
+use super::{Host, LauncherError, examine, launch, log};
+use crate::cgroup::{Join, Tree};
+use crate::floor::Floor;
+use crate::probe::Plan;
+use crate::store::Store;
+use crate::uids::Uids;
+use crate::wire::{Descriptor, MAX_MESSAGE};
+use crate::{confine, namespace};
+
+/// Makes a launcher and starts its first supervisor.
+///
+/// # Errors
+/// What can't be had; nothing stays behind.
+pub(super) fn start(host: Host) -> Result<Launcher, LauncherError> {
+    check(&host)?;
+    let signals = prepare_process()?;
+    let folders = folders::prepare(&host)?;
+    let uids = Uids::load(&folders.uids, host.uid_first, host.uid_count)?;
+    let store = Store::open(&folders.store).map_err(|source| LauncherError::Folder {
+        path: folders.store.clone(),
+        what: "read",
+        source,
+        fix: "make it readable for the user that funcd runs as",
+    })?;
+    let listeners = listeners::bind_all(&host)?;
+    let lines: String = listeners
+        .addresses
+        .iter()
+        .map(|address| format!("{address}\n"))
+        .collect();
+    folders.tell("listen", &lines)?;
+    if let Some((_, address)) = &listeners.admin_tcp {
+        folders.tell("admin-listen", &format!("{address}\n"))?;
+    }
+    confine::drop_inheritable().map_err(kernel("dropping privileges that children could inherit"))?;
+    let tree = Tree::create(&subtree_name(&folders), Join::Always);
+    let mut launcher = build(host, folders, listeners, (signals, store, uids), tree)?;
+    match launcher.begin() {
+        Ok(()) => Ok(launcher),
+        Err(e) => {
+            launcher.end();
+            Err(e)
+        }
+    }
+}
+
+fn check(host: &Host) -> Result<(), LauncherError> {
+    let refuse = |what: String| Err(LauncherError::Config(what));
+    let root = nix::unistd::geteuid().is_root();
+    let last = host.uid_first.checked_add(host.uid_count);
+    match (root, host.supervisor, last) {
+        (true, None, _) => refuse("as root, a user for the supervisor is needed: set `user`".to_owned()),
+        (true, Some((0, _)), _) => {
+            refuse("the supervisor may not run as root: set another `user`".to_owned())
+        }
+        (true, _, None) => refuse("`uid_first` plus `uid_count` is larger than any uid".to_owned()),
+        (true, Some((uid, _)), Some(last)) if (host.uid_first..last).contains(&uid) => refuse(format!(
+            "the supervisor's uid {uid} is one that functions could get: move `uid_first`"
+        )),
+        (true, _, _) if host.uid_first == 0 => refuse("`uid_first` may not be 0, which is root".to_owned()),
+        (false, Some((uid, _)), _) if uid != nix::unistd::geteuid().as_raw() => refuse(
+            "only root can run the supervisor as another user: start funcd as root, or unset `user`"
+                .to_owned(),
+        ),
+        _ => Ok(()),
+    }
+}
+
+/// Signals, descriptors and namespaces of this process. Without privileges it first enters a user namespace, in which it
+/// then does the same as root with what it has.
+fn prepare_process() -> Result<SignalFd, LauncherError> {
+    let mut set = SigSet::empty();
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGCHLD] {
+        set.add(signal);
+    }
+    // SIGIO would come from a lease that is broken in the moment between its taking and giving back.
+    let mut blocked = set;
+    blocked.add(Signal::SIGIO);
+    blocked
+        .thread_block()
+        .map_err(|e| kernel("blocking signals")(e.into()))?;
+    let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+    let signals = SignalFd::with_flags(&set, flags).map_err(|e| kernel("signalfd")(e.into()))?;
+    umask(Mode::from_bits_truncate(0o077));
+    // What instances leave behind comes to this process to be reaped, also where PID 1 reaps nothing.
+    nix::sys::prctl::set_child_subreaper(true).map_err(|e| kernel("becoming a subreaper")(e.into()))?;
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        // Three descriptors for each instance; what instances themselves get is in their spec.
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
+    if !nix::unistd::geteuid().is_root()
+        && let Err(e) = namespace::enter_user_namespace()
+    {
+        log(format_args!(
+            "no user namespace: {e}; what can't be kept without is refused by name"
+        ));
+    }
+    Ok(signals)
+}
+
+/// `funcd-` and the first 8 hexadecimal digits of the hash of the run folder, which names a host.
+fn subtree_name(folders: &Folders) -> String {
+    let hash = ring::digest::digest(&ring::digest::SHA256, folders.run.as_os_str().as_encoded_bytes());
+    let digits: String = hash
+        .as_ref()
+        .iter()
+        .take(4)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    format!("funcd-{digits}")
+}
+
+fn build(
+    host: Host,
+    folders: Folders,
+    mut listeners: Listeners,
+    (signals, store, uids): (SignalFd, Store, Uids),
+    tree: Tree,
+) -> Result<Launcher, LauncherError> {
+    let has_uids = host.supervisor.is_some() && host.uid_count > 0;
+    let (facts, grades) = examine(&tree, folders.store_owned_by_root, has_uids);
+    let descriptors = descriptors(&mut listeners, &folders)?;
+    Ok(Launcher {
+        floor: Floor::new(&host, &grades),
+        descriptors,
+        poll: Poll::new().map_err(kernel("epoll"))?,
+        signals,
+        pool: tree.pool(),
+        tree: Some(tree),
+        networks: Networks::default(),
+        plan: Plan::new(&facts),
+        grades,
+        store,
+        uids,
+        system: launch::system(),
+        instances: BTreeMap::new(),
+        children: HashMap::new(),
+        leaving: Vec::new(),
+        short_of_memory: Vec::new(),
+        copies: VecDeque::new(),
+        usage: VecDeque::new(),
+        last_id: 0,
+        supervisor: None,
+        generation: 0,
+        short_lives: 0,
+        restart_at: None,
+        phase: Phase::Serving,
+        message: Box::new([0; MAX_MESSAGE]),
+        buffer: Vec::new(),
+        host,
+        folders,
+        listeners,
+    })
+}
+
+impl Launcher {
+    /// What may fail once all is built.
+    fn begin(&mut self) -> Result<(), LauncherError> {
+        let too_large =
+            |_| LauncherError::Config("the configuration is too large to hand to the supervisor".to_owned());
+        handover::check(&self.welcome()).map_err(too_large)?;
+        self.poll
+            .add(&self.signals, Token::Signal)
+            .map_err(kernel("epoll_ctl"))?;
+        if let Err(e) = self.networks.prepare(&self.plan) {
+            log(format_args!(
+                "can't make a network namespace ahead of the first start: {e}"
+            ));
+        }
+        self.start_supervisor()
+    }
+}
+
+/// What every supervisor is handed, in this order.
+fn descriptors(listeners: &mut Listeners, folders: &Folders) -> Result<Descriptors, LauncherError> {
+    let copy = |fd: &OwnedFd| fd.try_clone().map(Rc::new).map_err(kernel("dup"));
+    let mut all = Vec::new();
+    for listener in listeners.callers.drain(..) {
+        all.push((Descriptor::Listener, Rc::new(listener)));
+    }
+    all.push((Descriptor::Admin, copy(&listeners.admin)?));
+    if let Some((fd, _)) = &listeners.admin_tcp {
+        all.push((Descriptor::AdminTcp, copy(fd)?));
+    }
+    all.push((Descriptor::Functions, copy(&folders.functions)?));
+    all.push((Descriptor::Sockets, copy(&folders.sockets)?));
+    all.push((Descriptor::Logs, copy(&folders.logs)?));
+    Ok(Descriptors(all))
+}
+
+fn kernel(what: &'static str) -> impl Fn(std::io::Error) -> LauncherError {
+    move |source| LauncherError::Kernel { what, source }
+}

@@ -1,0 +1,194 @@
+//! One running instance: its pidfd, its leaf, and how it ended. Never blocks, and never signals by pid.
+
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use crate::cgroup::Leaf;
+use crate::confine::Spawned;
+use crate::exit::Exit;
+use crate::sys::process::{self, Child, Status};
+
+/// A running instance.
+#[derive(Debug)]
+pub(crate) struct Sandbox {
+    /// The child of the launcher: the function, or its mini-init.
+    pub(crate) child: i32,
+    /// The function's main process as the host sees it.
+    pub(crate) pid: i32,
+    pidfd: OwnedFd,
+    report: Option<OwnedFd>,
+    leaf: Leaf,
+    asked: Asked,
+}
+
+/// What was done to an instance on purpose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Asked {
+    /// SIGTERM was sent.
+    pub(crate) terminate: bool,
+    /// All of it was killed.
+    pub(crate) kill: bool,
+}
+
+impl Sandbox {
+    /// Takes charge of a process that was started into `leaf`.
+    pub(crate) fn new(spawned: Spawned, mut leaf: Leaf) -> Sandbox {
+        leaf.close();
+        Sandbox {
+            child: spawned.pid,
+            pid: spawned.main,
+            pidfd: spawned.pidfd,
+            report: spawned.report,
+            leaf,
+            asked: Asked::default(),
+        }
+    }
+
+    /// Becomes readable when it ends.
+    pub(crate) fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
+    /// Its leaf.
+    pub(crate) fn leaf(&self) -> &Leaf {
+        &self.leaf
+    }
+
+    /// Whether it was told to stop.
+    pub(crate) fn is_terminating(&self) -> bool {
+        self.asked.terminate
+    }
+
+    /// Tells its main process to stop.
+    pub(crate) fn terminate(&mut self) {
+        self.asked.terminate = true;
+        // It may have ended by itself; then there is an event for that.
+        let _ = process::signal(self.pidfd(), libc::SIGTERM);
+    }
+
+    /// Kills all of it because somebody asked for that.
+    pub(crate) fn kill(&mut self) {
+        self.asked.kill = true;
+        self.kill_all();
+    }
+
+    /// Kills all of it for a reason of the launcher's own.
+    pub(crate) fn kill_all(&self) {
+        self.leaf.kill();
+        // Without any cgroup this is all there is; with a pid namespace it is enough.
+        let _ = process::signal(self.pidfd(), libc::SIGKILL);
+    }
+
+    /// Reaps it if it has ended, kills what it left behind, and says why it ended. What is returned must be removed
+    /// until nothing of it is left.
+    pub(crate) fn try_end(&mut self) -> io::Result<Option<Exit>> {
+        let Some((_, child)) = process::wait(Child::Pidfd(self.pidfd()), true)? else {
+            return Ok(None);
+        };
+        let status = self.reported().unwrap_or(child);
+        let oom = self.leaf.oom_kills() > 0;
+        self.leaf.kill();
+        Ok(Some(why(status, oom, self.asked)))
+    }
+
+    /// Gives up the leaf, to be removed.
+    pub(crate) fn into_leaf(self) -> Leaf {
+        self.leaf
+    }
+
+    /// What the mini-init, which has ended, said about the function.
+    fn reported(&mut self) -> Option<Status> {
+        let mut word = [0; 4];
+        // The mini-init is gone and was the only writer, so this does not wait.
+        std::fs::File::from(self.report.take()?)
+            .read_exact(&mut word)
+            .ok()?;
+        Status::from_wait(i32::from_ne_bytes(word))
+    }
+}
+
+/// Why an instance ended, from how its main process ended, whether the kernel killed for memory, and what was asked.
+fn why(status: Status, oom: bool, asked: Asked) -> Exit {
+    match (status, asked) {
+        (
+            Status::Signal(libc::SIGKILL),
+            Asked {
+                kill: true,
+                terminate: true,
+            },
+        ) => Exit::StopTimeout,
+        // The supervisor kills without asking first for one reason only.
+        (
+            Status::Signal(libc::SIGKILL),
+            Asked {
+                kill: true,
+                terminate: false,
+            },
+        ) => Exit::StartTimeout,
+        // Where the kernel killed a child of it, the main process often ends with a code of its own.
+        (
+            _,
+            Asked {
+                kill: false,
+                terminate: false,
+            },
+        ) if oom => Exit::Oom,
+        (
+            Status::Signal(libc::SIGKILL),
+            Asked {
+                kill: false,
+                terminate: true,
+            },
+        ) if oom => Exit::Oom,
+        (Status::Code(_) | Status::Signal(libc::SIGTERM), Asked { terminate: true, .. }) => Exit::Stopped,
+        (Status::Code(code), Asked { terminate: false, .. }) => Exit::Code { code },
+        (Status::Signal(signal), _) => Exit::Signal { signal },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn why_it_ended() {
+        const NOBODY: Asked = Asked {
+            terminate: false,
+            kill: false,
+        };
+        const TERM: Asked = Asked {
+            terminate: true,
+            kill: false,
+        };
+        const KILL: Asked = Asked {
+            terminate: false,
+            kill: true,
+        };
+        const BOTH: Asked = Asked {
+            terminate: true,
+            kill: true,
+        };
+        let (code, signal) = (Status::Code, Status::Signal);
+        for (status, oom, asked, expected) in [
+            (code(0), false, NOBODY, Exit::Code { code: 0 }),
+            (code(3), false, NOBODY, Exit::Code { code: 3 }),
+            (code(3), false, TERM, Exit::Stopped),
+            (code(3), false, BOTH, Exit::Stopped),
+            (code(3), false, KILL, Exit::Code { code: 3 }),
+            (code(137), true, NOBODY, Exit::Oom),
+            (signal(15), false, NOBODY, Exit::Signal { signal: 15 }),
+            (signal(15), false, TERM, Exit::Stopped),
+            (signal(11), false, TERM, Exit::Signal { signal: 11 }),
+            (signal(40), false, NOBODY, Exit::Signal { signal: 40 }),
+            (signal(9), false, NOBODY, Exit::Signal { signal: 9 }),
+            (signal(9), true, NOBODY, Exit::Oom),
+            (signal(9), true, TERM, Exit::Oom),
+            (signal(9), false, TERM, Exit::Signal { signal: 9 }),
+            (signal(9), false, KILL, Exit::StartTimeout),
+            (signal(9), true, KILL, Exit::StartTimeout),
+            (signal(9), false, BOTH, Exit::StopTimeout),
+        ] {
+            assert_eq!(why(status, oom, asked), expected, "{status:?} {oom} {asked:?}");
+        }
+    }
+}

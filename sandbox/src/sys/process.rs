@@ -1,0 +1,184 @@
+//! System calls of the launcher that nix does not have: pidfd signals, waiting without losing real-time signals, file
+//! leases and early write-back. Never blocks, except where it says so.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Status {
+    /// It called `exit` with this code.
+    Code(i32),
+    /// This signal ended it.
+    Signal(i32),
+}
+
+impl Status {
+    /// Reads the status word of `wait(2)`; `None` when it says that the process goes on (stopped, continued).
+    pub(crate) fn from_wait(word: i32) -> Option<Status> {
+        if libc::WIFEXITED(word) {
+            Some(Status::Code(libc::WEXITSTATUS(word)))
+        } else if libc::WIFSIGNALED(word) {
+            Some(Status::Signal(libc::WTERMSIG(word)))
+        } else {
+            None
+        }
+    }
+}
+
+/// Which child to look at.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Child<'fd> {
+    /// The one behind this pidfd.
+    Pidfd(BorrowedFd<'fd>),
+    /// The one with this pid.
+    Pid(i32),
+    /// Any.
+    Any,
+}
+
+/// Looks for a child that ended; with `reap` its zombie goes. `None`: none ended yet. Never blocks.
+///
+/// Not nix's `waitid`: that one fails for a child that a real-time signal ended, after having reaped it.
+///
+/// # Errors
+/// Those of `waitid`; `ECHILD` when there is no such child.
+pub(crate) fn wait(child: Child<'_>, reap: bool) -> io::Result<Option<(i32, Status)>> {
+    let (kind, id) = match child {
+        Child::Pidfd(fd) => (libc::P_PIDFD, fd.as_raw_fd() as libc::id_t),
+        Child::Pid(pid) => (libc::P_PID, pid as libc::id_t),
+        Child::Any => (libc::P_ALL, 0),
+    };
+    // `__WALL`: also children that were cloned with another exit signal than SIGCHLD.
+    let flags = libc::WEXITED | libc::WNOHANG | libc::__WALL | if reap { 0 } else { libc::WNOWAIT };
+    // SAFETY: a zeroed siginfo_t is valid: it holds integers and pointers only.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    // SAFETY: `info` lives through the call, which writes at most one siginfo_t to it.
+    if unsafe { libc::waitid(kind, id, &mut info, flags) } == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: waitid succeeded, so the SIGCHLD members of the union are set (or still zero: no child ended).
+    let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
+    if pid == 0 {
+        return Ok(None);
+    }
+    let status = if info.si_code == libc::CLD_EXITED {
+        Status::Code(status)
+    } else {
+        Status::Signal(status)
+    };
+    Ok(Some((pid, status)))
+}
+
+/// Sends a signal to the process behind a pidfd, and to no other.
+///
+/// # Errors
+/// Those of `pidfd_send_signal`; `ESRCH` when it has ended.
+pub(crate) fn signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
+    // SAFETY: plain integers and a null siginfo pointer, which the kernel takes as "like kill(2)".
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            signal,
+            std::ptr::null::<libc::siginfo_t>(),
+            0,
+        )
+    };
+    if result == -1 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+/// Takes a read lease on a file and gives it back at once: succeeds when nobody has the file open for writing.
+///
+/// # Errors
+/// `EAGAIN` when somebody has; `EACCES` when the file is another user's and `CAP_LEASE` is missing; `EINVAL` when the
+/// file system has no leases.
+pub(crate) fn try_lease(file: BorrowedFd<'_>) -> io::Result<()> {
+    for lease in [libc::F_RDLCK, libc::F_UNLCK] {
+        // SAFETY: fcntl with an integer argument.
+        if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, lease) } == -1 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
+/// Starts to write a range of a file to disk; with `wait` it also waits until it is there. File systems without this
+/// call are left alone: the `fsync` at the end does it all.
+pub(crate) fn write_back(file: BorrowedFd<'_>, offset: u64, length: u64, wait: bool) {
+    let mut flags = libc::SYNC_FILE_RANGE_WRITE;
+    if wait {
+        flags |= libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+    }
+    // SAFETY: plain integers. The result only matters to the fsync that follows, which reports errors itself.
+    unsafe { libc::sync_file_range(file.as_raw_fd(), offset as i64, length as i64, flags) };
+}
+
+/// Whether systemd (or another manager) gave this cgroup directory away: xattr `user.delegate`, before systemd 251
+/// `trusted.delegate`, is `1`.
+pub(crate) fn is_delegated(dir: &Path) -> bool {
+    let Ok(dir) = CString::new(dir.as_os_str().as_bytes()) else {
+        return false;
+    };
+    [c"user.delegate", c"trusted.delegate"].iter().any(|name| {
+        let mut value = [0_u8; 1];
+        // SAFETY: both strings end in NUL, and the kernel writes at most `value.len()` bytes to `value`.
+        let length = unsafe {
+            libc::getxattr(
+                dir.as_ptr(),
+                name.as_ptr(),
+                value.as_mut_ptr().cast(),
+                value.len(),
+            )
+        };
+        length == 1 && value[0] == b'1'
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::OpenOptions;
+    use std::os::fd::AsFd;
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn a_lease_tells_whether_somebody_writes() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        let writer = std::fs::File::create(&path).unwrap();
+        let reader = OpenOptions::new().read(true).open(&path).unwrap();
+        let busy = try_lease(reader.as_fd()).unwrap_err();
+        assert_eq!(busy.raw_os_error(), Some(libc::EAGAIN));
+        drop(writer);
+        try_lease(reader.as_fd()).unwrap();
+    }
+
+    #[test]
+    fn a_real_time_signal_is_a_status_like_any_other() {
+        let child = Command::new("sh").args(["-c", "kill -40 $$"]).spawn().unwrap();
+        let pid = child.id() as i32;
+        let status = loop {
+            match wait(Child::Pid(pid), true).unwrap() {
+                Some((_, status)) => break status,
+                None => std::thread::yield_now(),
+            }
+        };
+        assert_eq!(status, Status::Signal(40));
+    }
+
+    #[test]
+    fn wait_words_read_as_wait_says() {
+        assert_eq!(Status::from_wait(3 << 8), Some(Status::Code(3)));
+        assert_eq!(Status::from_wait(9), Some(Status::Signal(9)));
+        assert_eq!(Status::from_wait(0x137f), None);
+    }
+}
