@@ -1,7 +1,7 @@
 //! How the supervisor confines itself. Called by it before it starts threads; never undone.
 
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 
 /// What the supervisor keeps access to.
 #[derive(Debug, Default)]
@@ -32,4 +32,25 @@ pub fn confine_self(access: &Access<'_>) -> io::Result<Enforced> {
         landlock_abi: None,
         seccomp: false,
     })
+}
+
+/// The supervisor's end of the socket to the launcher, which is its descriptor 3.
+///
+/// # Errors
+/// When descriptor 3 is no such socket: the role is not for people to start.
+pub fn inherited_socket() -> io::Result<OwnedFd> {
+    const SOCKET: RawFd = 3;
+    use nix::sys::socket::{SockType, getsockopt, sockopt};
+    // Nothing else in this process owns descriptor 3: the role is checked before anything is opened.
+    let socket = crate::sys::own(SOCKET);
+    match getsockopt(&socket, sockopt::SockType) {
+        Ok(SockType::SeqPacket) => Ok(socket),
+        _ => {
+            std::mem::forget(socket);
+            Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "this role is started by `funcd serve` only",
+            ))
+        }
+    }
 }

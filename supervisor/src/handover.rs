@@ -7,15 +7,26 @@ use funcd_sandbox::probe::Grade;
 use funcd_sandbox::wire::{self, Descriptor, Event};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
 use crate::function::control::Inherited;
+use crate::telemetry::diary::Format;
+
+/// What `serve` gives its launcher to hand to each supervisor.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Settings {
+    /// The host's configuration.
+    pub config: Config,
+    /// How the supervisor writes its own log.
+    pub log_format: Format,
+}
 
 /// Everything that a supervisor starts with.
 #[derive(Debug)]
 pub struct Handover {
-    /// The host's configuration.
-    pub config: Config,
+    /// What `serve` was told.
+    pub settings: Settings,
     /// 0 for the first supervisor of a launcher.
     pub generation: u32,
     /// The smallest free instance id.
@@ -26,8 +37,8 @@ pub struct Handover {
     pub listeners: Vec<OwnedFd>,
     /// The listening Unix socket of the admin API.
     pub admin: OwnedFd,
-    /// The listening TCP sockets of metrics and health.
-    pub admin_tcp: Vec<OwnedFd>,
+    /// The listening TCP socket of metrics and health.
+    pub admin_tcp: Option<OwnedFd>,
     /// The functions folder.
     pub functions: OwnedFd,
     /// The folder of the instances' sockets.
@@ -48,7 +59,7 @@ pub fn receive(socket: &OwnedFd) -> io::Result<Handover> {
     let (Event::Welcome(welcome), _) = next()? else {
         return Err(unexpected("the handover"));
     };
-    let config: Config = serde_json::from_slice(&welcome.config).map_err(|e| {
+    let settings: Settings = serde_json::from_slice(&welcome.config).map_err(|e| {
         io::Error::new(
             io::ErrorKind::InvalidData,
             format!("the configuration handed over: {e}"),
@@ -63,12 +74,12 @@ pub fn receive(socket: &OwnedFd) -> io::Result<Handover> {
         fds.extend(more);
     }
     let mut listeners = Vec::new();
-    let mut admin_tcp = Vec::new();
+    let mut admin_tcp = None;
     let (mut admin, mut functions, mut sockets, mut logs) = (None, None, None, None);
     for (kind, fd) in welcome.descriptors.iter().zip(fds) {
         match kind {
             Descriptor::Listener => listeners.push(fd),
-            Descriptor::AdminTcp => admin_tcp.push(fd),
+            Descriptor::AdminTcp => admin_tcp = Some(fd),
             Descriptor::Admin => admin = Some(fd),
             Descriptor::Functions => functions = Some(fd),
             Descriptor::Sockets => sockets = Some(fd),
@@ -107,7 +118,7 @@ pub fn receive(socket: &OwnedFd) -> io::Result<Handover> {
     }
     let missing = |what: &str| unexpected(what);
     Ok(Handover {
-        config,
+        settings,
         generation: welcome.generation,
         next_id: welcome.next_id.0,
         grades: welcome.grades,

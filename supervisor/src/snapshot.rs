@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
-use crate::admin::view::{ExitView, FunctionState, InstanceView, Snapshot, State};
+use crate::admin::view::{ExitView, FunctionState, InstanceView, Rejected, Snapshot, State};
 use crate::function::status::{ExitStatus, FunctionStatus, InstanceStatus};
 use crate::telemetry::rfc3339;
 
@@ -36,6 +36,10 @@ fn function(status: &FunctionStatus) -> FunctionState {
             .count() as u32,
         in_flight: status.in_flight as u64,
         waiting: status.waiting as u64,
+        rejected: status.rejected.as_ref().map(|(revision, reason)| Rejected {
+            revision: revision.to_string(),
+            reason: reason.clone(),
+        }),
     }
 }
 

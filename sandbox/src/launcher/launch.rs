@@ -274,7 +274,12 @@ impl Launcher {
 
     /// Takes a started instance into the inventory and tells of it. The listener goes to the supervisor alone: it sees
     /// there when the instance has accepted, and drops it, so that callers of a dead instance are not left waiting.
-    fn take_in(&mut self, id: InstanceId, instance: Instance, listener: Option<OwnedFd>) -> Result<(), Failed> {
+    fn take_in(
+        &mut self,
+        id: InstanceId,
+        instance: Instance,
+        listener: Option<OwnedFd>,
+    ) -> Result<(), Failed> {
         let pid = instance.sandbox.pid;
         let watched = self.poll.add(instance.sandbox.pidfd(), Token::InstanceEnd(id));
         let mut output = instance.output();

@@ -25,6 +25,7 @@ use super::prove::prove;
 use super::report::Report;
 use super::status::{self, FunctionStatus};
 use crate::catalog::manifest::Contract;
+use crate::catalog::manifest::Defaults;
 use crate::catalog::{Candidate, Change};
 use crate::ingress::Routes;
 use crate::launcher::Launcher;
@@ -42,8 +43,8 @@ const USAGE_AT_ONCE: usize = 4096;
 pub enum Ask {
     /// What exists now.
     Status(oneshot::Sender<Vec<FunctionStatus>>),
-    /// End every instance, answer when the last one has ended.
-    Drain(oneshot::Sender<()>),
+    /// End every instance, then say goodbye to the launcher.
+    Drain,
 }
 
 /// What `control` is built from.
@@ -52,6 +53,8 @@ pub struct Parts {
     pub launcher: Launcher,
     /// Instances that earlier supervisors started.
     pub inventory: Vec<Inherited>,
+    /// The host's defaults for manifests, to read those of the inventory again.
+    pub defaults: Defaults,
     /// The smallest free instance id.
     pub next_id: u64,
     /// The folder of the instances' sockets.
@@ -104,14 +107,15 @@ pub struct Control {
     pub(super) entries: BTreeMap<FunctionName, Entry>,
     /// Whose each instance is, from its launch to its end.
     pub(super) owners: HashMap<InstanceId, FunctionName>,
-    /// Inherited instances of functions that the catalog has not named yet.
-    pub(super) inherited: HashMap<FunctionName, Vec<Inherited>>,
+    /// The catalog's number of the last candidate of each function, for answers to it.
+    pub(super) serials: HashMap<FunctionName, u64>,
     /// Candidates whose executable is being stored, by ticket.
     pub(super) storing: HashMap<u64, Candidate>,
     pub(super) next_ticket: u64,
     pub(super) next_id: u64,
     pub(super) synced: Sync,
-    pub(super) draining: Vec<oneshot::Sender<()>>,
+    /// Everything is on its way out.
+    pub(super) draining: bool,
     pub(super) routes: Arc<ArcSwap<Routes>>,
     pub(super) sockets: PathBuf,
     pub(super) _sockets: OwnedFd,
@@ -132,12 +136,12 @@ impl Control {
             launcher: parts.launcher,
             entries: BTreeMap::new(),
             owners: HashMap::new(),
-            inherited: HashMap::new(),
+            serials: HashMap::new(),
             storing: HashMap::new(),
             next_ticket: 0,
             next_id: parts.next_id,
             synced: Sync::Reading,
-            draining: Vec::new(),
+            draining: false,
             routes: parts.routes,
             // The folder may lie where this user can't walk to; the descriptor always leads there, and the path stays
             // short enough for a socket address.
@@ -150,7 +154,7 @@ impl Control {
             requests: Vec::new(),
             launches: Vec::new(),
         };
-        control.inherit(parts.inventory);
+        control.inherit(parts.inventory, &parts.defaults);
         let (mut changes, mut asks) = (parts.changes, parts.asks);
         let mut survey = tokio::time::interval(SURVEY);
         survey.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -172,9 +176,10 @@ impl Control {
             if let Err(e) = control.send_requests() {
                 return control.lost(Some(e));
             }
-            if control.owners.is_empty() {
-                for done in control.draining.drain(..) {
-                    let _ = done.send(());
+            if control.draining && control.owners.is_empty() {
+                control.draining = false;
+                if let Err(e) = control.launcher.send(&Request::Goodbye, Vec::new()) {
+                    return control.lost(Some(e));
                 }
             }
         }
@@ -290,15 +295,11 @@ impl Control {
             Rollout::Promoted => {
                 let revision = self.entries.get(name).map(|entry| entry.current().id.short());
                 tracing::info!(function = %name, revision, "the new revision is ready and has the traffic");
-                self.report.accepted(name);
                 self.publish_routes();
             }
             Rollout::Abandoned(reason) => {
-                self.report.refused(
-                    name,
-                    "never-ready",
-                    format!("the new revision never got ready: {reason}"),
-                );
+                let reason = format!("the new revision never got ready, the old one stays: {reason}");
+                self.refuse(name, "never-ready", reason);
             }
         }
     }
@@ -419,12 +420,12 @@ impl Control {
             Ask::Status(answer) => {
                 let _ = answer.send(status::of(&self.entries));
             }
-            Ask::Drain(done) => {
+            Ask::Drain => {
                 let names: Vec<_> = self.entries.keys().cloned().collect();
                 for name in names {
                     self.with(&name, Entry::remove);
                 }
-                self.draining.push(done);
+                self.draining = true;
             }
         }
     }

@@ -15,7 +15,7 @@ use super::instance::Instance;
 use super::prove::is_leased_while_starting;
 use super::scale;
 use super::state::{Action, AfterExit, Bounds, Drain, Event, State, step};
-use crate::name::FunctionName;
+use crate::name::{FunctionName, RevisionId};
 
 /// One function.
 #[derive(Debug)]
@@ -28,6 +28,8 @@ pub(super) struct Entry {
     slots: Vec<Slot>,
     removed: bool,
     idle_since: SystemTime,
+    /// The newest revision that was given up, and why.
+    pub(super) rejected: Option<(RevisionId, String)>,
     /// The last end that is worth telling.
     pub(super) last_exit: Option<Ended>,
 }
@@ -96,6 +98,7 @@ impl Entry {
             slots: Vec::new(),
             removed: false,
             idle_since: effects.wall,
+            rejected: None,
             last_exit: None,
         }
     }
@@ -163,6 +166,7 @@ impl Entry {
     /// A revision is to get the traffic. What was never proven is replaced at once; else the new one is proven first.
     pub(super) fn deploy(&mut self, revision: Arc<Revision>, effects: &mut Effects<'_>) {
         let was_removed = std::mem::take(&mut self.removed);
+        self.rejected = None;
         if let Some(given_up) = self.next.take_if(|next| next.revision.id != revision.id) {
             self.retire(&given_up.revision, effects);
         }
@@ -298,6 +302,7 @@ impl Entry {
             self.apply(index, Event::Exited(after), effects);
             self.apply(index, Event::Retire, effects);
             self.settle(effects);
+            self.rejected = Some((revision, reason.clone()));
             return Rollout::Abandoned(reason);
         }
         self.apply(index, Event::Exited(after), effects);

@@ -70,6 +70,7 @@ pub(super) fn revision(n: u8, change: impl FnOnce(&mut Manifest)) -> Arc<Revisio
         artifact,
         image: Image::Static,
         manifest: Arc::new(manifest),
+        manifest_text: String::new(),
     })
 }
 

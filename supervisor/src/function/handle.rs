@@ -26,6 +26,8 @@ pub struct Revision {
     pub image: Image,
     /// What it asks for.
     pub manifest: Arc<Manifest>,
+    /// The same as it was typed, for the next supervisor; empty for a plain executable.
+    pub manifest_text: String,
 }
 
 /// What request paths and instances tell `control`.

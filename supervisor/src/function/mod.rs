@@ -12,10 +12,10 @@ pub mod handle;
 #[cfg(test)]
 mod handle_tests;
 pub mod instance;
+pub mod metrics;
 mod prove;
 pub mod report;
 pub mod scale;
 mod start;
 pub mod state;
 pub mod status;
-pub mod metrics;

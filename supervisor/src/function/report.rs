@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
-use std::time::Duration;
 
 use funcd_sandbox::exit::Exit;
 use funcd_sandbox::spec::InstanceId;
@@ -45,7 +44,8 @@ impl Report {
 
     /// A start was asked for.
     pub(super) fn starting(&self, function: &FunctionName, instance: InstanceId, revision: &Revision) {
-        counter!(names::INSTANCE_STARTS_TOTAL, "function" => function.to_string(), "kind" => "new").increment(1);
+        counter!(names::INSTANCE_STARTS_TOTAL, "function" => function.to_string(), "kind" => "new")
+            .increment(1);
         tracing::info!(%function, %instance, revision = revision.id.short(), "starting");
     }
 
@@ -62,22 +62,22 @@ impl Report {
     }
 
     /// A candidate became a revision.
-    pub(super) fn accepted(&self, function: &FunctionName) {
+    pub(super) fn accepted(&self, function: &FunctionName, serial: u64) {
         counter!(names::RELOADS_TOTAL, "result" => "accepted").increment(1);
-        self.catalog.accepted(function);
+        self.catalog.accept(function, serial);
     }
 
     /// A candidate did not.
-    pub(super) fn refused(&self, function: &FunctionName, kind: &'static str, reason: String) {
+    pub(super) fn refused(&self, function: &FunctionName, serial: u64, kind: &'static str, reason: String) {
         counter!(names::RELOADS_TOTAL, "result" => kind).increment(1);
         tracing::warn!(%function, kind, reason, "refused");
         self.logs.note(function, &format!("refused: {reason}"));
-        self.catalog.refuse(function, kind, reason);
+        self.catalog.refuse(function, serial, kind, reason);
     }
 
-    /// A candidate could not be stored yet: look at it again.
-    pub(super) fn retry(&self, function: &FunctionName, after: Duration) {
-        self.catalog.retry(function, after);
+    /// A candidate could not be stored yet: the catalog looks at it again.
+    pub(super) fn retry(&self, function: &FunctionName, serial: u64, why: &str) {
+        self.catalog.retry(function, serial, why);
     }
 
     /// The folder as it is now.

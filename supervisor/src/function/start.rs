@@ -1,28 +1,63 @@
 //! From a revision to the launcher's [`Spec`]: arguments, environment, socket. Pure.
 
-use funcd_sandbox::spec::{Socket, Spec};
+use std::path::Path;
+use std::sync::Arc;
+
+use funcd_sandbox::spec::{Digest, Image, Socket, Spec};
 use serde::{Deserialize, Serialize};
 
 use super::handle::Revision;
-use crate::catalog::manifest::Contract;
-use crate::name::FunctionName;
+use crate::catalog::manifest::{Contract, Defaults, Manifest};
+use crate::name::{FunctionName, RevisionId};
 
-/// What the next supervisor must know about an instance to adopt it.
+/// What the next supervisor must know about an instance to take it over.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Memo {
-    /// Whose instance it is.
-    pub(super) function: FunctionName,
-    /// The revision's full digest, in hexadecimal.
-    pub(super) revision: String,
+    function: FunctionName,
+    artifact: Digest,
+    image: Image,
+    manifest: String,
+}
+
+impl Memo {
+    fn of(function: &FunctionName, revision: &Revision) -> Memo {
+        Memo {
+            function: function.clone(),
+            artifact: revision.artifact,
+            image: revision.image,
+            manifest: revision.manifest_text.clone(),
+        }
+    }
+
+    /// The function and revision that a memo tells of, or why it can't be understood.
+    pub(super) fn read(bytes: &[u8], defaults: &Defaults) -> Result<(FunctionName, Revision), String> {
+        let memo: Memo = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
+        let Memo {
+            function,
+            artifact,
+            image,
+            manifest: manifest_text,
+        } = memo;
+        let text = (!manifest_text.is_empty()).then_some(manifest_text.as_str());
+        let manifest = Manifest::read(&function, Path::new("function.toml"), text, defaults)
+            .map_err(|e| e.to_string())?;
+        let id = RevisionId::of(artifact, &manifest_text);
+        Ok((
+            function,
+            Revision {
+                id,
+                artifact,
+                image,
+                manifest: Arc::new(manifest),
+                manifest_text,
+            },
+        ))
+    }
 }
 
 /// What to start for a revision.
 pub(super) fn spec(function: &FunctionName, revision: &Revision) -> Spec {
     let manifest = &revision.manifest;
-    let memo = Memo {
-        function: function.clone(),
-        revision: revision.id.to_string(),
-    };
     let mut args = vec![manifest.exec.clone()];
     args.extend(manifest.args.iter().cloned());
     Spec {
@@ -39,7 +74,7 @@ pub(super) fn spec(function: &FunctionName, revision: &Revision) -> Spec {
         read: manifest.read.clone(),
         write: manifest.write.clone(),
         degraded: manifest.degraded.clone(),
-        memo: serde_json::to_vec(&memo).expect("names and digests are JSON strings"),
+        memo: serde_json::to_vec(&Memo::of(function, revision)).expect("names and digests are JSON strings"),
     }
 }
 

@@ -30,6 +30,8 @@ pub struct FunctionStatus {
     pub waiting: usize,
     /// Its places that are not idle.
     pub instances: Vec<InstanceStatus>,
+    /// The newest revision that was tried and given up, and why.
+    pub rejected: Option<(RevisionId, String)>,
     /// The last end that funcd did not ask for, or that took a kill.
     pub last_exit: Option<ExitStatus>,
 }
@@ -102,6 +104,7 @@ fn function(name: &FunctionName, entry: &Entry) -> FunctionStatus {
         in_flight: entry.handle.admitted(),
         waiting: entry.handle.waiting(),
         instances: instances.collect(),
+        rejected: entry.rejected.clone(),
         last_exit: entry.last_exit.as_ref().map(|ended| ExitStatus {
             instance: ended.instance,
             exit: ended.exit.clone(),
