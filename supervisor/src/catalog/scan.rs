@@ -31,7 +31,7 @@ const CERTAIN_AGE: Duration = Duration::from_secs(1);
 /// By what a change of an entry shows: of the folder's permissions, of itself, of its manifest, of its executable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
-    /// Permissions and owner of the functions folder.
+    /// Who beside its owner may change the functions folder, and the owner.
     pub home: (u32, u32),
     /// The entry itself.
     pub entry: FileId,
@@ -158,7 +158,7 @@ impl Scanner {
         };
         let mut sighting = Sighting {
             identity: Identity {
-                home: (home.id.mode, home.id.uid),
+                home: (home.id.mode & 0o022, home.id.uid),
                 entry,
                 manifest: None,
                 executable: None,
@@ -525,3 +525,7 @@ fn refuse(kind: &'static str, reason: impl Into<String>) -> Stop {
 fn failed(place: &str, why: impl std::fmt::Display) -> Stop {
     Stop::Failed(format!("{place}it can't be read now: {why}"))
 }
+
+#[cfg(test)]
+#[path = "scan_tests.rs"]
+mod tests;
