@@ -31,7 +31,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not running, 69 no host answers, 
 78 wrong configuration, 128+n ended by signal n.";
 
 /// What all commands have.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Args, Default)]
 pub struct Global {
     /// Print one JSON document on standard output (one per line where it is a stream)
     #[arg(long, global = true)]
