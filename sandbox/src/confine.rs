@@ -54,7 +54,7 @@ pub struct Confinement {
     pub pid_namespace: bool,
     /// `(RLIMIT_*, value)`, soft and hard; see [`crate::rlimit::limits`].
     pub rlimits: Vec<(u32, u64)>,
-    /// The uid and gid to become; `None` without privileges.
+    /// The uid and gid to become, neither of them 0; `None` without privileges.
     pub identity: Option<(u32, u32)>,
     /// The Landlock ABI to use.
     pub landlock_abi: Option<u32>,
@@ -70,6 +70,9 @@ pub struct Mounts {
     pub staging: PathBuf,
     /// Size of `/tmp`, in bytes.
     pub tmp_bytes: u64,
+    /// Whether it has a read-only `/proc` with nothing but its own processes in it. For dynamic executables and scripts:
+    /// the dynamic linker finds `$ORIGIN` there (a JVM does not start without), and runtimes themselves. It costs a mount.
+    pub proc: bool,
 }
 
 /// A process that was started: exec succeeded.
@@ -160,7 +163,7 @@ pub fn drop_inheritable() -> io::Result<()> {
         if calls::has_capability(prepare::CAP_SETPCAP) {
             child::drop_bounding()?;
         }
-        child::no_new_privs()
+        calls::no_new_privs()
     };
     drop().map_err(io::Error::from_raw_os_error)?;
     DROPPED.store(true, Ordering::Relaxed);

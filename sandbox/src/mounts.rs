@@ -4,7 +4,7 @@
 //! Attributes are set with mount_setattr, which adds to what a user namespace has locked and reaches submounts. It is in
 //! Linux 5.12, older than Landlock, without which P1 is missing anyway: so there is no other way here.
 
-use std::ffi::{CString, OsStr};
+use std::ffi::{CStr, CString, OsStr};
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
@@ -44,13 +44,16 @@ enum Entry {
         source: CString,
         path: CString,
     },
+    Tmp {
+        options: CString,
+    },
+    Proc,
 }
 
 /// A root that is ready to be built.
 #[derive(Debug)]
 pub(crate) struct Root {
     staging: CString,
-    tmp: CString,
     entries: Vec<Entry>,
 }
 
@@ -69,15 +72,17 @@ impl Root {
     pub(crate) fn plan(mounts: &Mounts, binds: &[Bind<'_>]) -> Result<Root, Errno> {
         let mut root = Root {
             staging: text(&mounts.staging)?,
-            // One inode for each page: fewer would fill up first with small files, more would be memory of the kernel.
-            tmp: text(format!(
-                "mode=1777,size={},nr_inodes={}",
-                mounts.tmp_bytes,
-                (mounts.tmp_bytes / 4096).max(64)
-            ))?,
             entries: Vec::new(),
         };
         root.directory(Path::new("tmp"))?;
+        // One inode for each page: fewer would run out first with small files, more would be memory of the kernel.
+        let inodes = (mounts.tmp_bytes / 4096).max(64);
+        let options = text(format!("mode=1777,size={},nr_inodes={inodes}", mounts.tmp_bytes))?;
+        root.entries.push(Entry::Tmp { options });
+        if mounts.proc {
+            root.directory(Path::new("proc"))?;
+            root.entries.push(Entry::Proc);
+        }
         root.directory(Path::new("dev"))?;
         for (name, minor) in DEVICES {
             let source = text(format!("/dev/{name}"))?;
@@ -150,13 +155,7 @@ impl Root {
             limits,
         )?;
         calls::chdir(&self.staging)?;
-        for entry in &self.entries {
-            entry.make()?;
-            if matches!(entry, Entry::Directory(path) if path.as_c_str() == c"tmp") {
-                let flags = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
-                calls::mount(tmpfs, c"tmp", tmpfs, flags, Some(&self.tmp))?;
-            }
-        }
+        self.entries.iter().try_for_each(Entry::make)?;
         let read_only =
             libc::MS_REMOUNT | libc::MS_BIND | libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NOEXEC;
         calls::mount(None, c".", None, read_only, None)?;
@@ -179,6 +178,18 @@ impl Entry {
                 calls::mount(Some(source), path, None, libc::MS_BIND | libc::MS_REC, None)?;
                 calls::mount_add_attributes(path, *attributes)
             }
+            Entry::Tmp { options } => mount_new(c"tmpfs", c"tmp", 0, options),
+            // Only what it may trace, which is itself. A user namespace may not mount it where the host's is masked, as it
+            // is in containers; programs get along without it, or say so.
+            Entry::Proc => match mount_new(
+                c"proc",
+                c"proc",
+                libc::MS_RDONLY,
+                c"hidepid=ptraceable,subset=pid",
+            ) {
+                Err(libc::EPERM) => Ok(()),
+                result => result,
+            },
             Entry::Device { minor, source, path } => {
                 // A device of our own costs a third of a bind, but only root of the host may make one.
                 calls::mknod(path, libc::S_IFCHR | 0o666, 1 << 8 | minor).or_else(|_| {
@@ -188,6 +199,11 @@ impl Entry {
             }
         }
     }
+}
+
+fn mount_new(kind: &CStr, path: &CStr, flags: libc::c_ulong, options: &CStr) -> Result<(), Errno> {
+    let flags = flags | libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
+    calls::mount(Some(kind), path, Some(kind), flags, Some(options))
 }
 
 /// A grant below another grant finds its place there already.
@@ -219,7 +235,8 @@ pub(crate) fn text(path: impl AsRef<OsStr>) -> Result<CString, Errno> {
 
 /// The errno of an I/O error.
 pub(crate) fn errno(error: &std::io::Error) -> Errno {
-    error.raw_os_error().unwrap_or(libc::EIO)
+    // Only a path with a NUL in it never reaches the kernel.
+    error.raw_os_error().unwrap_or(libc::EINVAL)
 }
 
 #[cfg(test)]
@@ -238,11 +255,12 @@ mod tests {
         let mounts = Mounts {
             staging: "/staging".into(),
             tmp_bytes: 1 << 20,
+            proc: false,
         };
         Ok(Root::plan(&mounts, &binds)?
             .entries
             .into_iter()
-            .skip(2 + DEVICES.len())
+            .skip(3 + DEVICES.len())
             .collect())
     }
 

@@ -8,6 +8,7 @@ use std::cell::Cell;
 use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::sys::calls;
 use crate::sys::clone;
@@ -82,7 +83,17 @@ pub fn enter_user_namespace() -> io::Result<()> {
     // Without privileges outside, the gid can be mapped only where nobody can use the map to drop a group.
     fs::write("/proc/self/setgroups", "deny")?;
     fs::write("/proc/self/uid_map", format!("{uid} {uid} 1"))?;
-    fs::write("/proc/self/gid_map", format!("{gid} {gid} 1"))
+    fs::write("/proc/self/gid_map", format!("{gid} {gid} 1"))?;
+    ENTERED.store(true, Ordering::Relaxed);
+    Ok(())
+}
+
+/// Whether this process is in a user namespace of its own making. There is no way back.
+static ENTERED: AtomicBool = AtomicBool::new(false);
+
+/// Whether [`enter_user_namespace`] succeeded.
+pub(crate) fn in_own_user_namespace() -> bool {
+    ENTERED.load(Ordering::Relaxed)
 }
 
 /// Runs `act` in a child that shares this memory, while this thread waits. It must not allocate.

@@ -160,7 +160,7 @@ impl Prepared<'_> {
 
     fn give_up_privileges(&self) -> Result<(), Errno> {
         if self.set_no_new_privs {
-            no_new_privs()
+            calls::no_new_privs()
         } else {
             Ok(())
         }
@@ -190,8 +190,4 @@ pub(super) fn drop_bounding() -> Result<(), Errno> {
         }
     }
     calls::prctl(libc::PR_SET_SECUREBITS, [SECUREBITS, 0, 0, 0]).map(drop)
-}
-
-pub(super) fn no_new_privs() -> Result<(), Errno> {
-    calls::prctl(libc::PR_SET_NO_NEW_PRIVS, [1, 0, 0, 0]).map(drop)
 }

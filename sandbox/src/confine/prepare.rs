@@ -57,6 +57,16 @@ pub(super) struct Sources {
 impl<'a> Prepared<'a> {
     pub(super) fn new(confinement: &'a Confinement) -> Result<Prepared<'a>, Failure> {
         let at = |step| move |errno| Failure { step, errno };
+        // 0 is root, and for setresuid(2) the largest one means "as it is", which is root as well.
+        if confinement
+            .identity
+            .is_some_and(|(uid, gid)| [uid, gid].iter().any(|id| [0, u32::MAX].contains(id)))
+        {
+            return Err(Failure {
+                step: Step::Identity,
+                errno: libc::EINVAL,
+            });
+        }
         let dropped = DROPPED.load(Ordering::Relaxed);
         Ok(Prepared {
             confinement,
@@ -170,7 +180,10 @@ fn rules(confinement: &Confinement) -> Result<Option<Rules>, Errno> {
     for path in &confinement.write {
         rules.allow(text(path)?, Grant::Write, directory(path)?);
     }
-    if confinement.mounts.is_some() {
+    if let Some(mounts) = &confinement.mounts {
+        if mounts.proc {
+            rules.allow(c"/proc".into(), Grant::Read, true);
+        }
         rules.allow(c"/tmp".into(), Grant::Write, true);
         rules.allow(c"/dev".into(), Grant::Devices, true);
     } else {

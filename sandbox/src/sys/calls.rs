@@ -311,6 +311,11 @@ pub(crate) fn set_uid(uid: u32) -> Result {
     .map(drop)
 }
 
+/// Irrevocable: exec grants no privilege any more.
+pub(crate) fn no_new_privs() -> Result {
+    prctl(libc::PR_SET_NO_NEW_PRIVS, [1, 0, 0, 0]).map(drop)
+}
+
 const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
 
 /// Whether this thread has a capability in effect.
