@@ -267,12 +267,13 @@ impl Running {
         UnixStream::connect(format!("/proc/self/fd/{}/{id}", sockets.as_raw_fd())).unwrap()
     }
 
-    /// The pid of the supervisor: the relay is the launcher's only child with that name.
+    /// The pid of the supervisor: the launcher's only child whose role is that.
     pub(crate) fn supervisor(&self) -> i32 {
         let children = format!("/proc/{0}/task/{0}/children", self.launcher.id());
         let is_relay = |pid: &&str| {
             let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            String::from_utf8_lossy(&line).contains("relay")
+            // A mini-init has the launcher's own arguments.
+            line.split(|byte| *byte == 0).nth(1) == Some(b"relay".as_slice())
         };
         let text = fs::read_to_string(children).unwrap();
         text.split_whitespace()
