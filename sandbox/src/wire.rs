@@ -5,6 +5,7 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, sendmsg};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -116,6 +117,7 @@ pub enum Event {
         /// Which instance.
         id: InstanceId,
         /// Why.
+        #[serde(with = "ExitOnWire")]
         exit: Exit,
     },
     /// Answers [`Request::Sockets`], with as many descriptors as could be made.
@@ -134,6 +136,21 @@ pub enum Event {
     Shutdown,
     /// Read the configuration again (SIGHUP).
     Reload,
+}
+
+/// [`Exit`] as postcard can read it: its own form is made for JSON, tagged inside, which only self-describing formats can
+/// read back.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Exit")]
+enum ExitOnWire {
+    Code { code: i32 },
+    Signal { signal: i32 },
+    Oom,
+    StartTimeout,
+    StopTimeout,
+    Stopped,
+    Launch { step: Step, errno: i32 },
+    Lost,
 }
 
 /// What a new supervisor is handed.
@@ -188,6 +205,22 @@ pub struct Usage {
     pub cpu_micros: u64,
     /// Processes and threads.
     pub pids: u64,
+}
+
+/// The supervisor's end of the socket: descriptor 3, which it inherits from the launcher. Only the first call in a
+/// process gets it.
+///
+/// # Errors
+/// `NotFound` when descriptor 3 is no such socket, or was taken already.
+pub fn inherited() -> io::Result<OwnedFd> {
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+    if TAKEN.swap(true, Ordering::SeqCst) {
+        return Err(io::Error::new(
+            io::ErrorKind::NotFound,
+            "descriptor 3 was taken already",
+        ));
+    }
+    crate::sys::process::inherited_socket(3)
 }
 
 /// Encodes one message.
@@ -271,4 +304,136 @@ pub fn recv<T: DeserializeOwned>(
         ));
     }
     Ok(Some((decode(&buffer[..length])?, fds)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::spec::{Image, Limits, Socket};
+
+    fn pair() -> (OwnedFd, OwnedFd) {
+        socketpair(
+            AddressFamily::Unix,
+            SockType::SeqPacket,
+            None,
+            SockFlag::SOCK_CLOEXEC,
+        )
+        .unwrap()
+    }
+
+    fn buffer() -> Box<[u8; MAX_MESSAGE]> {
+        Box::new([0; MAX_MESSAGE])
+    }
+
+    #[test]
+    fn descriptors_travel_with_their_message() {
+        let (a, b) = pair();
+        let fds = [a.as_raw_fd(); MAX_FDS];
+        send(a.as_fd(), &Request::Store { ticket: 7 }, &fds).unwrap();
+        let (request, got): (Request, _) = recv(b.as_fd(), &mut buffer()).unwrap().unwrap();
+        assert_eq!((request, got.len()), (Request::Store { ticket: 7 }, MAX_FDS));
+        drop(a);
+        drop(got);
+        assert!(recv::<Request>(b.as_fd(), &mut buffer()).unwrap().is_none());
+    }
+
+    #[test]
+    fn what_is_too_large_is_refused_at_both_ends() {
+        let (a, b) = pair();
+        let large = Request::Retain {
+            artifacts: vec![Digest([0; 32]); MAX_MESSAGE / 32],
+        };
+        assert_eq!(encode(&large).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        send_bytes(a.as_fd(), &vec![0; MAX_MESSAGE + 1], &[]).unwrap();
+        let refused = recv::<Request>(b.as_fd(), &mut buffer()).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[test]
+    fn too_many_descriptors_are_refused_and_closed() {
+        let (a, b) = pair();
+        let fds = vec![a.as_raw_fd(); MAX_FDS + 3];
+        send_bytes(a.as_fd(), &encode(&Request::Goodbye).unwrap(), &fds).unwrap();
+        let refused = recv::<Request>(b.as_fd(), &mut buffer()).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::InvalidData);
+        drop(a);
+        assert!(recv::<Request>(b.as_fd(), &mut buffer()).unwrap().is_none());
+    }
+
+    #[test]
+    fn descriptor_3_of_a_process_that_is_no_supervisor_is_refused() {
+        assert!(inherited().is_err());
+        assert_eq!(inherited().unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    prop_compose! {
+        fn any_spec()(
+            function in ".{0,70}",
+            digest in any::<[u8; 32]>(),
+            args in prop::collection::vec(".{0,20}", 0..5),
+            env in prop::collection::vec((".{0,9}", ".{0,9}"), 0..5),
+            numbers in any::<(u64, u32, u32, u64, u32, u16)>(),
+            memo in prop::collection::vec(any::<u8>(), 0..50),
+        ) -> Spec {
+            Spec {
+                function,
+                artifact: Digest(digest),
+                image: Image::Script,
+                args,
+                env,
+                socket: Socket::Port(numbers.5),
+                limits: Limits {
+                    memory_bytes: numbers.0,
+                    cpu_millis: numbers.1,
+                    pids: numbers.2,
+                    tmp_bytes: numbers.3,
+                    files: numbers.4,
+                },
+                read: vec!["/a".into()],
+                write: vec![],
+                degraded: vec![crate::property::Property::Files],
+                memo,
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn requests_come_out_as_they_went_in(spec in any_spec(), id in any::<u64>()) {
+            let request = Request::Launch { id: InstanceId(id), spec: Box::new(spec) };
+            let bytes = encode(&request).unwrap();
+            prop_assert_eq!(decode::<Request>(&bytes).unwrap(), request);
+            // A byte more or less is no message.
+            prop_assert!(decode::<Request>(&[&bytes[..], &[0]].concat()).is_err());
+            prop_assert!(decode::<Request>(&bytes[..bytes.len() - 1]).is_err());
+        }
+
+        #[test]
+        fn ends_come_out_as_they_went_in(id in any::<u64>(), number in any::<i32>(), step in 0..Step::ALL.len()) {
+            for exit in [
+                Exit::Code { code: number },
+                Exit::Signal { signal: number },
+                Exit::Oom,
+                Exit::StartTimeout,
+                Exit::StopTimeout,
+                Exit::Stopped,
+                Exit::Launch { step: Step::ALL[step], errno: number },
+                Exit::Lost,
+            ] {
+                let event = Event::Exited { id: InstanceId(id), exit };
+                prop_assert_eq!(decode::<Event>(&encode(&event).unwrap()).unwrap(), event);
+            }
+        }
+
+        #[test]
+        fn garbage_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            let _ = decode::<Request>(&bytes);
+            let _ = decode::<Event>(&bytes);
+        }
+    }
 }

@@ -30,6 +30,8 @@ pub(super) struct Folders {
     pub(super) uids: PathBuf,
     /// Whether only root can change what is stored.
     pub(super) store_owned_by_root: bool,
+    /// Whether a launcher before this one ended without clearing up.
+    pub(super) crashed: bool,
     /// Held as long as this launcher lives.
     _lock: Flock<File>,
 }
@@ -65,6 +67,7 @@ pub(super) fn prepare(host: &Host) -> Result<Folders, LauncherError> {
         store_owned_by_root: is_roots_own(&host.state) && is_roots_own(&store),
         store,
         uids: host.state.join("uids"),
+        crashed: run.join("listen").exists(),
         run,
         _lock: lock,
     })

@@ -225,6 +225,8 @@ impl Launcher {
             mounts: self.plan.mounts.then(|| Mounts {
                 staging: self.folders.staging.clone(),
                 tmp_bytes: spec.limits.tmp_bytes,
+                // Runtimes look there for themselves; a static executable gets by without the price of the mount.
+                proc: spec.image != Image::Static,
             }),
             pid_namespace: self.plan.pid_namespace,
             rlimits: rlimit::limits(&spec.limits),

@@ -33,11 +33,28 @@ pub(super) struct Listeners {
     admin_path: PathBuf,
 }
 
-/// Binds all of them.
+/// Binds all of them. After a crash the predecessor's supervisor, which dies with its launcher, may need a moment to let
+/// go of them.
 ///
 /// # Errors
 /// The one that can't be bound.
-pub(super) fn bind_all(host: &Host) -> Result<Listeners, LauncherError> {
+pub(super) fn bind_after(host: &Host, crash: bool) -> Result<Listeners, LauncherError> {
+    const TRIES: u32 = 50;
+    let mut tries = if crash { TRIES } else { 0 };
+    loop {
+        match bind_all(host) {
+            Err(LauncherError::Listen { source, .. })
+                if source.kind() == io::ErrorKind::AddrInUse && tries > 0 =>
+            {
+                tries -= 1;
+                std::thread::sleep(std::time::Duration::from_millis(20));
+            }
+            other => return other,
+        }
+    }
+}
+
+fn bind_all(host: &Host) -> Result<Listeners, LauncherError> {
     let mut callers = Vec::new();
     let mut addresses = Vec::new();
     for &address in &host.listen {

@@ -39,7 +39,7 @@ pub(super) fn start(host: Host) -> Result<Launcher, LauncherError> {
         source,
         fix: "make it readable for the user that funcd runs as",
     })?;
-    let listeners = listeners::bind_all(&host)?;
+    let listeners = listeners::bind_after(&host, folders.crashed)?;
     let lines: String = listeners
         .addresses
         .iter()

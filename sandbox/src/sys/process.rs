@@ -3,7 +3,7 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -119,6 +119,35 @@ pub(crate) fn write_back(file: BorrowedFd<'_>, offset: u64, length: u64, wait: b
     }
     // SAFETY: plain integers. The result only matters to the fsync that follows, which reports errors itself.
     unsafe { libc::sync_file_range(file.as_raw_fd(), offset as i64, length as i64, flags) };
+}
+
+/// Takes ownership of a connected `SOCK_SEQPACKET` Unix socket that this process inherited. Call it once for each
+/// descriptor, before anything else uses it.
+///
+/// # Errors
+/// `NotFound` when it is something else, or nothing.
+pub(crate) fn inherited_socket(fd: RawFd) -> io::Result<OwnedFd> {
+    let mut kind: libc::c_int = 0;
+    let mut length = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes to `kind`, which lives through the call.
+    let result = unsafe {
+        libc::getsockopt(
+            fd,
+            libc::SOL_SOCKET,
+            libc::SO_TYPE,
+            (&raw mut kind).cast(),
+            &mut length,
+        )
+    };
+    if result == -1 || kind != libc::SOCK_SEQPACKET {
+        let what = format!("descriptor {fd} is not the launcher's socket; start it by `funcd serve`");
+        return Err(io::Error::new(io::ErrorKind::NotFound, what));
+    }
+    // SAFETY: fcntl with an integer argument, on a descriptor that was just seen to be open.
+    if unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) } == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(super::own(fd))
 }
 
 /// Whether systemd (or another manager) gave this cgroup directory away: xattr `user.delegate`, before systemd 251

@@ -1,0 +1,440 @@
+//! A host under test: a launcher in a process of its own, and the test in the place of its supervisor.
+
+use std::ffi::CString;
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use funcd_sandbox::exit::Exit;
+use funcd_sandbox::launcher::{self, Host};
+use funcd_sandbox::property::Property;
+use funcd_sandbox::spec::{Digest, Image, InstanceId, Limits, Socket, Spec};
+use funcd_sandbox::wire::{self, Event, Handover, MAX_MESSAGE, Request};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket};
+use nix::unistd::Pid;
+
+/// No step of a test takes longer, on any machine.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// nobody, on every Linux.
+const NOBODY: u32 = 65534;
+/// The first uid of functions in tests.
+pub(crate) const UID_FIRST: u32 = 700_000;
+
+/// Who runs the launcher.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum As {
+    /// Root, with everything promised kept.
+    Root,
+    /// An ordinary user, with what can't be kept accepted.
+    User,
+}
+
+/// A launcher that runs, and the connection to it by way of the relay.
+pub(crate) struct Running {
+    pub(crate) dir: tempfile::TempDir,
+    launcher: Child,
+    control: UnixListener,
+    link: Option<OwnedFd>,
+    buffer: Box<[u8; MAX_MESSAGE]>,
+    next: u64,
+    pub(crate) handover: Handover,
+    pub(crate) descriptors: Vec<OwnedFd>,
+    /// Instances found running: id and pid, with stdout.
+    pub(crate) inventory: Vec<(InstanceId, i32, OwnedFd)>,
+}
+
+/// An instance that a test started.
+pub(crate) struct Started {
+    pub(crate) id: InstanceId,
+    pub(crate) pid: i32,
+    pub(crate) stdout: File,
+}
+
+/// The role of the launcher: `launcher DIR AS BEHAVIOUR`.
+pub(crate) fn run_launcher(dir: &Path, who: &str, behaviour: &str) -> Result<(), launcher::LauncherError> {
+    let root = who == "root";
+    let text = |text: &str| CString::new(text).unwrap();
+    let control = dir.join("control");
+    launcher::run(Host {
+        functions: dir.join("functions"),
+        state: dir.join("state"),
+        run: dir.join("run"),
+        listen: vec![([127, 0, 0, 1], 0).into()],
+        workers: 2,
+        admin: dir.join("run/admin.sock"),
+        admin_listen: Some(([127, 0, 0, 1], 0).into()),
+        supervisor: root.then_some((NOBODY, NOBODY)),
+        uid_first: UID_FIRST,
+        uid_count: 100,
+        read_roots: vec!["/usr".into()],
+        write_roots: vec![dir.join("data")],
+        degraded: if root { Vec::new() } else { Property::ALL.to_vec() },
+        program: vec![
+            text("/proc/self/exe"),
+            text("relay"),
+            text(control.to_str().unwrap()),
+            text(behaviour),
+        ],
+        config: b"the configuration".to_vec(),
+        max_instances: 50,
+        drain_millis: 10_000,
+    })
+}
+
+impl Running {
+    /// Starts a launcher and waits for its first supervisor that works.
+    pub(crate) fn start(who: As) -> Running {
+        Running::start_with(who, "relay")
+    }
+
+    pub(crate) fn start_with(who: As, behaviour: &str) -> Running {
+        let dir = tempfile::tempdir().unwrap();
+        for folder in ["", "functions", "state", "run", "data"] {
+            let path = dir.path().join(folder);
+            fs::create_dir_all(&path).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let control = listen_at(&dir.path().join("control"));
+        let mut running = Running {
+            launcher: launch(dir.path(), who, behaviour),
+            dir,
+            control,
+            link: None,
+            buffer: Box::new([0; MAX_MESSAGE]),
+            next: 1,
+            handover: Handover {
+                config: Vec::new(),
+                descriptors: Vec::new(),
+                generation: 0,
+                next_id: InstanceId(0),
+                grades: Vec::new(),
+            },
+            descriptors: Vec::new(),
+            inventory: Vec::new(),
+        };
+        running.take_over();
+        running
+    }
+
+    /// A second launcher on the same folders; returns what it says.
+    pub(crate) fn start_another(&self, who: As) -> (ExitStatus, String) {
+        let out = command(self.dir.path(), who, "relay")
+            .stderr(Stdio::piped())
+            .output()
+            .unwrap();
+        (out.status, String::from_utf8(out.stderr).unwrap())
+    }
+
+    /// Waits for the next supervisor and takes what it is handed.
+    pub(crate) fn take_over(&mut self) {
+        readable(self.control.as_fd(), "the supervisor connects");
+        self.link = Some(self.control.accept().unwrap().0.into());
+        let (event, _) = self.recv();
+        let Event::Welcome(handover) = event else {
+            panic!("{event:?} came before the welcome");
+        };
+        self.handover = *handover;
+        self.descriptors.clear();
+        self.inventory.clear();
+        loop {
+            match self.recv() {
+                (Event::Descriptors, fds) => self.descriptors.extend(fds),
+                (Event::Inventory { id, pid, .. }, fds) => {
+                    let [stdout, _stderr] = <[OwnedFd; 2]>::try_from(fds).unwrap();
+                    self.inventory.push((id, pid, stdout));
+                }
+                (Event::InventoryEnd, _) => break,
+                (other, _) => panic!("{other:?} in the handover"),
+            }
+        }
+        self.next = self.handover.next_id.0;
+    }
+
+    pub(crate) fn send(&self, request: &Request, fds: &[RawFd]) {
+        wire::send(self.link.as_ref().unwrap().as_fd(), request, fds).unwrap();
+    }
+
+    pub(crate) fn recv(&mut self) -> (Event, Vec<OwnedFd>) {
+        let link = self.link.as_ref().unwrap();
+        readable(link.as_fd(), "the launcher says something");
+        wire::recv(link.as_fd(), &mut self.buffer)
+            .unwrap()
+            .expect("the supervisor is alive")
+    }
+
+    /// Stores the executable at `path`.
+    pub(crate) fn store(&mut self, path: &Path) -> Digest {
+        let file = File::open(path).unwrap();
+        self.send(&Request::Store { ticket: 5 }, &[file.as_raw_fd()]);
+        match self.recv().0 {
+            Event::Stored {
+                ticket: 5,
+                result: Ok((digest, size)),
+            } => {
+                assert_eq!(size, file.metadata().unwrap().len());
+                digest
+            }
+            other => panic!("{other:?} instead of stored"),
+        }
+    }
+
+    /// The spec of an actor that does `what`.
+    pub(crate) fn spec(&self, artifact: Digest, what: &[&str]) -> Spec {
+        Spec {
+            function: "actor".into(),
+            artifact,
+            image: Image::Static,
+            args: ["actor"]
+                .iter()
+                .chain(what)
+                .map(|arg| (*arg).to_owned())
+                .collect(),
+            env: vec![("GREETING".into(), "hello".into())],
+            socket: Socket::Unix,
+            limits: Limits {
+                memory_bytes: 32 << 20,
+                cpu_millis: 2000,
+                pids: 32,
+                tmp_bytes: 1 << 20,
+                files: 64,
+            },
+            read: vec![],
+            write: vec![],
+            degraded: vec![],
+            memo: b"memo".to_vec(),
+        }
+    }
+
+    /// Asks for a launch; the answer is next.
+    pub(crate) fn ask(&mut self, spec: Spec) -> InstanceId {
+        let id = InstanceId(self.next);
+        self.next += 1;
+        self.send(
+            &Request::Launch {
+                id,
+                spec: Box::new(spec),
+            },
+            &[],
+        );
+        id
+    }
+
+    pub(crate) fn launch(&mut self, spec: Spec) -> Started {
+        let asked = self.ask(spec);
+        let (event, fds) = self.recv();
+        let Event::Launched { id, pid } = event else {
+            panic!("{event:?} instead of launched");
+        };
+        assert_eq!(id, asked);
+        let [stdout, _stderr] = <[OwnedFd; 2]>::try_from(fds).unwrap();
+        Started {
+            id,
+            pid,
+            stdout: stdout.into(),
+        }
+    }
+
+    pub(crate) fn refused(&mut self, spec: Spec) -> String {
+        let asked = self.ask(spec);
+        match self.recv().0 {
+            Event::LaunchFailed { id, message, .. } if id == asked => message,
+            other => panic!("{other:?} instead of a refusal"),
+        }
+    }
+
+    pub(crate) fn exit_of(&mut self, id: InstanceId) -> Exit {
+        match self.recv().0 {
+            Event::Exited { id: ended, exit } if ended == id => exit,
+            other => panic!("{other:?} instead of the end of {id}"),
+        }
+    }
+
+    /// Connects to an instance as a supervisor does, and reads all it says.
+    pub(crate) fn call(&self, id: InstanceId) -> String {
+        read_all(self.connect(id))
+    }
+
+    pub(crate) fn connect(&self, id: InstanceId) -> UnixStream {
+        let sockets = fs::File::open(self.dir.path().join("run/i")).unwrap();
+        UnixStream::connect(format!("/proc/self/fd/{}/{id}", sockets.as_raw_fd())).unwrap()
+    }
+
+    /// The pid of the supervisor: the launcher's only child whose role is that.
+    pub(crate) fn supervisor(&self) -> i32 {
+        let children = format!("/proc/{0}/task/{0}/children", self.launcher.id());
+        let is_relay = |pid: &&str| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            // A mini-init has the launcher's own arguments.
+            line.split(|byte| *byte == 0).nth(1) == Some(b"relay".as_slice())
+        };
+        let text = fs::read_to_string(children).unwrap();
+        text.split_whitespace()
+            .find(is_relay)
+            .expect("a supervisor runs")
+            .parse()
+            .unwrap()
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.launcher.id() as i32), signal).unwrap();
+    }
+
+    /// Waits for the launcher's end.
+    pub(crate) fn ended(&mut self) -> ExitStatus {
+        let began = Instant::now();
+        loop {
+            if let Some(status) = self.launcher.try_wait().unwrap() {
+                return status;
+            }
+            assert!(began.elapsed() < PATIENCE, "the launcher does not end");
+            std::thread::yield_now();
+        }
+    }
+
+    /// A new launcher on the same folders, after the old one ended.
+    pub(crate) fn restart(&mut self, who: As) {
+        // The real supervisor would be gone with its launcher, and what it was handed with it.
+        self.descriptors.clear();
+        self.launcher = launch(self.dir.path(), who, "relay");
+        self.take_over();
+    }
+
+    /// Whether this host keeps a property.
+    pub(crate) fn has(&self, property: Property) -> bool {
+        let keeps =
+            |grade: &&funcd_sandbox::probe::Grade| grade.property == property && grade.mechanism.is_some();
+        self.handover.grades.iter().find(keeps).is_some()
+    }
+
+    /// SIGTERM, drain, goodbye.
+    pub(crate) fn stop(self) {
+        self.stop_keeping(|| {});
+    }
+
+    /// Stops, and looks at what is in the folders after that.
+    pub(crate) fn stop_keeping(mut self, look: impl FnOnce()) {
+        self.signal(Signal::SIGTERM);
+        loop {
+            if let (Event::Shutdown, _) = self.recv() {
+                break;
+            }
+        }
+        self.send(&Request::Goodbye, &[]);
+        assert!(self.ended().success());
+        assert_eq!(self.cgroups(), Vec::<PathBuf>::new());
+        assert_eq!(fs::read_dir(self.dir.path().join("run/i")).unwrap().count(), 0);
+        assert!(!self.dir.path().join("run/admin.sock").exists());
+        look();
+    }
+
+    /// The cgroups of this host that exist.
+    pub(crate) fn cgroups(&self) -> Vec<PathBuf> {
+        let run = self.dir.path().join("run").canonicalize().unwrap();
+        let hash = ring::digest::digest(&ring::digest::SHA256, run.as_os_str().as_encoded_bytes());
+        let name: String = hash.as_ref()[..4]
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        let mut found = Vec::new();
+        let mut below = vec![PathBuf::from("/sys/fs/cgroup")];
+        while let Some(dir) = below.pop() {
+            for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+                if entry.file_name().to_string_lossy() == format!("funcd-{name}") {
+                    found.push(entry.path());
+                } else if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    below.push(entry.path());
+                }
+            }
+        }
+        found
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Told twice it ends at once; one signal sent twice may arrive once.
+        for signal in [Signal::SIGTERM, Signal::SIGINT] {
+            // One that ended already is not signalled, as its pid may be another's.
+            if let Ok(None) = self.launcher.try_wait() {
+                self.signal(signal);
+            }
+        }
+        let _ = self.launcher.wait();
+    }
+}
+
+fn command(dir: &Path, who: As, behaviour: &str) -> Command {
+    let mut command = Command::new("/proc/self/exe");
+    command.arg("launcher").arg(dir);
+    match who {
+        As::Root => command.arg("root"),
+        As::User => command.arg("user"),
+    };
+    command.arg(behaviour);
+    if who == As::User && nix::unistd::geteuid().is_root() {
+        for folder in ["", "functions", "state", "run", "data"] {
+            chown(dir.join(folder), Some(NOBODY), Some(NOBODY)).unwrap();
+        }
+        command.uid(NOBODY).gid(NOBODY);
+    }
+    command
+}
+
+fn launch(dir: &Path, who: As, behaviour: &str) -> Child {
+    command(dir, who, behaviour).stdin(Stdio::null()).spawn().unwrap()
+}
+
+fn listen_at(path: &Path) -> UnixListener {
+    let fd = socket(
+        AddressFamily::Unix,
+        SockType::SeqPacket,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    )
+    .unwrap();
+    bind(fd.as_raw_fd(), &UnixAddr::new(path).unwrap()).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o666)).unwrap();
+    listen(&fd, Backlog::new(8).unwrap()).unwrap();
+    fd.into()
+}
+
+fn readable(fd: std::os::fd::BorrowedFd<'_>, what: &str) {
+    let mut fds = [PollFd::new(fd, PollFlags::POLLIN)];
+    let timeout = PollTimeout::try_from(PATIENCE).unwrap();
+    assert_eq!(poll(&mut fds, timeout), Ok(1), "waited in vain until {what}");
+}
+
+/// Reads until the other end is closed by everybody who holds it.
+pub(crate) fn read_all(mut from: impl Read + AsFd) -> String {
+    let mut all = Vec::new();
+    loop {
+        readable(from.as_fd(), "there is more to read");
+        let mut some = [0; 256];
+        match from.read(&mut some).unwrap() {
+            0 => return String::from_utf8(all).unwrap(),
+            length => all.extend_from_slice(&some[..length]),
+        }
+    }
+}
+
+/// Reads one line, a byte at a time.
+pub(crate) fn read_line(mut from: &File) -> String {
+    let mut line = Vec::new();
+    let mut byte = [0];
+    loop {
+        readable(from.as_fd(), "a line is there");
+        assert_eq!(from.read(&mut byte).unwrap(), 1, "the end came before a line");
+        if byte[0] == b'\n' {
+            return String::from_utf8(line).unwrap();
+        }
+        line.push(byte[0]);
+    }
+}

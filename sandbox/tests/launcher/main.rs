@@ -1,0 +1,490 @@
+//! The launcher, end to end: real processes, cgroups and sockets. The test binary plays three parts: the tests, the
+//! launcher (`launcher DIR AS BEHAVIOUR`) and the supervisor (`relay CONTROL BEHAVIOUR`).
+
+mod host;
+mod relay;
+
+use std::fs;
+use std::io::Read;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::Instant;
+
+use funcd_sandbox::exit::Exit;
+use funcd_sandbox::spec::{Digest, Socket};
+use funcd_sandbox::wire::{Descriptor, Event, Request};
+use libtest_mimic::{Arguments, Failed, Trial};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use host::{As, Running, UID_FIRST, read_all, read_line};
+
+fn main() {
+    let args: Vec<String> = std::env::args().collect();
+    match args.get(1).map(String::as_str) {
+        Some("launcher") => {
+            if let Err(e) = host::run_launcher(Path::new(&args[2]), &args[3], &args[4]) {
+                eprintln!("{e}");
+                std::process::exit(1);
+            }
+        }
+        Some("relay") => relay::run(Path::new(&args[2]), &args[3]),
+        _ => run_tests(),
+    }
+}
+
+fn run_tests() {
+    let tests: &[(&str, fn(As))] = &[
+        (
+            "a_function_is_stored_started_called_and_stopped",
+            a_function_is_stored_started_called_and_stopped,
+        ),
+        ("every_end_has_its_reason", every_end_has_its_reason),
+        (
+            "a_killed_supervisor_is_replaced_and_functions_stay",
+            a_killed_supervisor_is_replaced_and_functions_stay,
+        ),
+        (
+            "a_supervisor_that_sends_garbage_is_replaced",
+            a_supervisor_that_sends_garbage_is_replaced,
+        ),
+        (
+            "what_a_function_left_behind_dies_with_it",
+            what_a_function_left_behind_dies_with_it,
+        ),
+        (
+            "a_function_with_a_port_is_reached_by_its_sockets",
+            a_function_with_a_port_is_reached_by_its_sockets,
+        ),
+        (
+            "a_start_below_the_floor_is_refused",
+            a_start_below_the_floor_is_refused,
+        ),
+        (
+            "the_environment_is_exactly_what_was_asked_for",
+            the_environment_is_exactly_what_was_asked_for,
+        ),
+        (
+            "a_large_executable_delays_no_start",
+            a_large_executable_delays_no_start,
+        ),
+        ("sigterm_leaves_nothing", sigterm_leaves_nothing),
+        ("a_second_sigterm_ends_at_once", a_second_sigterm_ends_at_once),
+        ("one_launcher_per_run_folder", one_launcher_per_run_folder),
+        (
+            "a_crashed_launcher_is_cleared_away",
+            a_crashed_launcher_is_cleared_away,
+        ),
+    ];
+    let root: &[(&str, fn(As))] = &[
+        (
+            "a_function_out_of_memory_dies_as_a_whole",
+            a_function_out_of_memory_dies_as_a_whole,
+        ),
+        ("usage_is_told", usage_is_told),
+        ("each_function_has_a_uid", each_function_has_a_uid),
+        (
+            "a_missing_grant_is_made_for_the_function",
+            a_missing_grant_is_made_for_the_function,
+        ),
+    ];
+    let is_root = nix::unistd::geteuid().is_root();
+    let mut trials = Vec::new();
+    let mut add = |name: String, who: As, test: fn(As), run: bool| {
+        let trial = Trial::test(name, move || {
+            test(who);
+            Ok::<(), Failed>(())
+        });
+        trials.push(trial.with_ignored_flag(!run));
+    };
+    for (name, test) in tests {
+        add(format!("root::{name}"), As::Root, *test, is_root);
+        add(format!("user::{name}"), As::User, *test, true);
+    }
+    for (name, test) in root {
+        add(format!("root::{name}"), As::Root, *test, is_root);
+    }
+    add("measure_launch".to_owned(), As::Root, measure_launch, false);
+    if !is_root {
+        println!("skipped: root::* need root");
+    }
+    libtest_mimic::run(&Arguments::from_args(), trials).exit();
+}
+
+/// The actor, compiled once.
+fn actor() -> PathBuf {
+    static BUILT: OnceLock<(tempfile::TempDir, PathBuf)> = OnceLock::new();
+    let (_, path) = BUILT.get_or_init(|| {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("actor");
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/launcher/actor.c");
+        let made = Command::new("cc")
+            .args(["-static", "-O1", "-o"])
+            .arg(&path)
+            .arg(source)
+            .status();
+        assert!(
+            made.expect("a C compiler is installed: apt install gcc")
+                .success()
+        );
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        (dir, path)
+    });
+    path.clone()
+}
+
+fn started(who: As) -> (Running, Digest) {
+    let mut host = Running::start(who);
+    let digest = host.store(&actor());
+    (host, digest)
+}
+
+fn a_function_is_stored_started_called_and_stopped(who: As) {
+    let (mut host, digest) = started(who);
+    assert_eq!(host.handover.config, b"the configuration");
+    use Descriptor::{Admin, AdminTcp, Functions, Listener, Logs, Sockets};
+    assert_eq!(
+        host.handover.descriptors,
+        [Listener, Listener, Admin, AdminTcp, Functions, Sockets, Logs]
+    );
+    assert_eq!(host.descriptors.len(), 7);
+    let addresses = fs::read_to_string(host.dir.path().join("run/listen")).unwrap();
+    assert_eq!(addresses.lines().count(), 1);
+    std::net::TcpStream::connect(addresses.trim()).unwrap();
+
+    let function = host.launch(host.spec(digest, &["serve"]));
+    assert!(read_line(&function.stdout).starts_with("serving as"));
+    assert_eq!(host.call(function.id), "hello\n");
+    host.send(&Request::Terminate { id: function.id }, &[]);
+    assert_eq!(host.exit_of(function.id), Exit::Stopped);
+    assert!(!host.dir.path().join(format!("run/i/{}", function.id)).exists());
+    host.stop();
+}
+
+fn every_end_has_its_reason(who: As) {
+    let (mut host, digest) = started(who);
+    for (what, expected) in [
+        ("exit", Exit::Code { code: 7 }),
+        (
+            "abort",
+            Exit::Signal {
+                signal: libc::SIGABRT,
+            },
+        ),
+        ("realtime", Exit::Signal { signal: 37 }),
+    ] {
+        let function = host.launch(host.spec(digest, &[what]));
+        assert_eq!(host.exit_of(function.id), expected, "{what}");
+    }
+    let deaf = host.launch(host.spec(digest, &["deaf"]));
+    assert_eq!(read_line(&deaf.stdout), "deaf");
+    host.send(&Request::Terminate { id: deaf.id }, &[]);
+    assert_eq!(host.call(deaf.id), "hello\n");
+    host.send(&Request::Kill { id: deaf.id }, &[]);
+    assert_eq!(host.exit_of(deaf.id), Exit::StopTimeout);
+    let late = host.launch(host.spec(digest, &["deaf"]));
+    host.send(&Request::Kill { id: late.id }, &[]);
+    assert_eq!(host.exit_of(late.id), Exit::StartTimeout);
+    host.stop();
+}
+
+fn a_killed_supervisor_is_replaced_and_functions_stay(who: As) {
+    let (mut host, digest) = started(who);
+    let function = host.launch(host.spec(digest, &["serve"]));
+    read_line(&function.stdout);
+    let waiting = host.connect(function.id);
+    let caller = fs::read_to_string(host.dir.path().join("run/listen")).unwrap();
+    for generation in 1..=2 {
+        let gone = host.supervisor();
+        kill(Pid::from_raw(gone), Signal::SIGKILL).unwrap();
+        // Who connects meanwhile waits in the queue of a socket that never closes.
+        let _queued = std::net::TcpStream::connect(caller.trim()).unwrap();
+        host.take_over();
+        assert_eq!(host.handover.generation, generation);
+        assert!(host.handover.next_id > function.id);
+        let [(id, pid, _)] = &host.inventory[..] else {
+            panic!("one instance runs");
+        };
+        assert_eq!((*id, *pid), (function.id, function.pid));
+        assert_eq!(host.call(function.id), "hello\n");
+    }
+    assert_eq!(read_all(waiting), "hello\n");
+    // What runs is still watched, and new ones can be started.
+    host.send(&Request::Terminate { id: function.id }, &[]);
+    assert_eq!(host.exit_of(function.id), Exit::Stopped);
+    let other = host.launch(host.spec(digest, &["exit"]));
+    assert_eq!(host.exit_of(other.id), Exit::Code { code: 7 });
+    host.stop();
+}
+
+fn a_supervisor_that_sends_garbage_is_replaced(who: As) {
+    let host = Running::start_with(who, "garbage");
+    assert_eq!(host.handover.generation, 1);
+    host.stop();
+}
+
+fn what_a_function_left_behind_dies_with_it(who: As) {
+    let (mut host, digest) = started(who);
+    let daemon = host.launch(host.spec(digest, &["daemon"]));
+    assert_eq!(read_line(&daemon.stdout), "daemon");
+    host.send(&Request::Terminate { id: daemon.id }, &[]);
+    assert_eq!(host.exit_of(daemon.id), Exit::Stopped);
+    let orphan = host.launch(host.spec(digest, &["orphan"]));
+    assert_eq!(host.exit_of(orphan.id), Exit::Code { code: 0 });
+    if who == As::User && !host.has(funcd_sandbox::property::Property::TotalKill) {
+        println!("skipped: a total kill needs a pid namespace or a delegated cgroup");
+        return;
+    }
+    // The pipe's end comes when the last process that held it is gone.
+    assert_eq!(read_all(daemon.stdout), "");
+    assert_eq!(read_all(orphan.stdout), "daemon\n");
+    host.stop();
+}
+
+fn a_function_with_a_port_is_reached_by_its_sockets(who: As) {
+    let (mut host, digest) = started(who);
+    // Not below 1024, and for hosts without network namespaces not a port that others use.
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let mut spec = host.spec(digest, &["port", &port.to_string()]);
+    spec.socket = Socket::Port(port);
+    let function = host.launch(spec);
+    assert_eq!(read_line(&function.stdout), "listening");
+    host.send(
+        &Request::Sockets {
+            id: function.id,
+            count: 3,
+        },
+        &[],
+    );
+    let (event, sockets) = host.recv();
+    assert_eq!(event, Event::Sockets { id: function.id });
+    assert_eq!(sockets.len(), 3);
+    for socket in sockets {
+        assert_eq!(call_port(socket, port), "hello\n");
+    }
+    if host.has(funcd_sandbox::property::Property::Network) {
+        assert!(
+            std::net::TcpStream::connect(("127.0.0.1", port)).is_err(),
+            "its port is reachable from outside"
+        );
+    }
+    host.stop();
+}
+
+fn call_port(socket: OwnedFd, port: u16) -> String {
+    use nix::sys::socket::{SockaddrIn, connect};
+    nix::fcntl::fcntl(&socket, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::empty())).unwrap();
+    connect(socket.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, port)).unwrap();
+    let mut said = String::new();
+    std::net::TcpStream::from(socket)
+        .read_to_string(&mut said)
+        .unwrap();
+    said
+}
+
+fn a_start_below_the_floor_is_refused(who: As) {
+    let (mut host, digest) = started(who);
+    let mut spec = host.spec(digest, &["serve"]);
+    spec.env.push(("LD_PRELOAD".into(), "/tmp/x.so".into()));
+    assert!(host.refused(spec).contains("LD_PRELOAD is refused"));
+    let mut spec = host.spec(digest, &["serve"]);
+    spec.write.push("/etc".into());
+    assert!(host.refused(spec).contains("write_roots"));
+    let unknown = host.spec(Digest([7; 32]), &["serve"]);
+    assert!(host.refused(unknown).contains("step artifact"));
+    // An id that was used, also for a failed start, is never used again.
+    host.send(
+        &Request::Launch {
+            id: funcd_sandbox::spec::InstanceId(1),
+            spec: Box::new(host.spec(digest, &["serve"])),
+        },
+        &[],
+    );
+    assert!(matches!(host.recv().0, Event::LaunchFailed { message, .. } if message.contains("not larger")));
+    let mut broken = host.dir.path().join("broken");
+    fs::write(&broken, "\x7fELF and nothing else").unwrap();
+    fs::set_permissions(&broken, fs::Permissions::from_mode(0o755)).unwrap();
+    let broken_digest = host.store(&broken);
+    let said = host.refused(host.spec(broken_digest, &[]));
+    assert!(
+        said.contains("step exec") && said.contains("this machine"),
+        "{said}"
+    );
+    broken.pop();
+    assert_eq!(fs::read_dir(broken.join("run/i")).unwrap().count(), 0);
+    host.stop();
+}
+
+fn the_environment_is_exactly_what_was_asked_for(who: As) {
+    let (mut host, digest) = started(who);
+    let function = host.launch(host.spec(digest, &["environment"]));
+    let said = read_all(function.stdout);
+    let mut lines: Vec<&str> = said.lines().collect();
+    lines.sort_unstable();
+    let pid = lines
+        .iter()
+        .position(|line| line.starts_with("LISTEN_PID="))
+        .expect("LISTEN_PID is set");
+    lines.remove(pid);
+    assert_eq!(lines, ["GREETING=hello", "LISTEN_FDNAMES=http", "LISTEN_FDS=1"]);
+    assert_eq!(host.exit_of(function.id), Exit::Code { code: 0 });
+    host.stop();
+}
+
+fn a_large_executable_delays_no_start(who: As) {
+    let (mut host, digest) = started(who);
+    let large = host.dir.path().join("large");
+    fs::write(&large, vec![1; 64 << 20]).unwrap();
+    fs::set_permissions(&large, fs::Permissions::from_mode(0o755)).unwrap();
+    let file = fs::File::open(&large).unwrap();
+    host.send(&Request::Store { ticket: 9 }, &[file.as_raw_fd()]);
+    // The answer to the start comes before that to the copy, which was asked for earlier.
+    let function = host.launch(host.spec(digest, &["serve"]));
+    assert_eq!(host.call(function.id), "hello\n");
+    assert!(matches!(
+        host.recv().0,
+        Event::Stored {
+            ticket: 9,
+            result: Ok(_)
+        }
+    ));
+    host.stop();
+}
+
+fn sigterm_leaves_nothing(who: As) {
+    let (mut host, digest) = started(who);
+    let deaf = host.launch(host.spec(digest, &["deaf"]));
+    assert_eq!(read_line(&deaf.stdout), "deaf");
+    let supervisor = host.supervisor();
+    // `stop` asserts what is gone.
+    host.stop();
+    assert_eq!(read_all(deaf.stdout), "");
+    assert!(!Path::new(&format!("/proc/{supervisor}")).exists());
+}
+
+fn a_second_sigterm_ends_at_once(who: As) {
+    let (mut host, digest) = started(who);
+    host.launch(host.spec(digest, &["deaf"]));
+    host.signal(Signal::SIGTERM);
+    assert_eq!(host.recv().0, Event::Shutdown);
+    host.signal(Signal::SIGINT);
+    assert!(host.ended().success());
+    assert_eq!(host.cgroups(), Vec::<PathBuf>::new());
+}
+
+fn one_launcher_per_run_folder(who: As) {
+    let host = Running::start(who);
+    let (status, said) = host.start_another(who);
+    assert!(!status.success());
+    assert!(said.contains("another funcd runs"), "{said}");
+    host.stop();
+}
+
+fn a_crashed_launcher_is_cleared_away(who: As) {
+    let (mut host, digest) = started(who);
+    let function = host.launch(host.spec(digest, &["serve"]));
+    read_line(&function.stdout);
+    host.signal(Signal::SIGKILL);
+    assert!(!host.ended().success());
+    // The kernel ends its children with it.
+    assert_eq!(read_all(function.stdout), "");
+    host.restart(who);
+    assert_eq!(host.inventory.len(), 0);
+    assert!(!host.dir.path().join(format!("run/i/{}", function.id)).exists());
+    let again = host.launch(host.spec(digest, &["serve"]));
+    assert_eq!(host.call(again.id), "hello\n");
+    host.stop();
+}
+
+fn a_function_out_of_memory_dies_as_a_whole(who: As) {
+    let (mut host, digest) = started(who);
+    for what in ["eat", "eat-child"] {
+        let function = host.launch(host.spec(digest, &[what]));
+        assert_eq!(host.exit_of(function.id), Exit::Oom, "{what}");
+        assert_eq!(read_all(function.stdout), "", "{what}");
+    }
+    host.stop();
+}
+
+fn usage_is_told(who: As) {
+    let (mut host, digest) = started(who);
+    let function = host.launch(host.spec(digest, &["serve"]));
+    read_line(&function.stdout);
+    host.send(
+        &Request::Usage {
+            ids: vec![function.id],
+        },
+        &[],
+    );
+    let (Event::Usage { id, usage }, _) = host.recv() else {
+        panic!("usage comes next");
+    };
+    assert_eq!(id, function.id);
+    assert!(
+        usage.memory_bytes > 0 && usage.memory_bytes < 32 << 20,
+        "{usage:?}"
+    );
+    assert!((1..=2).contains(&usage.pids), "{usage:?}");
+    assert!(usage.cpu_micros > 0, "{usage:?}");
+    host.stop();
+}
+
+fn each_function_has_a_uid(who: As) {
+    let (mut host, digest) = started(who);
+    for (name, uid) in [
+        ("first", UID_FIRST),
+        ("second", UID_FIRST + 1),
+        ("first", UID_FIRST),
+    ] {
+        let mut spec = host.spec(digest, &["serve"]);
+        spec.function = name.into();
+        let function = host.launch(spec);
+        assert_eq!(read_line(&function.stdout), format!("serving as {uid}"));
+    }
+    let path = host.dir.path().join("state/uids");
+    host.stop_keeping(|| {
+        assert_eq!(
+            fs::read_to_string(path).unwrap(),
+            format!("first {UID_FIRST}\nsecond {}\n", UID_FIRST + 1)
+        );
+    });
+}
+
+fn a_missing_grant_is_made_for_the_function(who: As) {
+    use std::os::unix::fs::MetadataExt;
+    let (mut host, digest) = started(who);
+    let data = host.dir.path().join("data/actor");
+    let mut spec = host.spec(digest, &["serve"]);
+    spec.write.push(data.clone());
+    let function = host.launch(spec);
+    assert_eq!(host.call(function.id), "hello\n");
+    assert_eq!(fs::metadata(&data).unwrap().uid(), UID_FIRST);
+    host.stop();
+}
+
+/// Prints the round trip of a launch, from the request to the answer; run it with `--ignored measure`.
+fn measure_launch(who: As) {
+    let (mut host, digest) = started(who);
+    let mut micros = Vec::new();
+    for _ in 0..300 {
+        let spec = host.spec(digest, &["serve"]);
+        let began = Instant::now();
+        let function = host.launch(spec);
+        micros.push(began.elapsed().as_micros());
+        host.send(&Request::Kill { id: function.id }, &[]);
+        host.exit_of(function.id);
+    }
+    micros.sort_unstable();
+    println!(
+        "launch by way of the relay: p50 {} µs, p99 {} µs",
+        micros[150], micros[297]
+    );
+    host.stop();
+}
