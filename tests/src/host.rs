@@ -252,14 +252,20 @@ impl Host {
         Plan::new().start()
     }
 
-    /// The host that the tests of a module share: for those that need only their own function.
+    /// The host that the tests of a module share, for those that need only their own function. The first to ask starts
+    /// it and deploys what all of them use.
     ///
     /// # Panics
     /// When it does not start.
-    pub fn shared(module: &'static str) -> Arc<Host> {
+    pub fn shared(module: &'static str, deploy: fn(&Host)) -> Arc<Host> {
         let mut shared = SHARED.lock().unwrap_or_else(|poison| poison.into_inner());
         let hosts = shared.get_or_insert_with(HashMap::new);
-        Arc::clone(hosts.entry(module).or_insert_with(|| Arc::new(Host::start())))
+        let host = hosts.entry(module).or_insert_with(|| {
+            let host = Host::start();
+            deploy(&host);
+            Arc::new(host)
+        });
+        Arc::clone(host)
     }
 
     /// Its own folder: `functions`, `state`, `run`, `log`.

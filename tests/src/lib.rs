@@ -12,6 +12,7 @@ pub mod artifacts;
 pub mod host;
 pub mod http;
 pub mod leftovers;
+pub mod load;
 pub mod need;
 pub mod process;
 pub mod suite;

@@ -113,6 +113,28 @@ impl Process {
             .collect()
     }
 
+    /// Who lives in the same sandbox, itself included, found by mount namespace and cgroup: also who has left its parents.
+    /// And the descendants of the launcher, where neither can be seen.
+    pub fn companions(&self, launcher: &Process) -> Vec<Process> {
+        let namespace = |pid: i32| fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
+        let own_namespace = namespace(self.pid).filter(|own| Some(own) != namespace(launcher.pid).as_ref());
+        let mut own_cgroups = self.cgroups();
+        own_cgroups.retain(|path| path.contains("funcd-"));
+        let shares = |process: &Process| {
+            own_namespace.is_some() && namespace(process.pid) == own_namespace
+                || process.cgroups().iter().any(|path| own_cgroups.contains(path))
+        };
+        let everyone = all().into_iter().map(|(pid, stat)| Process {
+            pid,
+            started: stat.started,
+        });
+        let mut found: Vec<Process> = everyone.filter(|process| shares(process)).collect();
+        found.extend(launcher.descendants());
+        found.sort();
+        found.dedup();
+        found
+    }
+
     /// The uid that it runs as.
     pub fn uid(&self) -> Option<u32> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?;

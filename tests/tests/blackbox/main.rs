@@ -1,4 +1,22 @@
 //! funcd from outside: what callers, deployers and operators see, on live processes.
+//! Asks nothing of its inside: only the command line, the sockets, the folder and /proc.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that panics says where: this is a test in whole"
+)]
+
+mod deploy;
+mod http;
+mod launcher;
+mod lifecycle;
+
+use funcd_tests::suite::Suite;
+
 fn main() -> std::process::ExitCode {
-    funcd_tests::suite::Suite::default().run()
+    let mut suite = Suite::default();
+    deploy::register(&mut suite);
+    lifecycle::register(&mut suite);
+    http::register(&mut suite);
+    launcher::register(&mut suite);
+    suite.run()
 }
