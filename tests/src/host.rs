@@ -88,7 +88,14 @@ impl Plan {
             .prefix("funcd-test-")
             .tempdir()
             .expect("a place for temporary files");
-        fs::create_dir(folder.path().join("functions")).expect("a new folder takes a folder");
+        // Whatever the umask: funcd refuses a folder that others may write to, and functions walk to their volumes.
+        for (path, mode) in [
+            (folder.path().join("functions"), 0o755),
+            (folder.path().to_owned(), 0o711),
+        ] {
+            let _ = fs::create_dir(&path);
+            fs::set_permissions(&path, Permissions::from_mode(mode)).expect("the folder is ours");
+        }
         Plan {
             folder,
             arguments: Vec::new(),
@@ -276,6 +283,15 @@ impl Host {
     /// The path of a file or folder of the functions folder.
     pub fn function_path(&self, name: &str) -> PathBuf {
         self.path().join("functions").join(name)
+    }
+
+    /// Makes a folder that functions may be granted; every uid may write there.
+    #[track_caller]
+    pub fn volume(&self, name: &str) -> PathBuf {
+        let path = self.path().join("state/volumes").join(name);
+        fs::create_dir_all(&path).expect("the folder is ours");
+        fs::set_permissions(&path, Permissions::from_mode(0o1777)).expect("the folder is ours");
+        path
     }
 
     /// Where callers connect.

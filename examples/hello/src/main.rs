@@ -13,11 +13,11 @@ use listenfd::ListenFd;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 
-/// `/` is greeted with "hello", `/world` with "hello, world".
+/// `/` is answered "Hello from funcd", `/world` "Hello, world".
 async fn hello(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
     let text = match request.uri().path().trim_matches('/') {
-        "" => "hello\n".to_owned(),
-        name => format!("hello, {name}\n"),
+        "" => "Hello from funcd\n".to_owned(),
+        name => format!("Hello, {name}\n"),
     };
     Ok(Response::new(Full::from(text)))
 }

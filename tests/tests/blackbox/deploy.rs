@@ -41,7 +41,7 @@ fn a_dropped_executable_answers() {
     assert_eq!(host.get("/dropped/").status(), 404);
     host.drop_in("dropped", &example("hello"));
     let answer = host.wait_for("/dropped/world", "200", |answer| answer.status() == 200);
-    assert_eq!(answer.text(), "hello, world\n");
+    assert_eq!(answer.text(), "Hello, world\n");
     let entry = host.entry("dropped").unwrap();
     assert_eq!(
         (entry.status.as_str(), entry.state.as_deref()),
@@ -97,7 +97,7 @@ fn replacing_it_under_load_fails_no_request() {
     let third = next_revision(second);
     assert_eq!(third, first, "the same bytes are the same revision");
     host.wait_for("/f/", "as the third revision does", |answer| {
-        answer.text() == "hello\n"
+        answer.text() == "Hello from funcd\n"
     });
     load.wait_for_more(50);
     let tally = load.stop();
@@ -110,7 +110,7 @@ fn replacing_it_under_load_fails_no_request() {
     );
     let bodies: Vec<&str> = tally.bodies.iter().map(String::as_str).collect();
     assert!(
-        bodies.contains(&"hello\n") && bodies.len() == 2,
+        bodies.contains(&"Hello from funcd\n") && bodies.len() == 2,
         "both revisions served: {bodies:?}"
     );
     eventually("one instance to be left", || {
@@ -237,7 +237,7 @@ fn a_bad_replacement_leaves_the_running_revision() {
     let process = host.instance("steady");
     fs::set_permissions(host.function_path("steady"), Permissions::from_mode(0o644)).unwrap();
     refused(&host, "steady");
-    assert_eq!(host.get_ok("/steady/").text(), "hello\n");
+    assert_eq!(host.get_ok("/steady/").text(), "Hello from funcd\n");
 
     // An executable that the kernel can't run: it is stored, never gets ready, and never gets traffic.
     fs::remove_file(host.function_path("steady")).unwrap_or_default();
@@ -245,7 +245,7 @@ fn a_bad_replacement_leaves_the_running_revision() {
     fs::set_permissions(host.path().join("broken"), Permissions::from_mode(0o755)).unwrap();
     fs::rename(host.path().join("broken"), host.function_path("steady")).unwrap();
     refused(&host, "steady");
-    assert_eq!(host.get_ok("/steady/").text(), "hello\n");
+    assert_eq!(host.get_ok("/steady/").text(), "Hello from funcd\n");
     assert_eq!(host.instance("steady"), process, "it is still the same process");
 }
 

@@ -42,7 +42,10 @@ fn functions_outlive_the_supervisor() {
     let answer = caller
         .response("GET")
         .unwrap_or_else(|error| panic!("{error}\n{}", host.log_tail()));
-    assert_eq!((answer.status(), answer.text().as_str()), (200, "hello\n"));
+    assert_eq!(
+        (answer.status(), answer.text().as_str()),
+        (200, "Hello from funcd\n")
+    );
     assert_ne!(host.supervisor(), supervisor);
     host.get_ok("/two/");
     assert_eq!(
@@ -62,7 +65,7 @@ fn the_supervisor_may_die_again_and_again() {
         supervisor.signal(Signal::SIGKILL);
         until("the supervisor to be gone", || !supervisor.is_there());
         let answer = host.wait_for("/lasting/", "200", |answer| answer.status() == 200);
-        assert_eq!(answer.text(), "hello\n");
+        assert_eq!(answer.text(), "Hello from funcd\n");
     }
     eventually("ps to show the same process", || {
         match host.try_ps()?.as_slice() {
@@ -171,13 +174,13 @@ fn two_hosts_live_side_by_side() {
     let (one, two) = (Host::start(), Host::start());
     one.deploy("same", "hello", "");
     two.deploy("same", "crash", "");
-    assert_eq!(one.get_ok("/same/").text(), "hello\n");
-    assert_ne!(two.get_ok("/same/").text(), "hello\n");
+    assert_eq!(one.get_ok("/same/").text(), "Hello from funcd\n");
+    assert_ne!(two.get_ok("/same/").text(), "Hello from funcd\n");
     let (here, there) = (one.instance("same"), two.instance("same"));
     assert_ne!(here, there);
     drop(two);
     assert!(!there.is_there() && here.is_alive());
-    assert_eq!(one.get_ok("/same/").text(), "hello\n");
+    assert_eq!(one.get_ok("/same/").text(), "Hello from funcd\n");
 }
 
 fn a_taken_port_is_named() {

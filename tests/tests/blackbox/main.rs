@@ -5,10 +5,14 @@
     reason = "a test that panics says where: this is a test in whole"
 )]
 
+mod cli;
+mod contract;
 mod deploy;
+mod examples;
 mod http;
 mod launcher;
 mod lifecycle;
+mod sandbox;
 
 use funcd_tests::suite::Suite;
 
@@ -17,6 +21,10 @@ fn main() -> std::process::ExitCode {
     deploy::register(&mut suite);
     lifecycle::register(&mut suite);
     http::register(&mut suite);
+    contract::register(&mut suite);
+    sandbox::register(&mut suite);
+    cli::register(&mut suite);
     launcher::register(&mut suite);
+    examples::register(&mut suite);
     suite.run()
 }
