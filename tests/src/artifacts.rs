@@ -21,7 +21,8 @@ const FILES: [&str; 4] = [
     "thumbs/function.toml",
 ];
 
-/// Where what is tested lies: `funcd`, `bin/<example>`, `examples/<file of an example>`, `peers/`.
+/// Where what is tested lies: `funcd`, `bin/<example>`, `examples/<file of an example>`, `peers/`, and `blackbox`, the
+/// tests themselves.
 pub fn folder() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| match std::env::var_os("FUNCD_TEST_ARTIFACTS") {
@@ -154,6 +155,9 @@ fn build() -> PathBuf {
         .arg(&examples)
         .current_dir(root().join("examples")));
     gather(&target.join(&profile).join("funcd"), &folder.join("funcd"), 0o755);
+    // So that the folder is all that another user needs to run the tests.
+    let own = std::env::current_exe().expect("/proc is mounted");
+    gather(&own, &folder.join("blackbox"), 0o755);
     for name in EXECUTABLES {
         gather(
             &examples.join(&triple).join("release").join(name),
