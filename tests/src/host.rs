@@ -173,14 +173,17 @@ impl Plan {
                 if let Some(status) = child.try_wait().map_err(|error| error.to_string())? {
                     return Ok(Some(status));
                 }
-                addresses = Some(bound(&path)?);
                 let mut admin =
                     Connection::unix(&path.join("run/admin.sock")).map_err(|error| error.to_string())?;
                 match admin
                     .ask(&Request::get("/readyz"))
                     .map_err(|error| error.to_string())?
                 {
-                    ready if ready.status() == 200 => Ok(None),
+                    // Only now: files of an earlier host in the same folder would tell its addresses.
+                    ready if ready.status() == 200 => {
+                        addresses = Some(bound(&path)?);
+                        Ok(None)
+                    }
                     other => Err(format!("/readyz: {} {}", other.status(), other.text())),
                 }
             })
@@ -240,16 +243,14 @@ fn finished(mut child: Child, what: &str) -> Output {
 
 /// The addresses that a host listens on, as it wrote them to its run folder: callers, then metrics and health.
 fn bound(folder: &Path) -> Result<(SocketAddr, SocketAddr), String> {
-    let path = folder.join("run/listen");
-    let text = fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-    let find = |kind: &str| {
-        let line = text
-            .lines()
-            .find_map(|line| line.strip_prefix(kind)?.strip_prefix(' '));
-        line.and_then(|address| address.trim().parse().ok())
-            .ok_or(format!("no {kind} in {text:?}"))
+    let first_of = |name: &str| {
+        let path = folder.join("run").join(name);
+        let text = fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        let line = text.lines().next().unwrap_or_default();
+        line.parse()
+            .map_err(|error| format!("{}: {error}: {text:?}", path.display()))
     };
-    Ok((find("http")?, find("admin")?))
+    Ok((first_of("listen")?, first_of("admin-listen")?))
 }
 
 impl Host {
