@@ -73,7 +73,11 @@ impl Plan {
         let folder = self.folder.path();
         let log = File::create(folder.join("log")).during("making a host's log")?;
         let admin = folder.join("run/admin.sock");
+        // An empty configuration, so that this machine's own says nothing in ours.
+        let config = folder.join("funcd.toml");
+        fs::write(&config, "").during("making a host's configuration")?;
         let mut command = Command::new(&self.funcd);
+        command.env("FUNCD_CONFIG", &config).env_remove("RUST_LOG");
         command.arg("serve").args(["--listen", "127.0.0.1:0"]);
         for (flag, path) in [
             ("--functions", "functions"),
@@ -116,9 +120,10 @@ fn copy(source: &Path, to: &Path) -> Outcome<()> {
         .during(format!("copying {} to {}", source.display(), to.display()))
 }
 
-/// The first address of a host's `listen` file.
+/// The address for callers in a host's `listen` file; `None` while the file is being written.
 fn bound_address(text: &str) -> Option<SocketAddr> {
-    text.split_ascii_whitespace().find_map(|word| word.parse().ok())
+    let (line, _) = text.split_once('\n')?;
+    line.strip_prefix("http ")?.trim().parse().ok()
 }
 
 /// A running host; dropping it stops it.
@@ -241,15 +246,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_address_is_taken_whatever_surrounds_it() {
+    fn callers_have_the_first_line_once_it_is_whole() {
         let expected = Some("127.0.0.1:4711".parse().unwrap());
-        assert_eq!(bound_address("127.0.0.1:4711\n[::1]:4712\n"), expected);
-        assert_eq!(bound_address("http 127.0.0.1:4711\n"), expected);
-        assert_eq!(bound_address(""), None);
         assert_eq!(
-            bound_address("127.0.0.1:47"),
-            Some("127.0.0.1:47".parse().unwrap())
+            bound_address("http 127.0.0.1:4711\nadmin 127.0.0.1:4712\n"),
+            expected
         );
+        assert_eq!(bound_address(""), None);
+        assert_eq!(bound_address("http 127.0.0.1:47"), None);
     }
 
     #[test]

@@ -31,11 +31,17 @@ pub(crate) fn measure(artifacts: &Artifacts, count: usize) -> Outcome<Table> {
     let watch = Watch::start();
     let start = Instant::now();
     let mut host = plan.start(None)?;
-    while live(&host.query("ls")?) < count {
+    loop {
+        // It listens before it has read the folder, and may not answer yet.
+        let answer = host.query("ls");
+        let live = answer.as_ref().map_or(0, live);
+        if live >= count {
+            break;
+        }
         if start.elapsed() > PATIENCE {
-            let live = live(&host.query("ls")?);
+            let why = answer.map_or_else(|failure| failure.to_string(), |_| "`funcd ls` says why".into());
             return Err(Failure(format!(
-                "{live} of {count} functions are live after {PATIENCE:?}"
+                "{live} of {count} functions are live after {PATIENCE:?}: {why}"
             )));
         }
         std::thread::sleep(GLANCE);
@@ -79,8 +85,24 @@ pub(crate) fn measure(artifacts: &Artifacts, count: usize) -> Outcome<Table> {
     })
 }
 
-/// How many entries of `funcd ls --json` are live.
+/// How many entries of `funcd ls --json` are functions that requests go to.
 fn live(ls: &Value) -> usize {
     let entries = ls["functions"].as_array().into_iter().flatten();
-    entries.filter(|entry| entry["state"] == "live").count()
+    entries.filter(|entry| entry["function"].is_object()).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_is_live_when_there_is_a_function_behind_it() {
+        let ls = serde_json::json!({ "version": 1, "functions": [
+            { "name": "a", "status": "accepted", "function": { "state": "idle" } },
+            { "name": "b", "status": "settling" },
+            { "name": "c", "status": "refused", "reason": "it is a FIFO" },
+        ]});
+        assert_eq!(live(&ls), 1);
+        assert_eq!(live(&Value::Null), 0);
+    }
 }
