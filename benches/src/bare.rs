@@ -87,7 +87,7 @@ impl Bare {
         Target::unix(&socket, "/").ask_once().during(&step)?;
         Ok(BareServer {
             socket,
-            _process: process,
+            process,
             _folder: self.folder,
         })
     }
@@ -98,8 +98,15 @@ impl Bare {
 pub(crate) struct BareServer {
     /// Where it listens.
     pub(crate) socket: PathBuf,
-    _process: Guard,
+    process: Guard,
     _folder: TempDir,
+}
+
+impl BareServer {
+    /// Its process.
+    pub(crate) fn id(&self) -> i32 {
+        self.process.id()
+    }
 }
 
 /// What runs `hello` in namespaces of its own under bubblewrap: no Landlock, no seccomp, no cgroup, no own uid.

@@ -1,5 +1,6 @@
 //! One client connection: asks and waits for the whole answer. The same for every contender.
 
+use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -75,6 +76,15 @@ impl Target {
         let mut connection = self.connect()?;
         connection.ask()?;
         connection.finish()
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.address {
+            Address::Tcp(address) => write!(f, "the server on {address}"),
+            Address::Unix(path) => write!(f, "the server on {}", path.display()),
+        }
     }
 }
 

@@ -56,7 +56,7 @@ impl Load {
         for index in 0..connections {
             let place = load
                 .place(index)
-                .during(format!("connecting to {:?}", load.target))?;
+                .during(format!("connecting to {}", load.target))?;
             load.places.push(place);
         }
         Ok(load)
@@ -115,7 +115,7 @@ impl Load {
         };
         if count == 0 {
             let seconds = PATIENCE / 1000;
-            return Err(Failure(format!("{:?}: no answer for {seconds} s", self.target)));
+            return Err(Failure(format!("{}: no answer for {seconds} s", self.target)));
         }
         Ok(events[..count].iter().map(|event| event.data() as usize))
     }
@@ -141,13 +141,13 @@ impl Load {
         seen.last_error = Some(error.to_string());
         if seen.errors >= MOST_ERRORS {
             return Err(Failure(format!(
-                "{:?}: {MOST_ERRORS} errors, last: {error}",
+                "{}: {MOST_ERRORS} errors, last: {error}",
                 self.target
             )));
         }
         self.places[index] = self
             .place(index)
-            .during(format!("connecting to {:?} again after {error}", self.target))?;
+            .during(format!("connecting to {} again after {error}", self.target))?;
         Ok(())
     }
 }

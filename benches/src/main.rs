@@ -28,6 +28,7 @@ mod load;
 mod memory;
 mod nginx;
 mod peer;
+mod placement;
 mod process;
 mod procfs;
 mod quiet;
@@ -47,11 +48,11 @@ struct Flags {
     /// Print one JSON document instead of tables.
     #[arg(long)]
     json: bool,
-    /// Starts in `cold` [default: 1000], rounds in `warm` [default: 10].
+    /// Starts in `cold` [default: 1000], rounds of each table of `warm` [default: 20].
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: Option<u32>,
     /// Length of each run in `warm`, in milliseconds.
-    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..))]
     run_millis: u64,
     /// Registered functions in `memory`.
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
@@ -96,11 +97,12 @@ fn run(flags: &Flags) -> Outcome<()> {
     let mut tables = Vec::new();
     for what in [What::Cold, What::Warm, What::Memory] {
         if flags.what == what || flags.what == What::All {
-            let table = measure(what, flags, &artifacts)?;
-            if !flags.json {
-                println!("{table}");
+            for table in measure(what, flags, &artifacts)? {
+                if !flags.json {
+                    println!("{table}");
+                }
+                tables.push(table);
             }
-            tables.push(table);
         }
     }
     if flags.json {
@@ -113,15 +115,15 @@ fn run(flags: &Flags) -> Outcome<()> {
     Ok(())
 }
 
-fn measure(what: What, flags: &Flags, artifacts: &Artifacts) -> Outcome<Table> {
+fn measure(what: What, flags: &Flags, artifacts: &Artifacts) -> Outcome<Vec<Table>> {
     let rounds = |default| flags.rounds.unwrap_or(default) as usize;
     match what {
-        What::Cold => cold::measure(artifacts, rounds(1000)),
-        What::Memory => memory::measure(artifacts, flags.functions as usize),
+        What::Cold => Ok(vec![cold::measure(artifacts, rounds(1000))?]),
+        What::Memory => Ok(vec![memory::measure(artifacts, flags.functions as usize)?]),
         What::Warm | What::All => warm::measure(
             artifacts,
             warm::Length {
-                rounds: rounds(10),
+                rounds: rounds(20),
                 run: Duration::from_millis(flags.run_millis),
             },
         ),

@@ -15,6 +15,7 @@ pub(crate) struct Watch {
     since: Instant,
     machine: u64,
     own: u64,
+    cores: usize,
 }
 
 impl Watch {
@@ -25,6 +26,8 @@ impl Watch {
             since: Instant::now(),
             machine,
             own,
+            // Asked now: measuring may pin this process to one of them.
+            cores: cores(),
         }
     }
 
@@ -35,7 +38,7 @@ impl Watch {
         let others = other_ticks(machine.saturating_sub(self.machine), own.saturating_sub(self.own));
         OtherLoad {
             cores: others / TICKS / seconds,
-            of: cores(),
+            of: self.cores,
         }
     }
 }
