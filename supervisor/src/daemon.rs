@@ -103,15 +103,15 @@ pub fn host(config: &Config, log_format: Format) -> Result<Host, DaemonError> {
     })
 }
 
-/// The uid and gid of the supervisor, when this is root. On a machine where nobody made the default user, the first
-/// uid of the functions' range serves: no function ever gets that one.
+/// The uid and gid of the supervisor, when this is root. On a machine where nobody made the default user, the uid
+/// before those of functions serves.
 fn supervisor_user(config: &Config) -> Result<Option<(u32, u32)>, DaemonError> {
     if !geteuid().is_root() {
         return Ok(None);
     }
     match User::from_name(&config.user) {
         Ok(Some(user)) => Ok(Some((user.uid.as_raw(), user.gid.as_raw()))),
-        _ if config.user == DEFAULT_USER => Ok(Some((config.uid_first, config.uid_first))),
+        _ if config.user == DEFAULT_USER => Ok(Some((config.uid_first - 1, config.uid_first - 1))),
         _ => Err(DaemonError::NoUser {
             user: config.user.clone(),
         }),
