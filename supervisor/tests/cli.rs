@@ -53,7 +53,7 @@ impl Host {
             let sources = Arc::new(Sources {
                 control,
                 entries: entries_seen,
-                doctor: host::doctor(&[], Some(7), &[]),
+                doctor: host::doctor(&[], Some(7), &[], true),
                 logs,
                 readiness: watch::channel(Readiness::Ready).1,
                 metrics: metrics::install(),

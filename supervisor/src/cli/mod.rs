@@ -23,6 +23,7 @@ use serde::Serialize;
 
 use crate::admin::client::Client;
 use crate::admin::view::Version;
+use crate::telemetry::diary::{self, Format};
 use args::{Cli, Command, Global, HostFlags, Serve};
 use exit::{Code, Failure};
 
@@ -91,9 +92,13 @@ fn run(cli: &Cli, hooks: &Hooks) -> Result<(), Failure> {
             if let Some(parent) = serve.with_parent {
                 demo::end_with(parent)?;
             }
+            start_diary(serve.log_format)?;
             (hooks.serve)(global, serve)
         }
-        Command::Supervisor => (hooks.supervise)(),
+        Command::Supervisor { log_format } => {
+            start_diary(*log_format)?;
+            (hooks.supervise)()
+        }
         Command::Demo(demo) => demo::run(demo),
         Command::Ls => ls::run(global),
         Command::Ps(ps) => ps::run(global, ps),
@@ -107,6 +112,14 @@ fn run(cli: &Cli, hooks: &Hooks) -> Result<(), Failure> {
         Command::Version if global.json => output::print_json(&Version::of_this_program()),
         Command::Version => output::print(concat!("funcd ", env!("CARGO_PKG_VERSION"), "\n")),
     }
+}
+
+/// Starts funcd's own log, for the roles that run on.
+fn start_diary(flag: Option<Format>) -> Result<(), Failure> {
+    let variable = std::env::var("FUNCD_LOG_FORMAT").ok();
+    let format = Format::choose(flag, variable.as_deref());
+    diary::start(format.map_err(|message| Failure::new(Code::Config, message))?);
+    Ok(())
 }
 
 /// A client of the host that the flags and the environment name.
