@@ -9,3 +9,4 @@ pub mod config;
 pub mod function;
 pub mod name;
 pub mod telemetry;
+pub mod typed;

@@ -10,6 +10,5 @@ fn main() -> ExitCode {
         serve: |_, _| Err(Failure::new(Code::Failure, "serve is not part of this build")),
         supervise: || Err(Failure::new(Code::Failure, "supervise is not part of this build")),
         probe: || (Vec::new(), None),
-        config: |_, _| Err(Failure::new(Code::Failure, "config is not part of this build")),
     })
 }
