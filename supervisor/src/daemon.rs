@@ -67,7 +67,7 @@ fn supervisor(what: &'static str) -> impl Fn(io::Error) -> DaemonError {
 ///
 /// # Errors
 /// [`DaemonError::Launcher`] and [`DaemonError::NoUser`].
-pub fn serve(config: &Config, log_format: Format) -> Result<(), DaemonError> {
+pub fn serve(config: &Config, log_format: Option<Format>) -> Result<(), DaemonError> {
     Ok(launcher::run(host(config, log_format)?)?)
 }
 
@@ -75,10 +75,10 @@ pub fn serve(config: &Config, log_format: Format) -> Result<(), DaemonError> {
 ///
 /// # Errors
 /// [`DaemonError::NoUser`].
-pub fn host(config: &Config, log_format: Format) -> Result<Host, DaemonError> {
+pub fn host(config: &Config, log_format: Option<Format>) -> Result<Host, DaemonError> {
     let settings = Settings {
         config: config.clone(),
-        log_format,
+        root: geteuid().is_root(),
     };
     let program =
         ["/proc/self/exe", "supervisor"].map(|word| CString::new(word).expect("no NUL in a literal"));
@@ -96,7 +96,7 @@ pub fn host(config: &Config, log_format: Format) -> Result<Host, DaemonError> {
         read_roots: config.read_roots.clone(),
         write_roots: config.write_roots.clone(),
         degraded: config.degraded.clone(),
-        program: program.into(),
+        program: program.into_iter().map(word).collect(),
         config: serde_json::to_vec(&settings).expect("settings are plain data"),
         max_instances: config.max_instances,
         drain_millis: config.drain.as_millis() as u64,
@@ -125,7 +125,6 @@ fn supervisor_user(config: &Config) -> Result<Option<(u32, u32)>, DaemonError> {
 pub fn supervise() -> Result<(), DaemonError> {
     let socket = own::inherited_socket().map_err(supervisor("the socket to the launcher"))?;
     let handover = handover::receive(&socket).map_err(supervisor("the handover"))?;
-    telemetry::diary::start(handover.settings.log_format);
     let myself = File::open("/proc/self").map_err(supervisor("/proc/self"))?;
     let access = Access {
         read: vec![
@@ -184,7 +183,7 @@ async fn run(socket: OwnedFd, handover: Handover, landlock_abi: Option<u32>) -> 
     let sources = Arc::new(Sources {
         control: questions,
         entries: entries_seen,
-        doctor: admin::host::doctor(&grades, landlock_abi, &config.degraded),
+        doctor: admin::host::doctor(&grades, landlock_abi, &config.degraded, settings.root),
         logs: logs.clone(),
         readiness,
         metrics: metrics.clone(),
