@@ -80,8 +80,11 @@ pub fn host(config: &Config, log_format: Option<Format>) -> Result<Host, DaemonE
         config: config.clone(),
         root: geteuid().is_root(),
     };
-    let program =
-        ["/proc/self/exe", "supervisor"].map(|word| CString::new(word).expect("no NUL in a literal"));
+    let mut program = vec!["/proc/self/exe", "supervisor"];
+    if let Some(Format::Json) = log_format {
+        program.extend(["--log-format", "json"]);
+    }
+    let word = |word| CString::new(word).expect("no NUL in a literal");
     Ok(Host {
         functions: config.functions.clone(),
         state: config.state.clone(),
