@@ -34,7 +34,7 @@ impl Upstream {
     /// Makes an HTTP connection of a fresh byte stream; nothing is written yet.
     pub(super) async fn over(stream: Stream) -> hyper::Result<Box<Upstream>> {
         let mut builder = http1::Builder::new();
-        builder.max_buf_size(BUFFER);
+        builder.max_buf_size(BUFFER).max_header_size(BUFFER);
         let (sender, connection) = builder.handshake(TokioIo::new(stream)).await?;
         Ok(Box::new(Upstream {
             sender,
@@ -71,7 +71,6 @@ impl Upstream {
 }
 
 /// A connection is more than half a kilobyte: boxed it moves between pool and request by its address.
-#[expect(clippy::vec_box, reason = "moved far more often than made")]
 type Parked = Vec<Box<Upstream>>;
 
 /// The idle connections of one worker.
