@@ -30,4 +30,4 @@ pub use trust::BadNetwork;
 pub use worker::{Shared, Workers, spawn_workers};
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

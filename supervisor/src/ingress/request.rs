@@ -185,8 +185,8 @@ fn refuse(mut visit: Visit, problem: &Problem, version: Version, id: &RequestId)
     visit.failed(row.slug);
     let id_text = id.0.to_str().unwrap_or("");
     match problem.kind {
-        // What callers do wrong, or bring about, must not fill the log.
-        Kind::QueueFull => visit.shed(problem.kind),
+        // What callers do wrong, or bring about, must not fill the log; nor what is known and logged once already.
+        Kind::QueueFull | Kind::Unavailable => visit.shed(problem.kind),
         _ if row.status.is_client_error() => {}
         _ => warn!(
             function = visit.function(),

@@ -63,7 +63,7 @@ impl Shared {
 
     /// More than three quarters of the connections are taken.
     pub(super) fn is_crowded(&self) -> bool {
-        self.connections() > self.bounds.connections / 4 * 3
+        self.connections() > self.bounds.connections.saturating_mul(3) / 4
     }
 }
 

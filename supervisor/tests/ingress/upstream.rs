@@ -141,7 +141,7 @@ fn a_dead_instance_is_passed_over_once_it_is_known() {
 #[test]
 fn what_is_not_http_is_a_502() {
     let mut host = Host::new();
-    let cases: [(&str, fn(&mut crate::host::Conn, &str) -> bool, &str, &str); 9] = [
+    let cases: [(&str, crate::host::Answer, &str, &str); 9] = [
         (
             "closed",
             |_, _| false,
