@@ -1,5 +1,6 @@
 //! How requests reach instances: connections are used again, closed ones are noticed, and nothing is done twice.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -309,4 +310,73 @@ fn a_drain_finishes_what_is_there_and_closes_what_is_idle() {
     assert_eq!(busy.response().unwrap().1, b"done");
     assert_eq!(busy.rest(), "");
     assert_eq!(workers.drain(Instant::now() + Duration::from_secs(20)), 0);
+}
+
+/// Attack 45: whatever an instance sends, the caller gets one well-formed answer or the end of the connection.
+#[test]
+fn mangled_responses_harm_nobody() {
+    static NEXT: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+    let mut host = Host::new();
+    let (function, server) = host.serve("f", manifest(), |conn, _| {
+        let bytes = NEXT.lock().unwrap().clone();
+        conn.send(bytes);
+        false
+    });
+    let bases: [&[u8]; 2] = [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX-A: b\r\nConnection: keep-alive\r\n\r\nhello",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: x-sum\r\n\r\n5\r\nhello\r\n0\r\nX-Sum: 1\r\n\r\n",
+    ];
+    let spice: [&[u8]; 10] = [
+        b"\r\n",
+        b"\n",
+        b"\r",
+        b"\0",
+        b":",
+        b" ",
+        b"\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n\r\n",
+        b"Content-Length: 1\r\n",
+        b"\xff",
+    ];
+    // A fixed sequence (Knuth's MMIX generator), so that a failure can be run again.
+    let mut state = 1_u64;
+    let mut chance = |below: usize| {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % below
+    };
+    for round in 0..400 {
+        let mut bytes = bases[round % 2].to_vec();
+        for _ in 0..=chance(2) {
+            let at = chance(bytes.len());
+            match chance(3) {
+                0 => bytes.truncate(at),
+                1 => bytes[at] = bytes[at].wrapping_add(1 + chance(255) as u8),
+                _ => drop(bytes.splice(at..at, spice[chance(spice.len())].iter().copied())),
+            }
+            if bytes.is_empty() {
+                break;
+            }
+        }
+        NEXT.lock().unwrap().clone_from(&bytes);
+        let answer = host.get("/f");
+        let shown = String::from_utf8_lossy(&bytes).into_owned();
+        let Some((head, _)) = answer.split_once("\r\n\r\n") else {
+            assert_eq!(answer, "", "{shown:?}");
+            continue;
+        };
+        assert!(head.starts_with("HTTP/1.1 "), "{shown:?}: {answer:?}");
+        assert!(!head.bytes().any(|byte| byte == 0), "{shown:?}: {answer:?}");
+        assert_eq!(
+            head.replace("\r\n", "").matches(['\r', '\n']).count(),
+            0,
+            "{shown:?}: {answer:?}"
+        );
+    }
+    eventually("nothing is held", || {
+        function.admitted() == 0 && server.instance.in_flight() == 0
+    });
+    *NEXT.lock().unwrap() = ok("well").into_bytes();
+    assert!(host.get("/f").ends_with("well"));
 }
