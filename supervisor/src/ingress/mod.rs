@@ -13,6 +13,7 @@ mod body;
 mod connection;
 mod forward;
 mod headers;
+mod ids;
 mod inspect;
 mod listener;
 mod pool;

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use funcd::function::handle::{Refusal, ToControl};
 
-use crate::host::{Host, assert_problem, bounds, eventually, field, hello, manifest, ok};
+use crate::host::{Host, assert_problem, bounds, eventually, field, hello, manifest, ok, recorder};
 
 /// A head's lines, the first left out, sorted.
 fn fields(head: &str) -> Vec<String> {
@@ -205,12 +205,15 @@ fn a_head_too_large_or_with_too_many_fields_is_431() {
 #[test]
 fn a_full_queue_is_shed_at_once() {
     let mut host = Host::new();
-    let function = host.function("busy", manifest());
-    let mut waiting: Vec<_> = (0..640).map(|_| host.caller()).collect();
+    let mut few = manifest();
+    few.scale.concurrency = 2;
+    let function = host.function("busy", few);
+    // Ten for each place.
+    let mut waiting: Vec<_> = (0..20).map(|_| host.caller()).collect();
     for caller in &mut waiting {
         caller.send("GET /busy HTTP/1.1\r\nHost: h\r\n\r\n");
     }
-    eventually("all wait", || function.waiting() == 640);
+    eventually("all wait", || function.waiting() == 20);
     let answer = host.get("/busy");
     assert_problem(&answer, 503, "queue-full", "connection_limit_reached");
     assert_eq!(field(&answer, "x-funcd-shed"), Some("queue-full"));
@@ -218,5 +221,38 @@ fn a_full_queue_is_shed_at_once() {
     host.instance(&function, |conn, _| conn.send(ok("late")));
     for mut caller in waiting {
         assert!(caller.head().unwrap().starts_with("HTTP/1.1 200 "));
+    }
+}
+
+#[test]
+fn what_is_counted() {
+    let mut host = Host::new();
+    host.serve("counted", manifest(), hello);
+    assert!(host.get("/counted").ends_with("hello"));
+    let head = "POST /counted HTTP/1.1\r\nHost: h\r\nConnection: close\r\n";
+    assert!(
+        host.raw(format!("{head}Content-Length: 3\r\n\r\nabc"))
+            .ends_with("hello")
+    );
+    assert!(
+        host.raw(format!("{head}Content-Length: 99999999999\r\n\r\n"))
+            .contains(" 413 ")
+    );
+    let failed = host.function("counted-failed", manifest());
+    let reason = "it never started".to_owned();
+    host.refuse(&failed, Refusal { reason, until: None });
+    assert!(host.get("/counted-failed").contains(" 503 "));
+    for line in [
+        "funcd_invocations_total{function=\"counted\",trigger=\"http\",code=\"2xx\"} 2",
+        "funcd_invocations_total{function=\"counted\",trigger=\"http\",code=\"4xx\"} 1",
+        "funcd_invocation_errors_total{function=\"counted\",reason=\"body-too-large\"} 1",
+        "funcd_invocations_in_flight{function=\"counted\"} 0",
+        "funcd_request_bytes_total{function=\"counted\"} 3",
+        "funcd_response_bytes_total{function=\"counted\"} 10",
+        "funcd_invocation_duration_seconds_count{function=\"counted\"} 3",
+        "funcd_proxy_overhead_seconds_count{function=\"counted\"} 2",
+        "funcd_requests_shed_total{function=\"counted-failed\",reason=\"unavailable\",class=\"degraded\"} 1",
+    ] {
+        eventually(line, || recorder().render().lines().any(|shown| shown == line));
     }
 }

@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -15,6 +15,7 @@ use funcd::function::instance::{Address, Instance};
 use funcd::ingress::{Routes, Shared, Workers, spawn_workers};
 use funcd::name::{FunctionName, RevisionId};
 use funcd_sandbox::spec::{Digest, Image, InstanceId, Limits};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::sync::mpsc;
 
 /// Nothing here takes this long unless it hangs.
@@ -74,6 +75,12 @@ pub(crate) fn manifest() -> Manifest {
     }
 }
 
+/// The recorder of this process.
+pub(crate) fn recorder() -> &'static PrometheusHandle {
+    static RECORDER: OnceLock<PrometheusHandle> = OnceLock::new();
+    RECORDER.get_or_init(|| PrometheusBuilder::new().install_recorder().unwrap())
+}
+
 /// Workers and their functions.
 pub(crate) struct Host {
     pub(crate) address: SocketAddr,
@@ -93,6 +100,7 @@ impl Host {
     }
 
     pub(crate) fn with(client: ClientBounds, trusted: &[&str]) -> Host {
+        recorder();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let config = Config {
