@@ -63,7 +63,7 @@ impl Shared {
 
     /// More than three quarters of the connections are taken.
     pub(super) fn is_crowded(&self) -> bool {
-        self.connections() > self.bounds.connections / 4 * 3
+        self.connections() > self.bounds.connections.saturating_mul(3) / 4
     }
 }
 
@@ -168,12 +168,12 @@ impl Worker {
         let epoch = Instant::now();
         let mut http1 = http1::Builder::new();
         // Time-outs are the watch's: hyper's own would make a timer for each head. A half-closed client is gone:
-        // only so is it noticed that nobody waits for the answer any more.
+        // only so is it noticed that nobody waits for the answer any more. `pipeline_flush` stays off: with it hyper
+        // buffers a response without bound while the caller reads nothing.
         http1
             .half_close(false)
             .max_header_size(bounds.head_bytes)
-            .max_buf_size(bounds.head_bytes.max(64 * 1024))
-            .pipeline_flush(true);
+            .max_buf_size(bounds.head_bytes.max(64 * 1024));
         let mut http2 = http2::Builder::new(StreamExecutor { epoch });
         http2
             .timer(TokioTimer::new())
