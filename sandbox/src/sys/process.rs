@@ -192,6 +192,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::zombie_processes, reason = "what is tested waits for it")]
     fn a_real_time_signal_is_a_status_like_any_other() {
         let child = Command::new("sh").args(["-c", "kill -40 $$"]).spawn().unwrap();
         let pid = child.id() as i32;
