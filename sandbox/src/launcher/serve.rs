@@ -41,6 +41,8 @@ pub(super) struct Launcher {
     pub(super) networks: Networks,
     pub(super) plan: Plan,
     pub(super) grades: Vec<Grade>,
+    /// Whether cgroups limit the processes of each instance.
+    pub(super) counts_pids: bool,
     pub(super) floor: Floor,
     pub(super) store: Store,
     pub(super) uids: Uids,

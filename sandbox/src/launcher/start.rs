@@ -142,6 +142,7 @@ fn build(
         descriptors,
         poll: Poll::new().map_err(kernel("epoll"))?,
         signals,
+        counts_pids: facts.cgroup.pids,
         pool: tree.pool(),
         tree: Some(tree),
         networks: Networks::default(),

@@ -84,7 +84,7 @@ pub(crate) fn run_launcher(dir: &Path, who: &str, behaviour: &str) -> Result<(),
             text(behaviour),
         ],
         config: b"the configuration".to_vec(),
-        max_instances: 50,
+        max_instances: 1200,
         drain_millis: 10_000,
     })
 }
@@ -281,6 +281,22 @@ impl Running {
             .expect("a supervisor runs")
             .parse()
             .unwrap()
+    }
+
+    /// What the launcher holds of memory for itself.
+    pub(crate) fn memory(&self) -> String {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.launcher.id())).unwrap();
+        let line = |name: &&str| {
+            status
+                .lines()
+                .find(|line| line.starts_with(*name))
+                .unwrap_or_default()
+        };
+        ["VmRSS", "RssAnon"]
+            .iter()
+            .map(line)
+            .collect::<Vec<_>>()
+            .join(", ")
     }
 
     pub(crate) fn signal(&self, signal: Signal) {

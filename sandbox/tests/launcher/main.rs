@@ -1,6 +1,8 @@
 //! The launcher, end to end: real processes, cgroups and sockets. The test binary plays three parts: the tests, the
 //! launcher (`launcher DIR AS BEHAVIOUR`) and the supervisor (`relay CONTROL BEHAVIOUR`).
 
+#![expect(clippy::unwrap_used, reason = "a test that meets the unexpected has failed")]
+
 mod host;
 mod relay;
 
@@ -36,8 +38,11 @@ fn main() {
     }
 }
 
+/// A test and its name.
+type Test = (&'static str, fn(As));
+
 fn run_tests() {
-    let tests: &[(&str, fn(As))] = &[
+    let tests: &[Test] = &[
         (
             "a_function_is_stored_started_called_and_stopped",
             a_function_is_stored_started_called_and_stopped,
@@ -79,7 +84,7 @@ fn run_tests() {
             a_crashed_launcher_is_cleared_away,
         ),
     ];
-    let root: &[(&str, fn(As))] = &[
+    let root: &[Test] = &[
         (
             "a_function_out_of_memory_dies_as_a_whole",
             a_function_out_of_memory_dies_as_a_whole,
@@ -469,7 +474,8 @@ fn a_missing_grant_is_made_for_the_function(who: As) {
     host.stop();
 }
 
-/// Prints the round trip of a launch, from the request to the answer; run it with `--ignored measure`.
+/// Prints the round trip of a launch, from the request to the answer, and the launcher's memory with a thousand
+/// instances; run it with `--ignored measure`.
 fn measure_launch(who: As) {
     let (mut host, digest) = started(who);
     let mut micros = Vec::new();
@@ -486,5 +492,17 @@ fn measure_launch(who: As) {
         "launch by way of the relay: p50 {} µs, p99 {} µs",
         micros[150], micros[297]
     );
+    println!("memory before: {}", host.memory());
+    let began = Instant::now();
+    for _ in 0..1000 {
+        host.launch(host.spec(digest, &["serve"]));
+    }
+    println!(
+        "1,000 instances in {} ms; memory: {}",
+        began.elapsed().as_millis(),
+        host.memory()
+    );
+    let began = Instant::now();
     host.stop();
+    println!("ended in {} ms", began.elapsed().as_millis());
 }
