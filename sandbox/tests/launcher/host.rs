@@ -359,18 +359,7 @@ impl Running {
             .iter()
             .map(|byte| format!("{byte:02x}"))
             .collect();
-        let mut found = Vec::new();
-        let mut below = vec![PathBuf::from("/sys/fs/cgroup")];
-        while let Some(dir) = below.pop() {
-            for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-                if entry.file_name().to_string_lossy() == format!("funcd-{name}") {
-                    found.push(entry.path());
-                } else if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                    below.push(entry.path());
-                }
-            }
-        }
-        found
+        cgroups_named(&format!("funcd-{name}"))
     }
 }
 
@@ -388,16 +377,24 @@ impl Drop for Running {
 }
 
 fn command(dir: &Path, who: As, behaviour: &str) -> Command {
-    let mut command = Command::new("/proc/self/exe");
-    command.arg("launcher").arg(dir);
+    let mut command = command_of("launcher", dir, who);
     match who {
         As::Root => command.arg("root"),
         As::User => command.arg("user"),
     };
     command.arg(behaviour);
+    command
+}
+
+fn command_of(role: &str, dir: &Path, who: As) -> Command {
+    let mut command = Command::new("/proc/self/exe");
+    command.arg(role).arg(dir);
     if who == As::User && nix::unistd::geteuid().is_root() {
         for folder in ["", "functions", "state", "run", "data"] {
-            chown(dir.join(folder), Some(NOBODY), Some(NOBODY)).unwrap();
+            let folder = dir.join(folder);
+            if folder.exists() {
+                chown(folder, Some(NOBODY), Some(NOBODY)).unwrap();
+            }
         }
         command.uid(NOBODY).gid(NOBODY);
     }
@@ -453,4 +450,41 @@ pub(crate) fn read_line(mut from: &File) -> String {
         }
         line.push(byte[0]);
     }
+}
+
+/// The cgroups with this name, in any hierarchy.
+pub(crate) fn cgroups_named(name: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut below = vec![PathBuf::from("/sys/fs/cgroup")];
+    while let Some(dir) = below.pop() {
+        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+            if entry.file_name() == name {
+                found.push(entry.path());
+            } else if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                below.push(entry.path());
+            }
+        }
+    }
+    found
+}
+
+/// The role of `doctor`: one line for each property.
+pub(crate) fn print_grades() {
+    for grade in launcher::grades(None) {
+        match grade.mechanism {
+            Some(mechanism) => println!("{} kept by {mechanism}", grade.property),
+            None => println!("{} missing: {}; {}", grade.property, grade.cause, grade.fix),
+        }
+    }
+}
+
+/// Grades this machine in a process of its own: its pid, and what it prints.
+pub(crate) fn grades(who: As) -> (u32, String) {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = command_of("grades", dir.path(), who);
+    let child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let pid = child.id();
+    let out = child.wait_with_output().unwrap();
+    assert!(out.status.success());
+    (pid, String::from_utf8(out.stdout).unwrap())
 }

@@ -16,7 +16,7 @@ use std::sync::OnceLock;
 use std::time::Instant;
 
 use funcd_sandbox::exit::Exit;
-use funcd_sandbox::spec::{Digest, Socket};
+use funcd_sandbox::spec::{Digest, Image, Socket};
 use funcd_sandbox::wire::{Descriptor, Event, Request};
 use libtest_mimic::{Arguments, Failed, Trial};
 use nix::sys::signal::{Signal, kill};
@@ -33,6 +33,7 @@ fn main() {
                 std::process::exit(1);
             }
         }
+        Some("grades") => host::print_grades(),
         Some("relay") => relay::run(Path::new(&args[2]), &args[3]),
         _ => run_tests(),
     }
@@ -125,20 +126,17 @@ fn actor() -> PathBuf {
     let (_, path) = BUILT.get_or_init(|| {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("actor");
-        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/launcher/actor.c");
-        let made = Command::new("cc")
-            .args(["-static", "-O1", "-o"])
-            .arg(&path)
-            .arg(source)
-            .status();
-        assert!(
-            made.expect("a C compiler is installed: apt install gcc")
-                .success()
-        );
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        compile(&path, &["-static"]);
         (dir, path)
     });
     path.clone()
+}
+
+fn compile(path: &Path, flags: &[&str]) {
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/launcher/actor.c");
+    let made = Command::new("cc").args(flags).args(["-O1", "-o"]).arg(path).arg(source).status();
+    assert!(made.expect("a C compiler is installed: apt install gcc").success());
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
 }
 
 fn started(who: As) -> (Running, Digest) {
@@ -341,6 +339,42 @@ fn the_environment_is_exactly_what_was_asked_for(who: As) {
     assert_eq!(lines, ["GREETING=hello", "LISTEN_FDNAMES=http", "LISTEN_FDS=1"]);
     assert_eq!(host.exit_of(function.id), Exit::Code { code: 0 });
     host.stop();
+}
+
+fn a_dynamic_executable_and_a_script_see_the_system(who: As) {
+    let mut host = Running::start(who);
+    let file = host.dir.path().join("file");
+    compile(&file, &[]);
+    let digest = host.store(&file);
+    let mut spec = host.spec(digest, &["serve"]);
+    spec.image = Image::Dynamic;
+    let dynamic = host.launch(spec);
+    assert_eq!(host.call(dynamic.id), "hello\n");
+
+    fs::write(&file, "#!/bin/sh\necho \"$0 $1\"; exit 3\n").unwrap();
+    let digest = host.store(&file);
+    let mut spec = host.spec(digest, &["argument"]);
+    spec.image = Image::Script;
+    let script = host.launch(spec);
+    assert_eq!(host.exit_of(script.id), Exit::Code { code: 3 });
+    assert_eq!(read_all(script.stdout), "/function/actor argument\n");
+    host.stop();
+}
+
+fn grading_leaves_nothing(who: As) {
+    let (pid, said) = host::grades(who);
+    assert_eq!(said.lines().count(), 10, "{said}");
+    for line in said.lines() {
+        // What is kept says how; what is missing says why and what to do.
+        assert!(
+            line.contains(" kept by ") != line.contains(" missing: "),
+            "{line}"
+        );
+    }
+    assert_eq!(
+        host::cgroups_named(&format!("funcd-{pid:08x}")),
+        Vec::<PathBuf>::new()
+    );
 }
 
 fn a_large_executable_delays_no_start(who: As) {
