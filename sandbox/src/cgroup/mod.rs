@@ -304,6 +304,11 @@ mod tests {
     /// Our subtree on this machine; none without root.
     fn tree(what: &str) -> Option<Tree> {
         if !nix::unistd::geteuid().is_root() {
+            let required = std::env::var_os("FUNCD_TEST_REQUIRE").is_some_and(|value| value == "all");
+            assert!(
+                !required,
+                "{what} needs root, and FUNCD_TEST_REQUIRE=all makes a skipped test a failure"
+            );
             println!("skipped: {what} needs root");
             return None;
         }

@@ -15,7 +15,7 @@ use funcd_sandbox::exit::Exit;
 use funcd_sandbox::launcher::{self, Host};
 use funcd_sandbox::property::Property;
 use funcd_sandbox::spec::{Digest, Image, InstanceId, Limits, Socket, Spec};
-use funcd_sandbox::wire::{self, Event, Handover, MAX_MESSAGE, Request};
+use funcd_sandbox::wire::{self, Event, Handover, MAX_MESSAGE, Request, StoreError};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket};
@@ -170,19 +170,23 @@ impl Running {
             .expect("the supervisor is alive")
     }
 
-    /// Stores the executable at `path`.
+    /// Stores the executable at `path`; tries again as a supervisor does, because other tests fork, and a fork holds this
+    /// test's writer until it executes.
     pub(crate) fn store(&mut self, path: &Path) -> Digest {
         let file = File::open(path).unwrap();
-        self.send(&Request::Store { ticket: 5 }, &[file.as_raw_fd()]);
-        match self.recv().0 {
-            Event::Stored {
-                ticket: 5,
-                result: Ok((digest, size)),
-            } => {
-                assert_eq!(size, file.metadata().unwrap().len());
-                digest
+        loop {
+            self.send(&Request::Store { ticket: 5 }, &[file.as_raw_fd()]);
+            let Event::Stored { ticket: 5, result } = self.recv().0 else {
+                panic!("the answer to a copy comes next");
+            };
+            match result {
+                Ok((digest, size)) => {
+                    assert_eq!(size, file.metadata().unwrap().len());
+                    return digest;
+                }
+                Err(StoreError::BeingWritten) => {}
+                Err(other) => panic!("{other:?}"),
             }
-            other => panic!("{other:?} instead of stored"),
         }
     }
 
