@@ -1,1 +1,131 @@
-fn main() {}
+//! `funcd-benches cold|warm|memory|all`: measures every number that SPECIFICATION.md promises, beside its peers in the
+//! same run. Installs nothing, and never calls a number good that it did not measure.
+
+#![deny(unsafe_code)]
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+use serde_json::json;
+
+use crate::artifacts::Artifacts;
+use crate::environment::Environment;
+use crate::failure::Outcome;
+use crate::table::Table;
+
+mod answer;
+mod artifacts;
+mod bare;
+mod client;
+mod cold;
+mod environment;
+mod failure;
+mod guard;
+mod host;
+mod load;
+mod memory;
+mod nginx;
+mod peer;
+mod placement;
+mod process;
+mod procfs;
+mod quiet;
+mod stats;
+mod sys;
+mod table;
+mod warm;
+
+/// Measure what funcd promises, beside its peers, and print goal, measured and verdict.
+///
+/// Exit code 0 also when a goal is missed; 1 when something could not be measured.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Flags {
+    /// What to measure.
+    what: What,
+    /// Print one JSON document instead of tables.
+    #[arg(long)]
+    json: bool,
+    /// Starts in `cold` [default: 1000], rounds of each table of `warm` [default: 20].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: Option<u32>,
+    /// Length of each run in `warm`, in milliseconds.
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..))]
+    run_millis: u64,
+    /// Registered functions in `memory`.
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
+    functions: u32,
+    /// Measure this funcd instead of building one.
+    #[arg(long, value_name = "FILE")]
+    funcd: Option<PathBuf>,
+    /// Use this function instead of building examples/hello; it must answer `GET /` with 200.
+    #[arg(long, value_name = "FILE")]
+    hello: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum What {
+    /// From zero to the first answer, beside a bare vfork and exec.
+    Cold,
+    /// A running function, beside nginx.
+    Warm,
+    /// A thousand registered functions.
+    Memory,
+    /// All of them.
+    All,
+}
+
+fn main() -> ExitCode {
+    let flags = Flags::parse();
+    match run(&flags) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("funcd-benches: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(flags: &Flags) -> Outcome<()> {
+    let artifacts = Artifacts::build(flags.funcd.clone(), flags.hello.clone())?;
+    let environment = Environment::read();
+    if !flags.json {
+        println!("{environment}\n");
+    }
+    let mut tables = Vec::new();
+    for what in [What::Cold, What::Warm, What::Memory] {
+        if flags.what == what || flags.what == What::All {
+            for table in measure(what, flags, &artifacts)? {
+                if !flags.json {
+                    println!("{table}");
+                }
+                tables.push(table);
+            }
+        }
+    }
+    if flags.json {
+        let tables: Vec<_> = tables.iter().map(Table::json).collect();
+        println!(
+            "{}",
+            json!({ "version": 1, "environment": environment.json(), "tables": tables })
+        );
+    }
+    Ok(())
+}
+
+fn measure(what: What, flags: &Flags, artifacts: &Artifacts) -> Outcome<Vec<Table>> {
+    let rounds = |default| flags.rounds.unwrap_or(default) as usize;
+    match what {
+        What::Cold => Ok(vec![cold::measure(artifacts, rounds(1000))?]),
+        What::Memory => Ok(vec![memory::measure(artifacts, flags.functions as usize)?]),
+        What::Warm | What::All => warm::measure(
+            artifacts,
+            warm::Length {
+                rounds: rounds(20),
+                run: Duration::from_millis(flags.run_millis),
+            },
+        ),
+    }
+}

@@ -16,7 +16,7 @@ const MAX_STRING_BYTES: usize = 32 * 1024;
 /// Granted paths, at most: each is a mount and a Landlock rule.
 const MAX_GRANTS: usize = 16;
 /// Bytes that the supervisor may leave to its successor for each instance.
-const MAX_MEMO: usize = 4 * 1024;
+const MAX_MEMO: usize = 24 * 1024;
 /// The least memory that any process starts in, in bytes.
 const MIN_MEMORY: u64 = 1 << 20;
 /// The least number of open files: the four that every instance is given, and some to accept on.

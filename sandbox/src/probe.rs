@@ -112,6 +112,11 @@ pub fn probe(input: &ProbeInput) -> Facts {
     }
 }
 
+/// The kernel's Landlock ABI; `None` without Landlock.
+pub fn landlock_abi() -> Option<u32> {
+    calls::landlock_abi().ok().filter(|&abi| abi > 0)
+}
+
 /// `CAP_SETGID`, `CAP_SETUID` (linux/capability.h).
 const CAP_SETGID: u32 = 6;
 const CAP_SETUID: u32 = 7;

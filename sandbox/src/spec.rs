@@ -56,7 +56,7 @@ pub struct Spec {
     pub write: Vec<PathBuf>,
     /// Properties that the operator accepts to be missing.
     pub degraded: Vec<Property>,
-    /// What the supervisor wants to be told about this instance by its successor; opaque here, at most 4 KiB.
+    /// What the supervisor wants to be told about this instance by its successor; opaque here, at most 24 KiB.
     pub memo: Vec<u8>,
 }
 

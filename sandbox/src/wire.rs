@@ -95,7 +95,8 @@ pub enum Event {
         /// The digest and size in bytes of what was stored, or why not.
         result: Result<(Digest, u64), StoreError>,
     },
-    /// The instance runs: exec succeeded. 2 descriptors: the read ends of its stdout and stderr. (In the inventory too.)
+    /// The instance runs: exec succeeded. Descriptors: the read ends of its stdout and stderr (in the inventory too), and
+    /// its listening socket if it has one, to be dropped once the instance has accepted a connection.
     Launched {
         /// Which instance.
         id: InstanceId,

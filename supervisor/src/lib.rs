@@ -2,7 +2,17 @@
 //! system. `ARCHITECTURE.md` draws the life of a request, of a dropped executable and of a crash.
 #![forbid(unsafe_code)]
 
+pub mod admin;
 pub mod catalog;
+pub mod cli;
 pub mod config;
+pub mod contract;
+pub mod daemon;
 pub mod function;
+pub mod handover;
+pub mod ingress;
+pub mod launcher;
 pub mod name;
+pub mod snapshot;
+pub mod telemetry;
+pub mod typed;

@@ -1,3 +1,43 @@
 //! Picks the role before any thread exists, runs it, exits.
 
-fn main() {}
+use std::process::ExitCode;
+
+use funcd::cli::args::{Global, HostFlags, Serve};
+use funcd::cli::exit::{Code, Failure};
+use funcd::cli::{self, Hooks};
+use funcd::daemon::{self, DaemonError};
+use funcd_sandbox::launcher;
+use funcd_sandbox::probe::{self, Grade};
+
+fn main() -> ExitCode {
+    cli::main(&Hooks {
+        serve,
+        supervise,
+        probe,
+    })
+}
+
+fn serve(global: &Global, serve: &Serve) -> Result<(), Failure> {
+    let loaded = cli::config::load(global, &serve.flags)?;
+    daemon::serve(&loaded.config, serve.log_format).map_err(failure)
+}
+
+fn supervise() -> Result<(), Failure> {
+    daemon::supervise().map_err(failure)
+}
+
+fn probe() -> (Vec<Grade>, Option<u32>) {
+    // A configuration that can't be read is no reason not to look at the kernel.
+    let loaded = cli::config::load(&Global::default(), &HostFlags::default());
+    let state = loaded.ok().map(|loaded| loaded.config.state);
+    let grades = launcher::grades(state.as_deref().filter(|path| path.exists()));
+    (grades, probe::landlock_abi())
+}
+
+fn failure(error: DaemonError) -> Failure {
+    let code = match &error {
+        DaemonError::NoUser { .. } => Code::Config,
+        DaemonError::Launcher(_) | DaemonError::Supervisor { .. } => Code::Failure,
+    };
+    Failure::new(code, error.to_string())
+}

@@ -150,7 +150,7 @@ impl Launcher {
             .take(ceiling)
             .map_err(|e| Failed::new(Step::Cgroup, &e, "look at the limits in the function's manifest"))?;
         match self.start(id, &spec, &executable, identity, (grants, &leaf)) {
-            Ok((spawned, network, stdout, stderr)) => {
+            Ok((spawned, network, stdout, stderr, listener)) => {
                 let instance = Instance {
                     sandbox: Sandbox::new(spawned, leaf),
                     artifact: spec.artifact,
@@ -161,7 +161,7 @@ impl Launcher {
                     oom: None,
                     memo: spec.memo,
                 };
-                self.take_in(id, instance)
+                self.take_in(id, instance, listener)
             }
             Err(failed) => {
                 let _ = std::fs::remove_file(self.folders.socket(&id.to_string()));
@@ -197,6 +197,7 @@ impl Launcher {
             Option<super::network::Network>,
             Rc<OwnedFd>,
             Rc<OwnedFd>,
+            Option<OwnedFd>,
         ),
         Failed,
     > {
@@ -234,7 +235,8 @@ impl Launcher {
             seccomp: self.plan.seccomp,
         };
         let spawned = confine::spawn(&confinement).map_err(explain)?;
-        Ok((spawned, network, Rc::new(ends.stdout.0), Rc::new(ends.stderr.0)))
+        let (stdout, stderr) = (Rc::new(ends.stdout.0), Rc::new(ends.stderr.0));
+        Ok((spawned, network, stdout, stderr, ends.listener))
     }
 
     /// The resource limits. `RLIMIT_NPROC` counts the processes of a uid, so all instances of a function together: with it, a
@@ -282,11 +284,18 @@ impl Launcher {
         Ok(listener)
     }
 
-    /// Takes a started instance into the inventory and tells of it.
-    fn take_in(&mut self, id: InstanceId, instance: Instance) -> Result<(), Failed> {
+    /// Takes a started instance into the inventory and tells of it. The listener goes to the supervisor alone: it sees
+    /// there when the instance has accepted, and drops it, so that callers of a dead instance are not left waiting.
+    fn take_in(
+        &mut self,
+        id: InstanceId,
+        instance: Instance,
+        listener: Option<OwnedFd>,
+    ) -> Result<(), Failed> {
         let pid = instance.sandbox.pid;
         let watched = self.poll.add(instance.sandbox.pidfd(), Token::InstanceEnd(id));
-        let output = instance.output();
+        let mut output = instance.output();
+        output.extend(listener.map(Rc::new));
         self.children.insert(instance.sandbox.child, id);
         self.instances.insert(id, instance);
         if let Err(e) = watched {

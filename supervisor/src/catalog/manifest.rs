@@ -1,10 +1,15 @@
 //! `function.toml` as used: every value checked, every default filled in.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use funcd_sandbox::property::Property;
 use funcd_sandbox::spec::Limits;
+
+use super::manifest_check as check;
+use super::manifest_file::ManifestFile;
+use crate::name::FunctionName;
+use crate::typed::{Layer, Source, TypedError};
 
 /// What a function asks for.
 #[derive(Debug, Clone, PartialEq)]
@@ -85,3 +90,54 @@ pub struct Health {
     /// Between SIGTERM and SIGKILL.
     pub stop_within: Duration,
 }
+
+impl Manifest {
+    /// The manifest of a function: what its `function.toml` says, over the host's `[defaults]`, over the built-in defaults.
+    /// `text` is `None` for a plain executable and for a folder without the file. `file` is how errors call the file.
+    ///
+    /// # Errors
+    /// [`TypedError`] with the place of the first mistake.
+    pub fn read(
+        name: &FunctionName,
+        file: &Path,
+        text: Option<&str>,
+        defaults: &Defaults,
+    ) -> Result<Manifest, TypedError> {
+        let mut layers = Vec::with_capacity(1 + defaults.0.len());
+        if let Some(text) = text {
+            layers.push(Layer::parse(Source::file(file, text))?);
+        }
+        layers.extend(defaults.0.iter().cloned());
+        check::manifest(name.as_str(), &layers)
+    }
+}
+
+/// The host's `[defaults]` section: keys of `function.toml` that lie under each function's own.
+#[derive(Debug, Clone, Default)]
+pub struct Defaults(Vec<Layer<ManifestFile>>);
+
+impl Defaults {
+    /// Reads the text that [`crate::config::Config::defaults`] holds, and checks it as a manifest of its own.
+    ///
+    /// # Errors
+    /// [`TypedError`] with the place of the first mistake.
+    pub fn parse(text: &str) -> Result<Defaults, TypedError> {
+        if text.trim().is_empty() {
+            return Ok(Defaults::default());
+        }
+        Defaults::of_layers(vec![Layer::parse(Source::file("[defaults]", text))?])
+    }
+
+    /// From sections read already, strongest first.
+    ///
+    /// # Errors
+    /// [`TypedError`] with the place of the first mistake.
+    pub fn of_layers(layers: Vec<Layer<ManifestFile>>) -> Result<Defaults, TypedError> {
+        check::manifest("defaults", &layers)?;
+        Ok(Defaults(layers))
+    }
+}
+
+#[cfg(test)]
+#[path = "manifest_tests.rs"]
+mod tests;

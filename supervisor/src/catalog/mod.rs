@@ -1,6 +1,19 @@
 //! What should exist: reads the functions folder and tells the daemon what changed. Never starts anything.
+//!
+//! `watch` hears what changed → `task` → `scan` looks at it → `settle` (pure) decides when it is complete → [`Change`].
 
+pub mod folder;
+mod handle;
+pub mod image;
 pub mod manifest;
+pub(crate) mod manifest_check;
+pub mod manifest_file;
+pub mod policy;
+pub mod refusal;
+pub mod scan;
+pub mod settle;
+mod task;
+pub mod watch;
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -10,7 +23,9 @@ use funcd_sandbox::spec::Image;
 use serde::Serialize;
 
 use crate::name::FunctionName;
+pub use handle::{Handle, Options};
 use manifest::Manifest;
+pub use task::{Catalog, METRIC_OVERFLOWS, METRIC_REFUSED};
 
 /// A difference between the folder and what the daemon was told before.
 #[derive(Debug)]
@@ -20,6 +35,7 @@ pub enum Change {
     /// Its files are gone: drain and stop it.
     Remove(FunctionName),
     /// The entries of the folder as they are now, for `funcd ls`: sent after every scan that differs from the last.
+    /// The first one follows the first look at everything.
     Entries(BTreeMap<String, Entry>),
 }
 
@@ -28,6 +44,8 @@ pub enum Change {
 pub struct Candidate {
     /// Whose.
     pub name: FunctionName,
+    /// Tells this candidate from the ones before it, in answers to [`Handle`].
+    pub serial: u64,
     /// Its manifest, checked.
     pub manifest: Arc<Manifest>,
     /// The manifest's text, empty for a plain executable.
@@ -36,6 +54,14 @@ pub struct Candidate {
     pub executable: OwnedFd,
     /// How the kernel runs it.
     pub image: Image,
+    /// One of the few places for open candidates: drop it with the executable.
+    pub slot: Slot,
+}
+
+/// One of the few places for candidates whose executables are open: while all are held, no further candidate is sent.
+#[derive(Debug, Default)]
+pub struct Slot {
+    _permit: Option<tokio::sync::OwnedSemaphorePermit>,
 }
 
 /// One entry of the folder, by its file name, as `funcd ls` shows it.

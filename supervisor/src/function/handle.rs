@@ -2,8 +2,8 @@
 //!
 //! Request paths never change what exists; they tell `control` what they lack, and wait.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -11,6 +11,7 @@ use funcd_sandbox::spec::{Digest, Image, InstanceId};
 use tokio::sync::{Notify, mpsc};
 
 use super::instance::Instance;
+use super::metrics::FunctionMetrics;
 use crate::catalog::manifest::Manifest;
 use crate::name::{FunctionName, RevisionId};
 
@@ -25,6 +26,8 @@ pub struct Revision {
     pub image: Image,
     /// What it asks for.
     pub manifest: Arc<Manifest>,
+    /// The same as it was typed, for the next supervisor; empty for a plain executable.
+    pub manifest_text: String,
 }
 
 /// What request paths and instances tell `control`.
@@ -55,6 +58,7 @@ pub struct Function {
     last_used_millis: AtomicU64,
     epoch: Instant,
     control: mpsc::UnboundedSender<ToControl>,
+    metrics: OnceLock<FunctionMetrics>,
 }
 
 /// What is live now: replaced as a whole by `control`.
@@ -116,6 +120,7 @@ impl Function {
             last_used_millis: AtomicU64::new(0),
             epoch: Instant::now(),
             control,
+            metrics: OnceLock::new(),
         })
     }
 
@@ -234,6 +239,11 @@ impl Function {
             }
             tried |= 1 << i;
         }
+    }
+
+    /// Its metric handles, made when they are first asked for: a function that is never called costs no series.
+    pub fn metrics(&self) -> &FunctionMetrics {
+        self.metrics.get_or_init(|| FunctionMetrics::new(&self.name))
     }
 
     /// Tells `control` something about an instance.

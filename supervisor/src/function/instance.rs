@@ -27,6 +27,7 @@ pub struct Instance {
     pub address: Address,
     in_flight: AtomicU32,
     accepting: AtomicBool,
+    answered: AtomicBool,
 }
 
 impl Instance {
@@ -38,7 +39,18 @@ impl Instance {
             address,
             in_flight: AtomicU32::new(0),
             accepting: AtomicBool::new(true),
+            answered: AtomicBool::new(false),
         }
+    }
+
+    /// Whether a response head ever came from it.
+    pub fn has_answered(&self) -> bool {
+        self.answered.load(Ordering::Relaxed)
+    }
+
+    /// Notes that a response head came; true the first time.
+    pub fn note_answer(&self) -> bool {
+        !self.has_answered() && !self.answered.swap(true, Ordering::Relaxed)
     }
 
     /// Leases held now.
@@ -54,6 +66,14 @@ impl Instance {
     /// No new leases from now on. The caller then waits until [`Instance::in_flight`] is 0.
     pub fn stop_accepting(&self) {
         self.accepting.store(false, Ordering::SeqCst);
+    }
+
+    /// It has ended: who waits to connect gets an error.
+    pub fn close(&self) {
+        self.stop_accepting();
+        if let Address::Port { stock, .. } = &self.address {
+            stock.close();
+        }
     }
 
     /// Takes one of the `concurrency` places, if one is free and the instance accepts.
@@ -141,8 +161,7 @@ impl SocketStock {
         self.arrived.notify_waiters();
     }
 
-    /// The instance has ended: who waits gets an error.
-    pub fn close(&self) {
+    fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
         self.arrived.notify_waiters();
     }

@@ -1,5 +1,21 @@
 //! What does exist: functions, their revisions and instances. `handle` is what request paths see; `control` is the one
 //! writer.
 
+pub mod backoff;
+pub mod control;
+mod deploy;
+mod effects;
+mod entry;
+#[cfg(test)]
+mod entry_tests;
 pub mod handle;
+#[cfg(test)]
+mod handle_tests;
 pub mod instance;
+pub mod metrics;
+mod prove;
+pub mod report;
+pub mod scale;
+mod start;
+pub mod state;
+pub mod status;

@@ -1,0 +1,39 @@
+//! What `doctor` says of a machine beside its grades. Reads; tries nothing.
+
+use funcd_sandbox::probe::Grade;
+use funcd_sandbox::property::Property;
+use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
+use nix::sys::utsname::uname;
+
+use super::view::{Doctor, PropertyView};
+
+/// How this machine keeps the promises of the sandbox, given what was probed. `landlock_abi` is `None` without
+/// Landlock; `degraded` is what the operator accepts for every function; `root` is whether the launcher is root.
+pub fn doctor(grades: &[Grade], landlock_abi: Option<u32>, degraded: &[Property], root: bool) -> Doctor {
+    let release = uname().map(|name| name.release().to_string_lossy().into_owned());
+    Doctor {
+        kernel: release.unwrap_or_else(|_| "unknown".to_owned()),
+        landlock_abi,
+        cgroup: cgroup_layout().to_owned(),
+        root,
+        properties: grades
+            .iter()
+            .map(|grade| PropertyView::new(grade, degraded))
+            .collect(),
+    }
+}
+
+/// How control groups are mounted, told by the file systems where they are mounted by convention (cgroups(7)).
+fn cgroup_layout() -> &'static str {
+    let is_v2 = |path| statfs(path).is_ok_and(|fs| fs.filesystem_type() == CGROUP2_SUPER_MAGIC);
+    let exists = |path| statfs(path).is_ok();
+    if is_v2("/sys/fs/cgroup") {
+        "v2"
+    } else if is_v2("/sys/fs/cgroup/unified") {
+        "hybrid"
+    } else if exists("/sys/fs/cgroup/memory") || exists("/sys/fs/cgroup/pids") {
+        "v1"
+    } else {
+        "none"
+    }
+}

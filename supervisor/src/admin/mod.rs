@@ -1,0 +1,57 @@
+//! How operators look at a running host: the admin API on a Unix socket, its small part on TCP, and the client that
+//! the command line uses. Changes nothing; the folder is how functions come and go.
+
+pub mod api;
+pub mod client;
+pub mod host;
+pub mod peer;
+pub mod server;
+pub mod view;
+
+#[cfg(test)]
+pub(crate) mod tests;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::catalog::Entry;
+use crate::config::Config;
+use crate::telemetry::Logs;
+use view::{Doctor, Snapshot};
+
+/// A question to `control`: what does it know now? Dropping it unanswered means that control can't tell.
+#[derive(Debug)]
+pub struct Ask(pub oneshot::Sender<Snapshot>);
+
+/// Where the host is in its life, for `/readyz`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Readiness {
+    /// The folder was not scanned yet, or the inventory not taken over.
+    Starting,
+    /// Requests are answered.
+    Ready,
+    /// Told to stop: finishes what it has.
+    Draining,
+}
+
+/// Where the API's answers come from.
+#[derive(Debug)]
+pub struct Sources {
+    /// `control` answers what arrives here.
+    pub control: mpsc::Sender<Ask>,
+    /// The entries of the folder as of the last scan.
+    pub entries: watch::Receiver<BTreeMap<String, Entry>>,
+    /// How this host keeps the promises of the sandbox; does not change while it runs.
+    pub doctor: Doctor,
+    /// The functions' logs.
+    pub logs: Logs,
+    /// Where the host is in its life.
+    pub readiness: watch::Receiver<Readiness>,
+    /// The metrics of this process.
+    pub metrics: PrometheusHandle,
+    /// The configuration in use.
+    pub config: watch::Receiver<Arc<Config>>,
+}

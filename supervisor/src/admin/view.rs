@@ -1,0 +1,413 @@
+//! The documents of the admin API and of `--json`: one definition for server, client and docs/api.md. Fields may be
+//! added; a change of meaning raises [`VERSION`].
+
+use std::collections::BTreeMap;
+
+use funcd_sandbox::exit::Exit;
+use funcd_sandbox::probe::Grade;
+use funcd_sandbox::property::Property;
+use serde::{Deserialize, Serialize};
+
+use crate::catalog::Entry;
+
+/// The version of every document.
+pub const VERSION: u32 = 1;
+
+/// A document: its version beside its content.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Document<T> {
+    /// [`VERSION`].
+    pub version: u32,
+    /// The content.
+    #[serde(flatten)]
+    pub body: T,
+}
+
+impl<T> Document<T> {
+    /// The content as a document of this version.
+    pub fn new(body: T) -> Document<T> {
+        Document {
+            version: VERSION,
+            body,
+        }
+    }
+}
+
+/// Where a function, or one of its instances, is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    /// Nothing runs; the next request starts an instance.
+    Idle,
+    /// A process runs, and has not answered yet.
+    Starting,
+    /// Accepts requests.
+    Ready,
+    /// Finishes what it has, accepts no more.
+    Draining,
+    /// Waits before the next start.
+    Backoff,
+    /// Gave up; the reason says why.
+    Failed,
+}
+
+impl State {
+    /// The name in JSON, tables and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            State::Idle => "idle",
+            State::Starting => "starting",
+            State::Ready => "ready",
+            State::Draining => "draining",
+            State::Backoff => "backoff",
+            State::Failed => "failed",
+        }
+    }
+}
+
+/// What the folder says of an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Status {
+    /// It is, or is about to be, a function.
+    Accepted,
+    /// Somebody is still writing it.
+    Settling,
+    /// It is not a function.
+    Refused,
+    /// It is gone from the folder; its function still drains.
+    Removed,
+}
+
+impl Status {
+    /// The name in JSON and tables.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Status::Accepted => "accepted",
+            Status::Settling => "settling",
+            Status::Refused => "refused",
+            Status::Removed => "removed",
+        }
+    }
+}
+
+/// `GET /v1/functions`: every entry of the folder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Functions {
+    /// By file name.
+    pub functions: Vec<FunctionView>,
+}
+
+/// One entry of the folder and the function that it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FunctionView {
+    /// The file name; the function's name when it was ever accepted.
+    pub name: String,
+    /// What the folder says of the entry as it is now. A refused entry may have a running function: the revision from
+    /// before it became unacceptable.
+    pub status: Status,
+    /// Why it is refused, as a word from a closed list.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// Why it is refused, or what is awaited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The function, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub function: Option<FunctionState>,
+}
+
+/// A function as `control` knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FunctionState {
+    /// Where it is in its life.
+    pub state: State,
+    /// Since when: RFC 3339.
+    pub since: String,
+    /// Why it is in backoff or failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The revision that new requests go to, 64 hexadecimal digits.
+    pub revision: String,
+    /// What it answers: `/hello/` or `img.example.com/thumbs`.
+    pub routes: Vec<String>,
+    /// How many processes it has.
+    pub instances: u32,
+    /// Requests between permit and the end of their response body.
+    pub in_flight: u64,
+    /// Requests that wait for an instance.
+    pub waiting: u64,
+    /// The newest revision that was tried and did not become live, while an older one goes on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rejected: Option<Rejected>,
+}
+
+/// A revision that did not become live.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rejected {
+    /// Which: 64 hexadecimal digits.
+    pub revision: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// `GET /v1/instances`: every instance, and a row for each function without one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Instances {
+    /// By function, then by instance.
+    pub instances: Vec<InstanceView>,
+}
+
+/// An instance, or a function that has none.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstanceView {
+    /// Whose.
+    pub function: String,
+    /// The revision that it runs, 64 hexadecimal digits.
+    pub revision: String,
+    /// Its id; absent when the function has no instance.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<u64>,
+    /// The pid of its main process as the host sees it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<i32>,
+    /// Where it is in its life; the function's state when there is no instance.
+    pub state: State,
+    /// Since when: RFC 3339.
+    pub since: String,
+    /// How the function's last instance that ended did so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_exit: Option<ExitView>,
+    /// Requests that it works on.
+    pub in_flight: u64,
+}
+
+/// How an instance ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExitView {
+    /// A word from a closed list: `code`, `signal`, `oom`, `start-timeout`, `stop-timeout`, `stopped`, `launch`, `lost`.
+    pub reason: String,
+    /// The same for people.
+    pub message: String,
+    /// When: RFC 3339.
+    pub at: String,
+}
+
+impl ExitView {
+    /// An end as shown; `at` as RFC 3339.
+    pub fn new(exit: &Exit, at: String) -> ExitView {
+        ExitView {
+            reason: exit.reason().to_owned(),
+            message: exit.to_string(),
+            at,
+        }
+    }
+}
+
+/// `GET /v1/doctor`: how this host keeps the promises of the sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Doctor {
+    /// The kernel's release.
+    pub kernel: String,
+    /// Its Landlock ABI; absent without Landlock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub landlock_abi: Option<u32>,
+    /// `v2`, `hybrid`, `v1` or `none`: how control groups are mounted.
+    pub cgroup: String,
+    /// Whether the launcher is root; if not, some properties can't be kept.
+    pub root: bool,
+    /// All ten, in order.
+    pub properties: Vec<PropertyView>,
+}
+
+/// How one property stands on this host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PropertyView {
+    /// `P1` to `P10`.
+    pub code: String,
+    /// Its name, as in `degraded = [...]`.
+    pub name: Property,
+    /// Whether it is kept.
+    pub kept: bool,
+    /// Missing, and the operator accepts that for every function.
+    pub accepted: bool,
+    /// What keeps it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mechanism: Option<String>,
+    /// Why it is missing; empty when it is kept.
+    pub cause: String,
+    /// What to do about that; empty when it is kept.
+    pub fix: String,
+}
+
+impl PropertyView {
+    /// A grade as shown, on a host whose operator accepts `degraded`.
+    pub fn new(grade: &Grade, degraded: &[Property]) -> PropertyView {
+        let kept = grade.mechanism.is_some();
+        PropertyView {
+            code: grade.property.code(),
+            name: grade.property,
+            kept,
+            accepted: !kept && degraded.contains(&grade.property),
+            mechanism: grade.mechanism.clone(),
+            cause: grade.cause.clone(),
+            fix: grade.fix.clone(),
+        }
+    }
+}
+
+/// `GET /v1/version`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Version {
+    /// The version of funcd.
+    pub funcd: String,
+}
+
+impl Version {
+    /// What this program is.
+    pub fn of_this_program() -> Version {
+        Version {
+            funcd: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+}
+
+/// `GET /v1/config`: the configuration in use.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ConfigView {
+    /// The configuration.
+    pub config: crate::config::Config,
+}
+
+/// Every answer of the admin API that is not a success: RFC 9457.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// The HTTP status.
+    pub status: u16,
+    /// What is wrong, and what to do next.
+    pub detail: String,
+}
+
+/// What `control` knows now.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Every function by name.
+    pub functions: BTreeMap<String, FunctionState>,
+    /// The rows of `ps`, in order.
+    pub instances: Vec<InstanceView>,
+}
+
+/// The entries of the folder, each with its function, and the functions whose entries are gone.
+pub fn functions(entries: &BTreeMap<String, Entry>, mut known: BTreeMap<String, FunctionState>) -> Functions {
+    let mut functions: Vec<FunctionView> = Vec::with_capacity(entries.len());
+    for (name, entry) in entries {
+        let (status, kind, reason) = match entry {
+            Entry::Accepted => (Status::Accepted, None, None),
+            Entry::Settling { reason } => (Status::Settling, None, Some(reason.clone())),
+            Entry::Refused { kind, reason } => {
+                (Status::Refused, Some((*kind).to_owned()), Some(reason.clone()))
+            }
+        };
+        functions.push(FunctionView {
+            function: known.remove(name),
+            name: name.clone(),
+            status,
+            kind,
+            reason,
+        });
+    }
+    functions.extend(known.into_iter().map(|(name, state)| FunctionView {
+        name,
+        status: Status::Removed,
+        kind: None,
+        reason: None,
+        function: Some(state),
+    }));
+    functions.sort_by(|a, b| a.name.cmp(&b.name));
+    Functions { functions }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A function in this state.
+    pub(crate) fn state(state: State) -> FunctionState {
+        FunctionState {
+            state,
+            since: "2026-01-01T00:00:00.000Z".to_owned(),
+            reason: None,
+            revision: "ab".repeat(32),
+            routes: vec!["/hello/".to_owned()],
+            instances: 1,
+            in_flight: 2,
+            waiting: 0,
+            rejected: None,
+        }
+    }
+
+    #[test]
+    fn entries_and_functions_meet_by_name() {
+        let refused = Entry::Refused {
+            kind: "not-executable",
+            reason: "chmod +x it".to_owned(),
+        };
+        let entries = BTreeMap::from([
+            ("broken".to_owned(), refused),
+            ("hello".to_owned(), Entry::Accepted),
+        ]);
+        let known = BTreeMap::from([
+            ("hello".to_owned(), state(State::Ready)),
+            ("gone".to_owned(), state(State::Draining)),
+        ]);
+        let functions = functions(&entries, known).functions;
+        let rows: Vec<_> = functions
+            .iter()
+            .map(|f| (f.name.as_str(), f.status, f.kind.as_deref(), f.function.is_some()))
+            .collect();
+        assert_eq!(
+            rows,
+            [
+                ("broken", Status::Refused, Some("not-executable"), false),
+                ("gone", Status::Removed, None, true),
+                ("hello", Status::Accepted, None, true),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_document_has_its_version_beside_its_content() {
+        let document = Document::new(Version {
+            funcd: "1.2.3".to_owned(),
+        });
+        let json = serde_json::to_string(&document).unwrap();
+        assert_eq!(json, r#"{"version":1,"funcd":"1.2.3"}"#);
+        assert_eq!(
+            serde_json::from_str::<Document<Version>>(&json).unwrap(),
+            document
+        );
+    }
+
+    #[test]
+    fn names_in_json_and_in_tables_are_the_same() {
+        let states = [
+            State::Idle,
+            State::Starting,
+            State::Ready,
+            State::Draining,
+            State::Backoff,
+            State::Failed,
+        ];
+        for state in states {
+            assert_eq!(serde_json::to_value(state).unwrap(), state.as_str());
+        }
+        for status in [
+            Status::Accepted,
+            Status::Settling,
+            Status::Refused,
+            Status::Removed,
+        ] {
+            assert_eq!(serde_json::to_value(status).unwrap(), status.as_str());
+        }
+    }
+}

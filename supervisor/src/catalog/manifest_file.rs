@@ -1,0 +1,123 @@
+//! `function.toml` as typed: every key optional, an unknown key is an error. Says nothing about what a value may be.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+use crate::typed::Spanned;
+use crate::typed::units::{Cpu, Size, Span};
+
+/// The file, or the `[defaults]` section of the host's configuration.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ManifestFile {
+    /// The executable's file name in the function's folder.
+    pub exec: Option<Spanned<String>>,
+    /// Arguments after `argv[0]`.
+    pub args: Option<Spanned<Vec<Spanned<String>>>>,
+    /// How requests get in.
+    pub contract: Option<Spanned<String>>,
+    /// The port that it listens on, with `contract = "port"`.
+    pub port: Option<Spanned<i64>>,
+    /// Environment.
+    pub env: BTreeMap<Spanned<String>, Spanned<String>>,
+    /// Which requests it answers.
+    pub route: Option<Spanned<Vec<RouteFile>>>,
+    /// How many instances.
+    pub scale: ScaleFile,
+    /// What an instance may use.
+    pub limits: LimitsFile,
+    /// Bounds on a request.
+    pub request: RequestFile,
+    /// When an instance is ready.
+    pub health: HealthFile,
+    /// What the sandbox lets in.
+    pub sandbox: SandboxFile,
+    /// Not in this version.
+    pub secrets: Option<Spanned<IgnoredAny>>,
+    /// Not in this version.
+    pub rollout: Option<Spanned<IgnoredAny>>,
+    /// Not in this version.
+    pub bindings: Option<Spanned<IgnoredAny>>,
+    /// Not in this version.
+    pub h2c: Option<Spanned<IgnoredAny>>,
+}
+
+/// One `[[route]]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RouteFile {
+    /// The host.
+    pub host: Option<Spanned<String>>,
+    /// The path prefix.
+    pub path: Option<Spanned<String>>,
+}
+
+/// `[scale]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ScaleFile {
+    /// Instances kept running.
+    pub min: Option<Spanned<i64>>,
+    /// Instances at most.
+    pub max: Option<Spanned<i64>>,
+    /// Requests in flight per instance.
+    pub concurrency: Option<Spanned<i64>>,
+    /// Instances above `min` stop after this.
+    pub idle: Option<Spanned<Span>>,
+    /// Not in this version.
+    pub target: Option<Spanned<IgnoredAny>>,
+}
+
+/// `[limits]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LimitsFile {
+    /// Memory of all processes.
+    pub memory: Option<Spanned<Size>>,
+    /// Cores.
+    pub cpu: Option<Spanned<Cpu>>,
+    /// Processes and threads.
+    pub pids: Option<Spanned<i64>>,
+    /// Size of `/tmp`.
+    pub tmp: Option<Spanned<Size>>,
+    /// Open descriptors per process.
+    pub files: Option<Spanned<i64>>,
+}
+
+/// `[request]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RequestFile {
+    /// From arrival to the response head.
+    pub timeout: Option<Spanned<Span>>,
+    /// The largest request body.
+    pub body: Option<Spanned<Size>>,
+    /// Not in this version.
+    pub priority: Option<Spanned<IgnoredAny>>,
+}
+
+/// `[health]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HealthFile {
+    /// A path that answers when ready.
+    pub path: Option<Spanned<String>>,
+    /// Killed if not ready by then.
+    pub ready_within: Option<Spanned<Span>>,
+    /// Between SIGTERM and SIGKILL.
+    pub stop_within: Option<Spanned<Span>>,
+}
+
+/// `[sandbox]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SandboxFile {
+    /// Absolute paths that it may read.
+    pub read: Option<Spanned<Vec<Spanned<String>>>>,
+    /// Absolute paths that it may write.
+    pub write: Option<Spanned<Vec<Spanned<String>>>>,
+    /// Properties that may be missing.
+    pub degraded: Option<Spanned<Vec<Spanned<String>>>>,
+}

@@ -1,0 +1,107 @@
+//! `funcd ps`: the running instances, and the functions that have none.
+
+use std::time::SystemTime;
+
+use super::args::{Global, Ps};
+use super::exit::{Code, Failure};
+use super::output::{BAD, GOOD, WARN, age, print, print_json, safe, short, styled, table};
+use crate::admin::view::{InstanceView, Instances, State};
+
+pub(super) fn run(global: &Global, ps: &Ps) -> Result<(), Failure> {
+    let mut instances: Instances = super::client(global)?.get("/v1/instances")?;
+    if let Some(name) = &ps.name {
+        instances.instances.retain(|row| row.function == name.as_str());
+    }
+    match global.json {
+        true => print_json(&instances)?,
+        false => print(&render(&instances, SystemTime::now()))?,
+    }
+    let runs = instances.instances.iter().any(|row| row.pid.is_some());
+    match &ps.name {
+        Some(name) if !runs => Err(Failure::new(
+            Code::NotRunning,
+            format!("no instance of {name} runs; a request starts one if `funcd ls` shows it as accepted"),
+        )),
+        Some(_) | None => Ok(()),
+    }
+}
+
+fn render(instances: &Instances, now: SystemTime) -> String {
+    let heading = [
+        "FUNCTION",
+        "REVISION",
+        "INSTANCE",
+        "PID",
+        "STATE",
+        "SINCE",
+        "IN-FLIGHT",
+        "LAST EXIT",
+    ];
+    table(&heading, instances.instances.iter().map(|view| row(view, now)))
+}
+
+fn row(view: &InstanceView, now: SystemTime) -> Vec<String> {
+    let style = match view.state {
+        State::Ready => GOOD,
+        State::Starting | State::Draining | State::Backoff => WARN,
+        State::Failed => BAD,
+        State::Idle => anstyle::Style::new(),
+    };
+    let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+    let last_exit = view.last_exit.as_ref();
+    vec![
+        safe(&view.function),
+        short(&view.revision),
+        or_dash(view.instance.map(|id| id.to_string())),
+        or_dash(view.pid.map(|pid| pid.to_string())),
+        styled(style, view.state.as_str()),
+        age(&view.since, now),
+        view.in_flight.to_string(),
+        or_dash(last_exit.map(|exit| format!("{} {} ago", safe(&exit.message), age(&exit.at, now)))),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::view::ExitView;
+    use funcd_sandbox::exit::Exit;
+    use std::time::Duration;
+
+    #[test]
+    fn instances_and_functions_without_one() {
+        let since = "2026-01-01T00:00:00.000Z";
+        let running = InstanceView {
+            function: "hello".to_owned(),
+            revision: "ab".repeat(32),
+            instance: Some(7),
+            pid: Some(4242),
+            state: State::Ready,
+            since: since.to_owned(),
+            last_exit: Some(ExitView::new(&Exit::Oom, since.to_owned())),
+            in_flight: 2,
+        };
+        let idle = InstanceView {
+            function: "notes".to_owned(),
+            instance: None,
+            pid: None,
+            state: State::Idle,
+            last_exit: None,
+            in_flight: 0,
+            ..running.clone()
+        };
+        let instances = Instances {
+            instances: vec![running, idle],
+        };
+        let now = SystemTime::from(since.parse::<jiff::Timestamp>().unwrap()) + Duration::from_secs(75);
+        let expected = "\
+FUNCTION  REVISION      INSTANCE  PID   STATE  SINCE  IN-FLIGHT  LAST EXIT
+hello     abababababab  7         4242  ready  75s    2          out of memory: reached its memory limit 75s ago
+notes     abababababab  -         -     idle   75s    0          -
+";
+        assert_eq!(
+            anstream::adapter::strip_str(&render(&instances, now)).to_string(),
+            expected
+        );
+    }
+}

@@ -1,0 +1,310 @@
+//! The composition root: from a configuration to a launcher's floor, and from a handover to a running supervisor.
+//! Everything is built here and nowhere else.
+
+use std::collections::BTreeMap;
+use std::ffi::CString;
+use std::fs::File;
+use std::future::Future;
+use std::io;
+use std::net::TcpListener;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use funcd_sandbox::launcher::{self, Host, LauncherError};
+use funcd_sandbox::own::{self, Access};
+use nix::unistd::{User, geteuid};
+use tokio::runtime::{self, Runtime};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::admin::peer::Peers;
+use crate::admin::{self, Readiness, Sources};
+use crate::catalog::manifest::Defaults;
+use crate::catalog::{self, Catalog};
+use crate::config::Config;
+use crate::function::control::{Ask, Control, Notice, Parts};
+use crate::function::report::Report;
+use crate::handover::{self, Handover, Settings};
+use crate::ingress::{self, Routes, Shared};
+use crate::launcher::Launcher;
+use crate::snapshot::snapshot;
+use crate::telemetry::diary::Format;
+use crate::telemetry::{self, Logs};
+
+/// The user that the supervisor becomes unless the configuration names another.
+const DEFAULT_USER: &str = "funcd";
+
+/// Why a daemon ended.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// The launcher could not start, or had to stop.
+    #[error(transparent)]
+    Launcher(#[from] LauncherError),
+    /// The supervisor could not start.
+    #[error("the supervisor can't start: {what}: {source}")]
+    Supervisor {
+        /// What it was doing.
+        what: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The configured user does not exist.
+    #[error(
+        "there is no user {user:?} for the supervisor to run as: `useradd --system {user}`, or set `user`"
+    )]
+    NoUser {
+        /// Its name.
+        user: String,
+    },
+}
+
+fn supervisor(what: &'static str) -> impl Fn(io::Error) -> DaemonError {
+    move |source| DaemonError::Supervisor { what, source }
+}
+
+/// Runs the launcher until it is told to stop. The caller has one thread.
+///
+/// # Errors
+/// [`DaemonError::Launcher`] and [`DaemonError::NoUser`].
+pub fn serve(config: &Config, log_format: Option<Format>) -> Result<(), DaemonError> {
+    Ok(launcher::run(host(config, log_format)?)?)
+}
+
+/// The launcher's floor for a configuration.
+///
+/// # Errors
+/// [`DaemonError::NoUser`].
+pub fn host(config: &Config, log_format: Option<Format>) -> Result<Host, DaemonError> {
+    let settings = Settings {
+        config: config.clone(),
+        root: geteuid().is_root(),
+    };
+    let mut program = vec!["/proc/self/exe", "supervisor"];
+    if let Some(Format::Json) = log_format {
+        program.extend(["--log-format", "json"]);
+    }
+    let word = |word| CString::new(word).expect("no NUL in a literal");
+    Ok(Host {
+        functions: config.functions.clone(),
+        state: config.state.clone(),
+        run: config.run.clone(),
+        listen: config.listen.clone(),
+        workers: config.workers,
+        admin: config.admin.clone(),
+        admin_listen: config.admin_listen,
+        supervisor: supervisor_user(config)?,
+        uid_first: config.uid_first,
+        uid_count: config.uid_count,
+        read_roots: config.read_roots.clone(),
+        write_roots: config.write_roots.clone(),
+        degraded: config.degraded.clone(),
+        program: program.into_iter().map(word).collect(),
+        config: serde_json::to_vec(&settings).expect("settings are plain data"),
+        max_instances: config.max_instances,
+        drain_millis: config.drain.as_millis() as u64,
+    })
+}
+
+/// The uid and gid of the supervisor, when this is root. On a machine where nobody made the default user, the uid
+/// before those of functions serves.
+fn supervisor_user(config: &Config) -> Result<Option<(u32, u32)>, DaemonError> {
+    if !geteuid().is_root() {
+        return Ok(None);
+    }
+    match User::from_name(&config.user) {
+        Ok(Some(user)) => Ok(Some((user.uid.as_raw(), user.gid.as_raw()))),
+        _ if config.user == DEFAULT_USER => Ok(Some((config.uid_first - 1, config.uid_first - 1))),
+        _ => Err(DaemonError::NoUser {
+            user: config.user.clone(),
+        }),
+    }
+}
+
+/// Runs the supervisor on the socket that the launcher left at descriptor 3. The caller has one thread.
+///
+/// # Errors
+/// [`DaemonError::Supervisor`].
+pub fn supervise() -> Result<(), DaemonError> {
+    let socket = own::inherited_socket().map_err(supervisor("the socket to the launcher"))?;
+    let handover = handover::receive(&socket).map_err(supervisor("the handover"))?;
+    let myself = File::open("/proc/self").map_err(supervisor("/proc/self"))?;
+    let access = Access {
+        read: vec![
+            handover.functions.as_fd(),
+            handover.sockets.as_fd(),
+            myself.as_fd(),
+        ],
+        write: vec![handover.logs.as_fd()],
+    };
+    let enforced = own::confine_self(&access).map_err(supervisor("confining itself"))?;
+    tracing::debug!(
+        ?enforced,
+        generation = handover.generation,
+        "the supervisor is confined"
+    );
+
+    let control = runtime().map_err(supervisor("the runtime of control"))?;
+    let outcome = control.block_on(run(socket, handover, enforced.landlock_abi));
+    // Tasks that are left, such as followers of logs, end with the process.
+    control.shutdown_background();
+    outcome
+}
+
+/// Builds everything, lets callers in once the folder is known, and drains when the launcher says so.
+async fn run(socket: OwnedFd, handover: Handover, landlock_abi: Option<u32>) -> Result<(), DaemonError> {
+    let Handover {
+        settings,
+        functions,
+        logs,
+        grades,
+        listeners,
+        admin,
+        admin_tcp,
+        inventory,
+        ..
+    } = handover;
+    let config = Arc::new(settings.config);
+    let metrics = telemetry::metrics::install();
+    telemetry::metrics::record_host(&grades, landlock_abi);
+    let invalid = |e: &dyn std::fmt::Display| io::Error::new(io::ErrorKind::InvalidData, e.to_string());
+    let defaults = Defaults::parse(&config.defaults).map_err(|e| supervisor("`[defaults]`")(invalid(&e)))?;
+    let routes = Arc::new(ArcSwap::from_pointee(Routes::default()));
+    let shared =
+        Shared::new(&config, Arc::clone(&routes)).map_err(|e| supervisor("`trusted`")(invalid(&e)))?;
+
+    let house = runtime().map_err(supervisor("the runtime of the house"))?;
+    let logs = Logs::new(logs, house.handle().clone());
+    let options = catalog::Options::new(&config.functions, config.rescan, defaults.clone());
+    let (catalog, catalog_handle) = Catalog::start(functions, options);
+    let (changed, changes) = mpsc::unbounded_channel();
+    let (entries, entries_seen) = watch::channel(BTreeMap::new());
+    let (ready, readiness) = watch::channel(Readiness::Starting);
+    let (asks, asked) = mpsc::unbounded_channel();
+    let (notices, mut noticed) = mpsc::unbounded_channel();
+    let (questions, answers) = mpsc::channel(16);
+    let sources = Arc::new(Sources {
+        control: questions,
+        entries: entries_seen,
+        doctor: admin::host::doctor(&grades, landlock_abi, &config.degraded, settings.root),
+        logs: logs.clone(),
+        readiness,
+        metrics: metrics.clone(),
+        config: watch::channel(Arc::clone(&config)).1,
+    });
+    house.spawn(catalog.run(changed));
+    house.spawn(answer(answers, asks.clone()));
+    house.spawn(telemetry::metrics::upkeep(metrics));
+    let peers = Peers {
+        trusted: vec![geteuid().as_raw()],
+        group: true,
+        functions: config.uid_first..config.uid_first.saturating_add(config.uid_count),
+    };
+    let (stop_house, house_stopped) = oneshot::channel::<()>();
+    let house = std::thread::Builder::new()
+        .name("house".to_owned())
+        .spawn(move || {
+            house.block_on(async move {
+                let unix = admin::server::serve_unix(admin.into(), peers, Arc::clone(&sources));
+                let tcp = async {
+                    match admin_tcp {
+                        Some(listener) => admin::server::serve_tcp(listener.into(), sources).await,
+                        None => Ok(()),
+                    }
+                };
+                let (unix, tcp) = (
+                    log_end("the admin socket", unix),
+                    log_end("the admin TCP socket", tcp),
+                );
+                tokio::select! {
+                    _ = house_stopped => {}
+                    _ = async { tokio::join!(unix, tcp) } => {}
+                }
+            });
+        })
+        .map_err(supervisor("the thread of the house"))?;
+
+    let parts = Parts {
+        launcher: Launcher::new(socket).map_err(supervisor("the socket to the launcher"))?,
+        inventory,
+        defaults,
+        next_id: handover.next_id,
+        sockets: handover.sockets,
+        routes,
+        changes,
+        asks: asked,
+        report: Report {
+            logs,
+            catalog: catalog_handle.clone(),
+            entries,
+        },
+        notices,
+    };
+    let control = tokio::spawn(Control::run(parts));
+
+    let mut listeners = Some(listeners);
+    let mut workers = None;
+    while let Some(notice) = noticed.recv().await {
+        match notice {
+            // Until now callers waited in the listen queues.
+            Notice::Synced => {
+                let sockets = listeners
+                    .take()
+                    .into_iter()
+                    .flatten()
+                    .map(TcpListener::from)
+                    .collect();
+                workers = Some(
+                    ingress::spawn_workers(sockets, Arc::clone(&shared))
+                        .map_err(supervisor("the workers"))?,
+                );
+                ready.send_replace(Readiness::Ready);
+                tracing::info!(listen = ?config.listen, "ready");
+            }
+            Notice::Reload => {
+                tracing::info!("reload: the folder is read again; other settings change with a restart");
+                catalog_handle.rescan();
+            }
+            Notice::Shutdown => {
+                ready.send_replace(Readiness::Draining);
+                let deadline = Instant::now() + config.drain;
+                if let Some(workers) = workers.take() {
+                    let cut = tokio::task::spawn_blocking(move || workers.drain(deadline))
+                        .await
+                        .unwrap_or(0);
+                    if cut > 0 {
+                        tracing::warn!(connections = cut, "cut off: the drain took longer than `drain`");
+                    }
+                }
+                let _ = asks.send(Ask::Drain);
+            }
+            Notice::LauncherGone => break,
+        }
+    }
+    control.abort();
+    let _ = stop_house.send(());
+    let _ = house.join();
+    Ok(())
+}
+
+fn runtime() -> io::Result<Runtime> {
+    runtime::Builder::new_current_thread().enable_all().build()
+}
+
+/// Answers what the admin API wants to know from what `control` knows.
+async fn answer(mut questions: mpsc::Receiver<admin::Ask>, asks: mpsc::UnboundedSender<Ask>) {
+    while let Some(admin::Ask(reply)) = questions.recv().await {
+        let (status, known) = oneshot::channel();
+        if asks.send(Ask::Status(status)).is_ok()
+            && let Ok(functions) = known.await
+        {
+            let _ = reply.send(snapshot(&functions));
+        }
+    }
+}
+
+async fn log_end(what: &'static str, serving: impl Future<Output = io::Result<()>>) {
+    if let Err(error) = serving.await {
+        tracing::error!(%error, "{what} is not served");
+    }
+}

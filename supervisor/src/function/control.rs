@@ -1,0 +1,439 @@
+//! The one writer of what exists: takes what request paths, the launcher, the catalog and the admin API say, one
+//! event after the other, and never blocks. Decisions are made in the pure modules beside it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use arc_swap::ArcSwap;
+use funcd_sandbox::exit::Exit;
+use funcd_sandbox::spec::InstanceId;
+use funcd_sandbox::wire::{Event, Request, Usage};
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+use tokio::sync::{mpsc, oneshot};
+
+use super::deploy::Sync;
+use super::effects::Effects;
+use super::entry::{Ended, Entry, Rollout};
+use super::handle::{Revision, ToControl};
+use super::instance::{Address, Instance, SocketStock};
+use super::prove::prove;
+use super::report::Report;
+use super::status::{self, FunctionStatus};
+use crate::catalog::manifest::Contract;
+use crate::catalog::manifest::Defaults;
+use crate::catalog::{Candidate, Change};
+use crate::ingress::Routes;
+use crate::launcher::Launcher;
+use crate::name::FunctionName;
+
+/// How many sockets of a network namespace are asked for at once.
+const SOCKETS_AT_ONCE: u8 = 16;
+/// How often the instances' use of memory and CPU is asked for.
+const SURVEY: Duration = Duration::from_secs(5);
+/// The most instances that one survey asks for, so that the message stays within its bound.
+const USAGE_AT_ONCE: usize = 4096;
+
+/// What the rest of the daemon asks of `control`.
+#[derive(Debug)]
+pub enum Ask {
+    /// What exists now.
+    Status(oneshot::Sender<Vec<FunctionStatus>>),
+    /// End every instance, then say goodbye to the launcher.
+    Drain,
+}
+
+/// What `control` is built from.
+pub struct Parts {
+    /// The socket to the launcher, past its handover.
+    pub launcher: Launcher,
+    /// Instances that earlier supervisors started.
+    pub inventory: Vec<Inherited>,
+    /// The host's defaults for manifests, to read those of the inventory again.
+    pub defaults: Defaults,
+    /// The smallest free instance id.
+    pub next_id: u64,
+    /// The folder of the instances' sockets.
+    pub sockets: OwnedFd,
+    /// The route table that request paths look at.
+    pub routes: Arc<ArcSwap<Routes>>,
+    /// What the catalog says.
+    pub changes: mpsc::UnboundedReceiver<Change>,
+    /// What the admin API and the daemon ask.
+    pub asks: mpsc::UnboundedReceiver<Ask>,
+    /// Where what happens is told.
+    pub report: Report,
+    /// Told once when the folder was read and everything in it was stored or refused, and the launcher's other events.
+    pub notices: mpsc::UnboundedSender<Notice>,
+}
+
+/// What `control` tells the daemon.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// The folder was read, and everything in it was stored or refused: callers may come.
+    Synced,
+    /// The launcher wants everything drained.
+    Shutdown,
+    /// The launcher wants the configuration read again.
+    Reload,
+    /// The launcher is gone.
+    LauncherGone,
+}
+
+/// An instance that an earlier supervisor started.
+#[derive(Debug)]
+pub struct Inherited {
+    /// Its id.
+    pub id: InstanceId,
+    /// The pid of its main process.
+    pub pid: i32,
+    /// Whether SIGTERM was already sent.
+    pub terminating: bool,
+    /// What the earlier supervisor said of it.
+    pub memo: Vec<u8>,
+    /// The read end of its stdout.
+    pub stdout: OwnedFd,
+    /// The read end of its stderr.
+    pub stderr: OwnedFd,
+}
+
+/// The one writer of what exists.
+pub struct Control {
+    pub(super) launcher: Launcher,
+    pub(super) entries: BTreeMap<FunctionName, Entry>,
+    /// Whose each instance is, from its launch to its end.
+    pub(super) owners: HashMap<InstanceId, FunctionName>,
+    /// The catalog's number of the last candidate of each function, for answers to it.
+    pub(super) serials: HashMap<FunctionName, u64>,
+    /// Candidates whose executable is being stored, by ticket.
+    pub(super) storing: HashMap<u64, Candidate>,
+    pub(super) next_ticket: u64,
+    pub(super) next_id: u64,
+    pub(super) synced: Sync,
+    /// Everything is on its way out.
+    pub(super) draining: bool,
+    pub(super) routes: Arc<ArcSwap<Routes>>,
+    pub(super) sockets: PathBuf,
+    pub(super) _sockets: OwnedFd,
+    pub(super) report: Report,
+    pub(super) notices: mpsc::UnboundedSender<Notice>,
+    pub(super) to_control: mpsc::UnboundedSender<ToControl>,
+    pub(super) rng: SmallRng,
+    pub(super) requests: Vec<Request>,
+    pub(super) launches: Vec<(InstanceId, FunctionName)>,
+}
+
+impl Control {
+    /// Runs until the launcher is gone or everything was drained.
+    pub async fn run(parts: Parts) {
+        let (to_control, mut inbox) = mpsc::unbounded_channel();
+        let raw: RawFd = parts.sockets.as_raw_fd();
+        let mut control = Control {
+            launcher: parts.launcher,
+            entries: BTreeMap::new(),
+            owners: HashMap::new(),
+            serials: HashMap::new(),
+            storing: HashMap::new(),
+            next_ticket: 0,
+            next_id: parts.next_id,
+            synced: Sync::Reading,
+            draining: false,
+            routes: parts.routes,
+            // The folder may lie where this user can't walk to; the descriptor always leads there, and the path stays
+            // short enough for a socket address.
+            sockets: PathBuf::from(format!("/proc/self/fd/{raw}")),
+            _sockets: parts.sockets,
+            report: parts.report,
+            notices: parts.notices,
+            to_control,
+            rng: SmallRng::from_os_rng(),
+            requests: Vec::new(),
+            launches: Vec::new(),
+        };
+        control.inherit(parts.inventory, &parts.defaults);
+        let (mut changes, mut asks) = (parts.changes, parts.asks);
+        let mut survey = tokio::time::interval(SURVEY);
+        survey.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let deadline = control.deadline();
+            tokio::select! {
+                biased;
+                Some(message) = inbox.recv() => control.on_message(message),
+                event = control.launcher.recv() => match event {
+                    Ok(Some((event, fds))) => control.on_event(event, fds),
+                    Ok(None) => return control.lost(None),
+                    Err(e) => return control.lost(Some(e)),
+                },
+                Some(change) = changes.recv() => control.on_change(change),
+                Some(ask) = asks.recv() => control.on_ask(ask),
+                () = sleep_until(deadline) => control.on_tick(),
+                _ = survey.tick() => control.on_survey(),
+            }
+            if let Err(e) = control.send_requests() {
+                return control.lost(Some(e));
+            }
+            if control.draining && control.owners.is_empty() {
+                control.draining = false;
+                if let Err(e) = control.launcher.send(&Request::Goodbye, Vec::new()) {
+                    return control.lost(Some(e));
+                }
+            }
+        }
+    }
+
+    fn lost(&mut self, why: Option<io::Error>) {
+        match why {
+            Some(e) => tracing::error!(error = %e, "lost the launcher"),
+            None => tracing::error!("the launcher has closed its end"),
+        }
+        let _ = self.notices.send(Notice::LauncherGone);
+    }
+
+    /// Runs a decision about one function, then does what it asked for.
+    pub(super) fn with<T>(
+        &mut self,
+        name: &FunctionName,
+        decide: impl FnOnce(&mut Entry, &mut Effects<'_>) -> T,
+    ) -> Option<T> {
+        let mut effects = Effects {
+            now: Instant::now(),
+            wall: SystemTime::now(),
+            rng: &mut self.rng,
+            to_control: &self.to_control,
+            requests: &mut self.requests,
+            launches: &mut self.launches,
+            next_id: &mut self.next_id,
+        };
+        let entry = self.entries.get_mut(name)?;
+        let before = entry.state();
+        let result = decide(entry, &mut effects);
+        let (after, gone) = (entry.state(), entry.is_removed() && entry.slots().is_empty());
+        if before.as_str() != after.as_str() {
+            tracing::debug!(function = %name, from = before.as_str(), to = after.as_str(), "state");
+        }
+        if gone {
+            self.entries.remove(name);
+        }
+        for (id, function) in self.launches.drain(..) {
+            if let Some(slot) = self.entries.get(&function).and_then(|entry| entry.slot(id)) {
+                self.report.starting(&function, id, &slot.revision);
+            }
+            self.owners.insert(id, function);
+        }
+        Some(result)
+    }
+
+    fn send_requests(&mut self) -> io::Result<()> {
+        for request in std::mem::take(&mut self.requests) {
+            match (self.launcher.send(&request, Vec::new()), &request) {
+                (Ok(()), _) => {}
+                // Too large to be sent: the launch fails as if the launcher had refused it.
+                (Err(e), Request::Launch { id, .. }) if e.kind() == io::ErrorKind::InvalidData => {
+                    let message = format!("the request to launch it is too large: {e}; shorten args and env");
+                    let launch = Exit::Launch {
+                        step: funcd_sandbox::exit::Step::Artifact,
+                        errno: 0,
+                    };
+                    self.on_exit(*id, launch, message);
+                }
+                (Err(e), _) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.entries.values().filter_map(Entry::deadline).min()
+    }
+
+    fn on_tick(&mut self) {
+        let now = Instant::now();
+        let due = |entry: &Entry| entry.deadline().is_some_and(|at| at <= now);
+        let names: Vec<_> = self
+            .entries
+            .iter()
+            .filter(|(_, e)| due(e))
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in names {
+            self.with(&name, Entry::tick);
+        }
+    }
+
+    fn on_message(&mut self, message: ToControl) {
+        match message {
+            ToControl::Wanted(name) => {
+                self.with(&name, Entry::wanted);
+            }
+            ToControl::Drained(id) => {
+                if let Some(name) = self.owners.get(&id).cloned() {
+                    self.with(&name, |entry, effects| entry.drained(id, effects));
+                }
+            }
+            ToControl::Answered(id) => {
+                if let Some(name) = self.owners.get(&id).cloned() {
+                    let rollout = self.with(&name, |entry, effects| entry.answered(id, effects));
+                    self.after_rollout(&name, rollout.unwrap_or(Rollout::Unchanged));
+                }
+            }
+            ToControl::SocketsLow(id) => {
+                self.requests.push(Request::Sockets {
+                    id,
+                    count: SOCKETS_AT_ONCE,
+                });
+            }
+        }
+    }
+
+    fn after_rollout(&mut self, name: &FunctionName, rollout: Rollout) {
+        match rollout {
+            Rollout::Unchanged => {}
+            Rollout::Promoted => {
+                let revision = self.entries.get(name).map(|entry| entry.current().id.short());
+                tracing::info!(function = %name, revision, "the new revision is ready and has the traffic");
+                self.publish_routes();
+            }
+            Rollout::Abandoned(reason) => {
+                let reason = format!("the new revision never got ready, the old one stays: {reason}");
+                self.refuse(name, "never-ready", reason);
+            }
+        }
+    }
+
+    fn on_event(&mut self, event: Event, fds: Vec<OwnedFd>) {
+        match event {
+            Event::Launched { id, pid } => self.on_launched(id, pid, fds),
+            Event::LaunchFailed {
+                id,
+                step,
+                errno,
+                message,
+            } => {
+                self.on_exit(id, Exit::Launch { step, errno }, message);
+            }
+            Event::Exited { id, exit } => self.on_exit(id, exit, String::new()),
+            Event::Stored { ticket, result } => self.on_stored(ticket, result),
+            Event::Sockets { id } => {
+                if let Some(instance) = self.instance(id)
+                    && let Address::Port { stock, .. } = &instance.address
+                {
+                    stock.refill(fds);
+                }
+            }
+            Event::Usage { id, usage } => self.on_usage(id, usage),
+            Event::Shutdown => drop(self.notices.send(Notice::Shutdown)),
+            Event::Reload => drop(self.notices.send(Notice::Reload)),
+            Event::Welcome(_) | Event::Descriptors | Event::Inventory { .. } | Event::InventoryEnd => {
+                tracing::warn!("the launcher sent a part of the handover again; ignored");
+            }
+        }
+    }
+
+    fn on_usage(&mut self, id: InstanceId, usage: Usage) {
+        let Some(name) = self.owners.get(&id) else { return };
+        let Some(entry) = self.entries.get_mut(name) else {
+            return;
+        };
+        let (total, cpu_micros) = entry.note_usage(id, usage);
+        self.report.usage(name, total, cpu_micros);
+    }
+
+    /// Asks what the instances use, and tells how many there are in each state.
+    fn on_survey(&mut self) {
+        let mut ids: Vec<InstanceId> = self.owners.keys().copied().collect();
+        ids.truncate(USAGE_AT_ONCE);
+        if !ids.is_empty() {
+            self.requests.push(Request::Usage { ids });
+        }
+        let mut by_state = BTreeMap::new();
+        for slot in self.entries.values().flat_map(Entry::slots) {
+            *by_state.entry(slot.state.as_str()).or_default() += 1;
+        }
+        self.report.instances(&by_state);
+    }
+
+    fn instance(&self, id: InstanceId) -> Option<&Arc<Instance>> {
+        self.entries
+            .get(self.owners.get(&id)?)?
+            .slot(id)?
+            .instance
+            .as_ref()
+    }
+
+    fn on_launched(&mut self, id: InstanceId, pid: i32, fds: Vec<OwnedFd>) {
+        let Some(name) = self.owners.get(&id).cloned() else {
+            return;
+        };
+        let slot = self.entries.get(&name).and_then(|entry| entry.slot(id));
+        let Some(revision) = slot.map(|slot| Arc::clone(&slot.revision)) else {
+            return;
+        };
+        let mut fds = fds.into_iter();
+        if let (Some(stdout), Some(stderr)) = (fds.next(), fds.next()) {
+            self.report.attach(&name, &revision, id, [stdout, stderr]);
+        }
+        let listener = fds.next();
+        let instance = self.make_instance(id, revision);
+        let requests_wait = self
+            .entries
+            .get(&name)
+            .is_some_and(|entry| entry.handle.admitted() > 0);
+        self.with(&name, |entry, effects| {
+            entry.launched(id, pid, Arc::clone(&instance), effects)
+        });
+        tokio::spawn(prove(instance, listener, requests_wait, self.to_control.clone()));
+    }
+
+    pub(super) fn make_instance(&self, id: InstanceId, revision: Arc<Revision>) -> Arc<Instance> {
+        let address = match revision.manifest.contract {
+            Contract::Http => Address::Unix(self.sockets.join(id.to_string())),
+            Contract::Port(port) => Address::Port {
+                port,
+                stock: SocketStock::new(self.to_control.clone()),
+            },
+        };
+        Arc::new(Instance::new(id, revision, address))
+    }
+
+    fn on_exit(&mut self, id: InstanceId, exit: Exit, message: String) {
+        let Some(name) = self.owners.remove(&id) else {
+            return;
+        };
+        let ended = Ended {
+            instance: id,
+            exit,
+            message,
+            at: SystemTime::now(),
+        };
+        self.report.ended(&name, id, &ended.exit, &ended.describe());
+        if let Some(rollout) = self.with(&name, |entry, effects| entry.exited(ended, effects)) {
+            self.after_rollout(&name, rollout);
+        }
+    }
+
+    fn on_ask(&mut self, ask: Ask) {
+        match ask {
+            Ask::Status(answer) => {
+                let _ = answer.send(status::of(&self.entries));
+            }
+            Ask::Drain => {
+                let names: Vec<_> = self.entries.keys().cloned().collect();
+                for name in names {
+                    self.with(&name, Entry::remove);
+                }
+                self.draining = true;
+            }
+        }
+    }
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}

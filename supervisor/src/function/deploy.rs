@@ -1,0 +1,249 @@
+//! How what the catalog names becomes a revision, and how a new supervisor takes over what an old one left running:
+//! the part of `control` that deals with the store and the inventory.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use funcd_sandbox::spec::Digest;
+use funcd_sandbox::wire::{Request, StoreError};
+
+use super::control::{Control, Inherited, Notice};
+use super::effects::Effects;
+use super::entry::Entry;
+use super::handle::Revision;
+use super::start::Memo;
+use crate::catalog::manifest::Defaults;
+use crate::catalog::{self, Candidate, Change};
+use crate::ingress::Routes;
+use crate::name::{FunctionName, RevisionId};
+
+/// How far the first reading of the folder is.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Sync {
+    /// The catalog has not told all of it.
+    Reading,
+    /// It has; these are on their way to become revisions.
+    Storing(HashSet<FunctionName>),
+    /// Everything is known.
+    Done,
+}
+
+impl Control {
+    pub(super) fn on_change(&mut self, change: Change) {
+        match change {
+            Change::Deploy(candidate) => self.store(candidate),
+            Change::Remove(name) => self.on_remove(&name),
+            Change::Entries(entries) => self.on_entries(entries),
+        }
+    }
+
+    fn on_remove(&mut self, name: &FunctionName) {
+        tracing::info!(function = %name, "removed");
+        self.storing.retain(|_, candidate| candidate.name != *name);
+        self.serials.remove(name);
+        self.with(name, Entry::remove);
+        self.publish_routes();
+        self.resolved(name);
+    }
+
+    fn on_entries(&mut self, entries: BTreeMap<String, catalog::Entry>) {
+        let accepted = |name: &FunctionName| entries.get(name.as_str()) == Some(&catalog::Entry::Accepted);
+        match &mut self.synced {
+            Sync::Reading => {
+                let names = entries.keys().filter_map(|name| FunctionName::parse(name).ok());
+                let awaited = names.filter(|name| accepted(name) && !self.serials.contains_key(name));
+                self.synced = Sync::Storing(awaited.collect());
+                // What was inherited and has no file any more was removed while no supervisor ran.
+                let known: Vec<_> = self.entries.keys().cloned().collect();
+                for name in known.iter().filter(|name| !entries.contains_key(name.as_str())) {
+                    self.on_remove(name);
+                }
+            }
+            Sync::Storing(awaited) => awaited.retain(|name| accepted(name)),
+            Sync::Done => {}
+        }
+        self.report.entries(entries);
+        self.check_synced();
+    }
+
+    fn store(&mut self, candidate: Candidate) {
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        // A newer candidate of the same function replaces one that is still being stored.
+        self.storing.retain(|_, older| older.name != candidate.name);
+        self.serials.insert(candidate.name.clone(), candidate.serial);
+        let sent = candidate
+            .executable
+            .try_clone()
+            .and_then(|executable| self.launcher.send(&Request::Store { ticket }, vec![executable]));
+        match sent {
+            Ok(()) => drop(self.storing.insert(ticket, candidate)),
+            Err(e) => self.refuse(
+                &candidate.name,
+                "not-stored",
+                format!("can't hand it to the launcher: {e}"),
+            ),
+        }
+    }
+
+    pub(super) fn refuse(&mut self, name: &FunctionName, kind: &'static str, reason: String) {
+        if let Some(&serial) = self.serials.get(name) {
+            self.report.refused(name, serial, kind, reason);
+        }
+        self.resolved(name);
+    }
+
+    pub(super) fn on_stored(&mut self, ticket: u64, result: Result<(Digest, u64), StoreError>) {
+        let Some(candidate) = self.storing.remove(&ticket) else {
+            return;
+        };
+        let (name, serial) = (candidate.name.clone(), candidate.serial);
+        match result {
+            Ok((artifact, _)) => self.deploy(candidate, artifact),
+            Err(StoreError::BeingWritten) => self.report.retry(&name, serial, "it is still open for writing"),
+            Err(StoreError::Changed) => self.report.retry(&name, serial, "it changed while it was copied"),
+            Err(StoreError::Refused(reason)) => self.refuse(&name, "not-stored", reason),
+        }
+        self.resolved(&name);
+    }
+
+    fn deploy(&mut self, candidate: Candidate, artifact: Digest) {
+        let Candidate {
+            name,
+            serial,
+            manifest,
+            manifest_text,
+            image,
+            ..
+        } = candidate;
+        let id = RevisionId::of(artifact, &manifest_text);
+        let revision = Arc::new(Revision {
+            id,
+            artifact,
+            image,
+            manifest,
+            manifest_text,
+        });
+        if self
+            .entries
+            .get(&name)
+            .is_none_or(|entry| entry.current().id != id)
+        {
+            tracing::info!(function = %name, revision = id.short(), "deploying");
+        }
+        if self.entries.contains_key(&name) {
+            self.with(&name, |entry, effects| entry.deploy(revision, effects));
+        } else {
+            self.add(&name, revision);
+        }
+        self.report.accepted(&name, serial);
+        self.publish_routes();
+    }
+
+    /// A function that was not known.
+    fn add(&mut self, name: &FunctionName, revision: Arc<Revision>) {
+        let effects = Effects {
+            now: Instant::now(),
+            wall: SystemTime::now(),
+            rng: &mut self.rng,
+            to_control: &self.to_control,
+            requests: &mut self.requests,
+            launches: &mut self.launches,
+            next_id: &mut self.next_id,
+        };
+        let entry = Entry::new(name.clone(), revision, &effects);
+        self.entries.insert(name.clone(), entry);
+        self.with(name, Entry::tick);
+    }
+
+    pub(super) fn publish_routes(&mut self) {
+        let live = self.entries.values().filter(|entry| !entry.is_removed());
+        let routes = live.map(|entry| (Arc::clone(&entry.handle), entry.current().manifest.routes.clone()));
+        let routes = Routes::new(routes);
+        for conflict in routes.conflicts() {
+            tracing::warn!(%conflict, "two functions ask for the same route");
+        }
+        self.routes.store(Arc::new(routes));
+    }
+
+    /// Takes over what earlier supervisors left running: it serves at once, whatever the folder says by now.
+    pub(super) fn inherit(&mut self, inventory: Vec<Inherited>, defaults: &Defaults) {
+        let mut known: HashMap<FunctionName, Vec<(Inherited, Arc<Revision>)>> = HashMap::new();
+        for inherited in inventory {
+            match Memo::read(&inherited.memo, defaults) {
+                Ok((function, revision)) if !inherited.terminating => {
+                    known
+                        .entry(function)
+                        .or_default()
+                        .push((inherited, Arc::new(revision)));
+                }
+                Ok(_) => self.requests.push(Request::Kill { id: inherited.id }),
+                Err(why) => {
+                    tracing::warn!(instance = %inherited.id, why, "an inherited instance can't be taken over; killed");
+                    self.requests.push(Request::Kill { id: inherited.id });
+                }
+            }
+        }
+        for (name, mut instances) in known {
+            // One that was still being proven is the newest; the one that served before it is taken over.
+            instances.sort_by_key(|(inherited, _)| inherited.id);
+            let revision = Arc::clone(&instances[0].1);
+            self.add(&name, Arc::clone(&revision));
+            for (inherited, its) in instances {
+                match its.id == revision.id {
+                    true => self.adopt(&name, inherited),
+                    false => self.requests.push(Request::Kill { id: inherited.id }),
+                }
+            }
+        }
+        self.publish_routes();
+    }
+
+    fn adopt(&mut self, name: &FunctionName, inherited: Inherited) {
+        let Inherited {
+            id,
+            pid,
+            stdout,
+            stderr,
+            ..
+        } = inherited;
+        let Some(entry) = self.entries.get(name) else {
+            return;
+        };
+        let revision = Arc::clone(entry.current());
+        tracing::info!(function = %name, instance = %id, pid, "taken over");
+        self.report.attach(name, &revision, id, [stdout, stderr]);
+        let instance = self.make_instance(id, revision);
+        self.owners.insert(id, name.clone());
+        self.with(name, |entry, effects| entry.adopt(id, pid, instance, effects));
+    }
+
+    /// A function of the first reading is a revision, or known not to become one now.
+    fn resolved(&mut self, name: &FunctionName) {
+        if let Sync::Storing(awaited) = &mut self.synced {
+            awaited.remove(name);
+        }
+        self.check_synced();
+    }
+
+    fn check_synced(&mut self) {
+        if self.synced != Sync::Storing(HashSet::new()) {
+            return;
+        }
+        self.synced = Sync::Done;
+        // Put off until everything is known, so that nothing in use is forgotten.
+        let artifacts: Vec<Digest> = self
+            .entries
+            .values()
+            .map(|entry| entry.current().artifact)
+            .collect();
+        if artifacts.len() <= MOST_RETAINED {
+            self.requests.push(Request::Retain { artifacts });
+        }
+        let _ = self.notices.send(Notice::Synced);
+    }
+}
+
+/// Digests that fit in one message. A host with more functions keeps what it once stored: disk, not correctness.
+const MOST_RETAINED: usize = 1900;

@@ -1,0 +1,49 @@
+//! What a decision about a function does to the world: messages to the launcher. Time and chance come in here.
+
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use funcd_sandbox::spec::InstanceId;
+use funcd_sandbox::wire::Request;
+use rand::rngs::SmallRng;
+use tokio::sync::mpsc;
+
+use super::handle::{Revision, ToControl};
+use super::start;
+use crate::name::FunctionName;
+
+/// The world as one event of `control` sees it.
+#[derive(Debug)]
+pub(super) struct Effects<'a> {
+    pub(super) now: Instant,
+    pub(super) wall: SystemTime,
+    pub(super) rng: &'a mut SmallRng,
+    pub(super) to_control: &'a mpsc::UnboundedSender<ToControl>,
+    /// Requests to the launcher, in order; sent when the event is done.
+    pub(super) requests: &'a mut Vec<Request>,
+    /// Instances launched by this event, with whose they are.
+    pub(super) launches: &'a mut Vec<(InstanceId, FunctionName)>,
+    /// The next free instance id.
+    pub(super) next_id: &'a mut u64,
+}
+
+impl Effects<'_> {
+    pub(super) fn launch(&mut self, function: &FunctionName, revision: &Arc<Revision>) -> InstanceId {
+        let id = InstanceId(*self.next_id);
+        *self.next_id += 1;
+        self.launches.push((id, function.clone()));
+        self.requests.push(Request::Launch {
+            id,
+            spec: Box::new(start::spec(function, revision)),
+        });
+        id
+    }
+
+    pub(super) fn terminate(&mut self, id: InstanceId) {
+        self.requests.push(Request::Terminate { id });
+    }
+
+    pub(super) fn kill(&mut self, id: InstanceId) {
+        self.requests.push(Request::Kill { id });
+    }
+}

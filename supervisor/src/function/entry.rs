@@ -1,0 +1,521 @@
+//! One function as `control` knows it: its revisions and the places of their instances. Decides by the pure modules
+//! beside it and carries the decisions out through [`Effects`].
+
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use funcd_sandbox::exit::Exit;
+use funcd_sandbox::spec::InstanceId;
+use funcd_sandbox::wire::Usage;
+
+use super::backoff::Backoff;
+use super::effects::Effects;
+use super::handle::{Function, Live, Refusal, Revision};
+use super::instance::Instance;
+use super::prove::is_leased_while_starting;
+use super::scale;
+use super::state::{Action, AfterExit, Bounds, Drain, Event, State, step};
+use crate::name::{FunctionName, RevisionId};
+
+/// One function.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) handle: Arc<Function>,
+    /// What requests go to.
+    current: Generation,
+    /// What they will go to once it is proven.
+    next: Option<Generation>,
+    slots: Vec<Slot>,
+    removed: bool,
+    idle_since: SystemTime,
+    /// The newest revision that was given up, and why.
+    pub(super) rejected: Option<(RevisionId, String)>,
+    /// The last end that is worth telling.
+    pub(super) last_exit: Option<Ended>,
+}
+
+/// How the last instance ended.
+#[derive(Debug, Clone)]
+pub(super) struct Ended {
+    pub(super) instance: InstanceId,
+    pub(super) exit: Exit,
+    /// The launcher's words about a failed launch; empty otherwise.
+    pub(super) message: String,
+    pub(super) at: SystemTime,
+}
+
+/// A revision and its history.
+#[derive(Debug)]
+struct Generation {
+    revision: Arc<Revision>,
+    backoff: Backoff,
+    /// Whether an instance of it was ever ready.
+    proven: bool,
+}
+
+impl Generation {
+    fn new(revision: Arc<Revision>) -> Generation {
+        Generation {
+            revision,
+            backoff: Backoff::default(),
+            proven: false,
+        }
+    }
+}
+
+/// The place of one instance.
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub(super) state: State,
+    pub(super) revision: Arc<Revision>,
+    pub(super) since: SystemTime,
+    pub(super) id: Option<InstanceId>,
+    pub(super) pid: Option<i32>,
+    /// Present from the launch to the end of the process.
+    pub(super) instance: Option<Arc<Instance>>,
+    ready_at: Option<Instant>,
+    /// As of the last survey; zero before it.
+    usage: Usage,
+}
+
+/// What became of the revision that was to be proven.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Rollout {
+    /// Nothing new.
+    Unchanged,
+    /// It has the traffic now.
+    Promoted,
+    /// It never got ready and was given up, for this reason.
+    Abandoned(String),
+}
+
+impl Entry {
+    pub(super) fn new(name: FunctionName, revision: Arc<Revision>, effects: &Effects<'_>) -> Entry {
+        Entry {
+            handle: Function::new(name, Arc::clone(&revision), effects.to_control.clone()),
+            current: Generation::new(revision),
+            next: None,
+            slots: Vec::new(),
+            removed: false,
+            idle_since: effects.wall,
+            rejected: None,
+            last_exit: None,
+        }
+    }
+
+    pub(super) fn current(&self) -> &Arc<Revision> {
+        &self.current.revision
+    }
+
+    pub(super) fn slots(&self) -> &[Slot] {
+        &self.slots
+    }
+
+    pub(super) fn slot(&self, id: InstanceId) -> Option<&Slot> {
+        self.slots.iter().find(|slot| slot.id == Some(id))
+    }
+
+    /// Notes what an instance uses. What all use together, and the CPU time that is new, in microseconds.
+    pub(super) fn note_usage(&mut self, id: InstanceId, usage: Usage) -> (Usage, u64) {
+        let mut new_cpu = 0;
+        let mut total = Usage::default();
+        for slot in &mut self.slots {
+            if slot.id == Some(id) {
+                new_cpu = usage.cpu_micros.saturating_sub(slot.usage.cpu_micros);
+                slot.usage = usage;
+            }
+            total.memory_bytes += slot.usage.memory_bytes;
+            total.cpu_micros += slot.usage.cpu_micros;
+            total.pids += slot.usage.pids;
+        }
+        (total, new_cpu)
+    }
+
+    pub(super) fn is_removed(&self) -> bool {
+        self.removed
+    }
+
+    /// The state that stands for all places: the one that serves best, else the one that explains most.
+    pub(super) fn state(&self) -> State {
+        let rank = |state: &State| match state {
+            State::Ready => 0,
+            State::Starting { .. } => 1,
+            State::Failed { .. } => 2,
+            State::Backoff { .. } => 3,
+            State::Draining { .. } => 4,
+            State::Idle => 5,
+        };
+        let states = self.slots.iter().map(|slot| &slot.state);
+        states
+            .min_by_key(|state| rank(state))
+            .copied()
+            .unwrap_or(State::Idle)
+    }
+
+    /// Since when it is in that state, or since when nothing runs.
+    pub(super) fn since(&self) -> SystemTime {
+        let state = self.state();
+        self.slots
+            .iter()
+            .filter(|slot| slot.state == state)
+            .map(|slot| slot.since)
+            .min()
+            .unwrap_or(self.idle_since)
+    }
+
+    /// A revision is to get the traffic. What was never proven is replaced at once; else the new one is proven first.
+    pub(super) fn deploy(&mut self, revision: Arc<Revision>, effects: &mut Effects<'_>) {
+        let was_removed = std::mem::take(&mut self.removed);
+        self.rejected = None;
+        if let Some(given_up) = self.next.take_if(|next| next.revision.id != revision.id) {
+            self.retire(&given_up.revision, effects);
+        }
+        if self.current.revision.id == revision.id || self.next.is_some() {
+            self.settle(effects);
+            return;
+        }
+        if !self.current.proven || was_removed {
+            self.promote(Generation::new(revision), effects);
+            self.settle(effects);
+            return;
+        }
+        self.next = Some(Generation::new(Arc::clone(&revision)));
+        self.start(revision, effects);
+    }
+
+    /// An instance that an earlier supervisor started, and that runs the current revision.
+    pub(super) fn adopt(
+        &mut self,
+        id: InstanceId,
+        pid: i32,
+        instance: Arc<Instance>,
+        effects: &mut Effects<'_>,
+    ) {
+        self.current.proven = true;
+        self.slots.push(Slot {
+            state: State::Ready,
+            revision: Arc::clone(&self.current.revision),
+            since: effects.wall,
+            id: Some(id),
+            pid: Some(pid),
+            instance: Some(instance),
+            ready_at: Some(effects.now),
+            usage: Usage::default(),
+        });
+        self.settle(effects);
+    }
+
+    /// Its files are gone: no new requests, and everything ends.
+    pub(super) fn remove(&mut self, effects: &mut Effects<'_>) {
+        self.removed = true;
+        self.next = None;
+        for index in (0..self.slots.len()).rev() {
+            self.apply(index, Event::Retire, effects);
+        }
+        self.settle(effects);
+    }
+
+    /// A request found no free place.
+    pub(super) fn wanted(&mut self, effects: &mut Effects<'_>) {
+        self.handle.wish_seen();
+        self.settle(effects);
+    }
+
+    /// The process runs; `instance` is how to reach it.
+    pub(super) fn launched(
+        &mut self,
+        id: InstanceId,
+        pid: i32,
+        instance: Arc<Instance>,
+        effects: &mut Effects<'_>,
+    ) {
+        if let Some(slot) = self.slots.iter_mut().find(|slot| slot.id == Some(id)) {
+            slot.pid = Some(pid);
+            if matches!(slot.state, State::Draining { .. }) {
+                instance.stop_accepting();
+            }
+            slot.instance = Some(instance);
+        }
+        self.settle(effects);
+    }
+
+    /// It is ready.
+    pub(super) fn answered(&mut self, id: InstanceId, effects: &mut Effects<'_>) -> Rollout {
+        let Some(index) = self.slots.iter().position(|slot| slot.id == Some(id)) else {
+            return Rollout::Unchanged;
+        };
+        self.apply(index, Event::Answered, effects);
+        let slot = &mut self.slots[index];
+        if slot.state != State::Ready {
+            return Rollout::Unchanged;
+        }
+        slot.ready_at.get_or_insert(effects.now);
+        let ready = slot.revision.id;
+        let mut rollout = Rollout::Unchanged;
+        if let Some(mut next) = self.next.take_if(|next| next.revision.id == ready) {
+            next.proven = true;
+            self.promote(next, effects);
+            rollout = Rollout::Promoted;
+        } else if self.current.revision.id == ready {
+            self.current.proven = true;
+        }
+        self.settle(effects);
+        rollout
+    }
+
+    /// A draining instance has no lease left.
+    pub(super) fn drained(&mut self, id: InstanceId, effects: &mut Effects<'_>) {
+        if let Some(index) = self.slots.iter().position(|slot| slot.id == Some(id)) {
+            self.apply(index, Event::Drained, effects);
+        }
+    }
+
+    /// The process ended, or never began.
+    pub(super) fn exited(&mut self, ended: Ended, effects: &mut Effects<'_>) -> Rollout {
+        let Some(index) = self.slots.iter().position(|slot| slot.id == Some(ended.instance)) else {
+            return Rollout::Unchanged;
+        };
+        let slot = &mut self.slots[index];
+        let ready_for = slot.ready_at.take().map(|at| effects.now.duration_since(at));
+        let revision = slot.revision.id;
+        let unasked = !matches!(slot.state, State::Draining { .. });
+        let generation = match &mut self.next {
+            Some(next) if next.revision.id == revision => next,
+            _ => &mut self.current,
+        };
+        // What was asked to end does not count, whatever it said last.
+        let after = match unasked {
+            true => generation.backoff.after_exit(ready_for, effects.now, effects.rng),
+            false => AfterExit::Restart,
+        };
+        let reason = ended.describe();
+        if unasked || ended.exit != Exit::Stopped {
+            self.last_exit = Some(ended);
+        }
+        let gave_up = matches!(after, AfterExit::GiveUp(_));
+        let proving = self
+            .next
+            .as_ref()
+            .is_some_and(|next| next.revision.id == revision);
+        if gave_up && proving && unasked {
+            self.next = None;
+            self.apply(index, Event::Exited(after), effects);
+            self.apply(index, Event::Retire, effects);
+            self.settle(effects);
+            self.rejected = Some((revision, reason.clone()));
+            return Rollout::Abandoned(reason);
+        }
+        self.apply(index, Event::Exited(after), effects);
+        self.settle(effects);
+        Rollout::Unchanged
+    }
+
+    /// Deadlines that have passed, and idleness.
+    pub(super) fn tick(&mut self, effects: &mut Effects<'_>) {
+        for index in (0..self.slots.len()).rev() {
+            if self.slots[index]
+                .state
+                .deadline()
+                .is_some_and(|at| at <= effects.now)
+            {
+                self.apply(index, Event::Late, effects);
+            }
+        }
+        if self.idle_at().is_some_and(|at| at <= effects.now) {
+            let ready: Vec<usize> = (0..self.slots.len()).filter(|&i| self.is_ready(i)).collect();
+            let surplus = scale::surplus(&self.current.revision.manifest.scale, ready.len());
+            for &index in ready.iter().rev().take(surplus) {
+                self.apply(index, Event::Retire, effects);
+            }
+        }
+        self.settle(effects);
+    }
+
+    /// When [`Entry::tick`] has something to do; `None` while nothing of it runs or waits.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let late = self.slots.iter().filter_map(|slot| slot.state.deadline()).min();
+        late.into_iter().chain(self.idle_at()).min()
+    }
+
+    /// When its surplus instances have been idle for long enough; `None` while it is in use or has none.
+    fn idle_at(&self) -> Option<Instant> {
+        let ready = (0..self.slots.len()).filter(|&i| self.is_ready(i)).count();
+        let scale = &self.current.revision.manifest.scale;
+        if self.handle.admitted() > 0 || scale::surplus(scale, ready) == 0 {
+            return None;
+        }
+        // An instance that was started and then not asked is idle from when it became ready.
+        let ready_at = self.slots.iter().filter_map(|slot| slot.ready_at).max();
+        let last = ready_at.map_or(self.handle.last_used(), |at| at.max(self.handle.last_used()));
+        Some(last + scale.idle)
+    }
+
+    fn is_ready(&self, index: usize) -> bool {
+        let slot = &self.slots[index];
+        slot.state == State::Ready && slot.revision.id == self.current.revision.id
+    }
+
+    fn promote(&mut self, generation: Generation, effects: &mut Effects<'_>) {
+        let old = std::mem::replace(&mut self.current, generation);
+        // New requests must find the new revision before the old one stops taking them.
+        self.publish(effects);
+        self.retire(&old.revision, effects);
+    }
+
+    fn retire(&mut self, revision: &Arc<Revision>, effects: &mut Effects<'_>) {
+        for index in (0..self.slots.len()).rev() {
+            if self.slots[index].revision.id == revision.id {
+                self.apply(index, Event::Retire, effects);
+            }
+        }
+    }
+
+    fn start(&mut self, revision: Arc<Revision>, effects: &mut Effects<'_>) {
+        let slot = Slot {
+            state: State::Idle,
+            revision,
+            since: effects.wall,
+            id: None,
+            pid: None,
+            instance: None,
+            ready_at: None,
+            usage: Usage::default(),
+        };
+        self.slots.push(slot);
+        self.apply(self.slots.len() - 1, Event::Wanted, effects);
+    }
+
+    /// One step of one place, with its effects.
+    fn apply(&mut self, index: usize, event: Event, effects: &mut Effects<'_>) {
+        let slot = &mut self.slots[index];
+        let manifest = &slot.revision.manifest;
+        let bounds = Bounds {
+            ready_within: manifest.health.ready_within,
+            finish_within: manifest.request.timeout,
+            stop_within: manifest.health.stop_within,
+        };
+        let (state, actions) = step(slot.state, event, &bounds, effects.now);
+        if state != slot.state {
+            slot.since = effects.wall;
+        }
+        slot.state = state;
+        for action in actions {
+            match (action, slot.id) {
+                (Action::Launch, _) => slot.id = Some(effects.launch(&self.handle.name, &slot.revision)),
+                (Action::Withdraw, _) => {
+                    if let Some(instance) = &slot.instance {
+                        instance.stop_accepting();
+                    }
+                }
+                (Action::Terminate, Some(id)) => effects.terminate(id),
+                (Action::Kill, Some(id)) => effects.kill(id),
+                (Action::Terminate | Action::Kill, None) => {}
+            }
+        }
+        if matches!(event, Event::Exited(_)) {
+            if let Some(instance) = slot.instance.take() {
+                instance.close();
+            }
+            slot.pid = None;
+            slot.usage = Usage::default();
+            if !slot.state.has_process() {
+                slot.id = None;
+            }
+        }
+        let finishing = matches!(
+            slot.state,
+            State::Draining {
+                phase: Drain::Finishing,
+                ..
+            }
+        );
+        if finishing
+            && slot
+                .instance
+                .as_ref()
+                .is_none_or(|instance| instance.in_flight() == 0)
+        {
+            self.apply(index, Event::Drained, effects);
+        }
+    }
+
+    /// After any change: forget empty places, start what is missing, show request paths what is live.
+    fn settle(&mut self, effects: &mut Effects<'_>) {
+        if self.slots.iter().any(|slot| slot.state == State::Idle) {
+            self.slots.retain(|slot| slot.state != State::Idle);
+            self.idle_since = effects.wall;
+        }
+        if !self.removed {
+            let current = self.current.revision.id;
+            let draining = |slot: &Slot| matches!(slot.state, State::Draining { .. });
+            let places = self
+                .slots
+                .iter()
+                .filter(|s| s.revision.id == current && !draining(s))
+                .count();
+            let scale = &self.current.revision.manifest.scale;
+            for _ in 0..scale::missing(scale, self.handle.admitted(), places) {
+                self.start(Arc::clone(&self.current.revision), effects);
+            }
+        }
+        self.publish(effects);
+    }
+
+    fn publish(&self, effects: &Effects<'_>) {
+        let current = self.current.revision.id;
+        let mut instances = Vec::new();
+        let mut failed_until = None;
+        for slot in self.slots.iter().filter(|slot| slot.revision.id == current) {
+            let instance = slot.instance.as_ref().filter(|instance| instance.is_accepting());
+            match (slot.state, instance) {
+                (State::Ready, Some(instance)) => instances.push(Arc::clone(instance)),
+                (State::Starting { .. }, Some(instance)) if is_leased_while_starting(instance) => {
+                    instances.push(Arc::clone(instance));
+                }
+                (State::Failed { until }, _) => failed_until = Some(until),
+                (State::Idle | State::Starting { .. } | State::Ready, _) => {}
+                (State::Draining { .. } | State::Backoff { .. }, _) => {}
+            }
+        }
+        let refusal = match (self.removed, failed_until) {
+            (true, _) => Some(Refusal {
+                reason: "the function was removed".to_owned(),
+                until: None,
+            }),
+            (false, Some(until)) if instances.is_empty() && until > effects.now => {
+                let ended = self.last_exit.as_ref().map_or_else(String::new, Ended::describe);
+                Some(Refusal {
+                    reason: format!("its last instances ended before they were ready: {ended}"),
+                    until: Some(until),
+                })
+            }
+            (false, _) => None,
+        };
+        let live = self.handle.live();
+        let same_instances = live.instances.len() == instances.len()
+            && live
+                .instances
+                .iter()
+                .zip(&instances)
+                .all(|(a, b)| Arc::ptr_eq(a, b));
+        if !same_instances || live.refusal != refusal || !Arc::ptr_eq(&live.revision, &self.current.revision)
+        {
+            let revision = Arc::clone(&self.current.revision);
+            self.handle.publish(Live {
+                revision,
+                instances,
+                refusal,
+            });
+        }
+    }
+}
+
+impl Ended {
+    /// For people, for example `exited with code 3`.
+    pub(super) fn describe(&self) -> String {
+        match self.message.is_empty() {
+            true => self.exit.to_string(),
+            false => self.message.clone(),
+        }
+    }
+}

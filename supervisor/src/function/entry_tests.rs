@@ -1,0 +1,373 @@
+//! Stories of one function: deploys, crashes, idleness, removal. Time is injected; nothing runs.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use funcd_sandbox::exit::Exit;
+use funcd_sandbox::spec::{Digest, Image, InstanceId, Limits};
+use funcd_sandbox::wire::Request;
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+use tokio::sync::mpsc;
+
+use super::effects::Effects;
+use super::entry::{Ended, Entry, Rollout};
+use super::handle::{Revision, ToControl, Unavailable};
+use super::instance::{Address, Instance};
+use crate::catalog::manifest::{Contract, Health, Manifest, RequestBounds, Scale};
+use crate::name::{FunctionName, RevisionId};
+
+/// One function, and everything that it asked of the launcher.
+struct Story {
+    entry: Entry,
+    now: Instant,
+    rng: SmallRng,
+    to_control: mpsc::UnboundedSender<ToControl>,
+    inbox: mpsc::UnboundedReceiver<ToControl>,
+    requests: Vec<Request>,
+    launches: Vec<(InstanceId, FunctionName)>,
+    next_id: u64,
+}
+
+pub(super) fn revision(n: u8, change: impl FnOnce(&mut Manifest)) -> Arc<Revision> {
+    let mut manifest = Manifest {
+        exec: "f".to_owned(),
+        args: Vec::new(),
+        env: Vec::new(),
+        contract: Contract::Http,
+        routes: Vec::new(),
+        scale: Scale {
+            min: 0,
+            max: 2,
+            concurrency: 1,
+            idle: Duration::from_secs(60),
+        },
+        limits: Limits {
+            memory_bytes: 1 << 28,
+            cpu_millis: 1000,
+            pids: 64,
+            tmp_bytes: 1 << 26,
+            files: 1024,
+        },
+        request: RequestBounds {
+            timeout: Duration::from_secs(30),
+            body: 1 << 20,
+        },
+        health: Health {
+            path: None,
+            ready_within: Duration::from_secs(10),
+            stop_within: Duration::from_secs(3),
+        },
+        read: Vec::new(),
+        write: Vec::new(),
+        degraded: Vec::new(),
+    };
+    change(&mut manifest);
+    let artifact = Digest([n; 32]);
+    Arc::new(Revision {
+        id: RevisionId::of(artifact, ""),
+        artifact,
+        image: Image::Static,
+        manifest: Arc::new(manifest),
+        manifest_text: String::new(),
+    })
+}
+
+impl Story {
+    fn new(revision: Arc<Revision>) -> Story {
+        let (to_control, inbox) = mpsc::unbounded_channel();
+        let (mut rng, mut requests, mut launches, mut next_id) =
+            (SmallRng::seed_from_u64(7), Vec::new(), Vec::new(), 1);
+        let now = Instant::now();
+        let effects = Effects {
+            now,
+            wall: SystemTime::UNIX_EPOCH,
+            rng: &mut rng,
+            to_control: &to_control,
+            requests: &mut requests,
+            launches: &mut launches,
+            next_id: &mut next_id,
+        };
+        let entry = Entry::new(FunctionName::parse("f").unwrap(), revision, &effects);
+        Story {
+            entry,
+            now,
+            rng,
+            to_control,
+            inbox,
+            requests,
+            launches,
+            next_id,
+        }
+    }
+
+    fn with<T>(&mut self, act: impl FnOnce(&mut Entry, &mut Effects<'_>) -> T) -> T {
+        let mut effects = Effects {
+            now: self.now,
+            wall: SystemTime::UNIX_EPOCH,
+            rng: &mut self.rng,
+            to_control: &self.to_control,
+            requests: &mut self.requests,
+            launches: &mut self.launches,
+            next_id: &mut self.next_id,
+        };
+        act(&mut self.entry, &mut effects)
+    }
+
+    /// The launcher's requests since the last look, in short.
+    fn asked(&mut self) -> Vec<String> {
+        let short = |request: Request| match request {
+            Request::Launch { id, spec } => format!("launch {id} of {:?}", spec.artifact.0[0]),
+            Request::Terminate { id } => format!("terminate {id}"),
+            Request::Kill { id } => format!("kill {id}"),
+            other => format!("{other:?}"),
+        };
+        self.requests.drain(..).map(short).collect()
+    }
+
+    fn launched(&mut self, id: u64) {
+        let slot = self
+            .entry
+            .slots()
+            .iter()
+            .find(|slot| slot.id == Some(InstanceId(id)));
+        let revision = Arc::clone(&slot.expect("the instance was asked for").revision);
+        let instance = Instance::new(InstanceId(id), revision, Address::Unix(PathBuf::from("/nowhere")));
+        self.with(|entry, effects| entry.launched(InstanceId(id), 100, Arc::new(instance), effects));
+    }
+
+    fn ready(&mut self, id: u64) -> Rollout {
+        self.launched(id);
+        self.with(|entry, effects| entry.answered(InstanceId(id), effects))
+    }
+
+    fn exits(&mut self, id: u64, exit: Exit) -> Rollout {
+        let ended = Ended {
+            instance: InstanceId(id),
+            exit,
+            message: String::new(),
+            at: SystemTime::UNIX_EPOCH,
+        };
+        self.with(|entry, effects| entry.exited(ended, effects))
+    }
+
+    /// Moves the time to the next deadline and lets it pass.
+    fn pass(&mut self) {
+        self.now = self.entry.deadline().expect("something is due").max(self.now);
+        self.with(Entry::tick);
+    }
+}
+
+#[test]
+fn the_first_request_starts_one_and_waits_in_its_socket() {
+    let mut story = Story::new(revision(1, |_| {}));
+    assert_eq!(story.asked(), [""; 0]);
+    let _permit = story.entry.handle.admit().unwrap();
+    story.with(Entry::wanted);
+    assert_eq!(story.asked(), ["launch 1 of 1"]);
+    assert!(
+        story.entry.handle.try_lease().unwrap().is_none(),
+        "nothing listens yet"
+    );
+    story.launched(1);
+    assert!(
+        story.entry.handle.try_lease().unwrap().is_some(),
+        "the socket is bound before it is ready"
+    );
+    assert_eq!(story.entry.state().as_str(), "starting");
+}
+
+#[test]
+fn more_requests_than_places_start_more_up_to_the_most() {
+    let mut story = Story::new(revision(1, |_| {}));
+    let _permits: Vec<_> = (0..9).map(|_| story.entry.handle.admit().unwrap()).collect();
+    story.with(Entry::wanted);
+    story.with(Entry::wanted);
+    assert_eq!(story.asked(), ["launch 1 of 1", "launch 2 of 1"]);
+}
+
+#[test]
+fn idle_instances_stop_in_order_and_none_in_use() {
+    let mut story = Story::new(revision(1, |_| {}));
+    let permit = story.entry.handle.admit().unwrap();
+    story.with(Entry::wanted);
+    story.ready(1);
+    let lease = story.entry.handle.try_lease().unwrap();
+    assert_eq!(story.entry.deadline(), None, "in use");
+    drop((lease, permit));
+    story.asked();
+    story.now += Duration::from_secs(61);
+    story.with(Entry::tick);
+    assert_eq!(story.asked(), ["terminate 1"]);
+    story.exits(1, Exit::Stopped);
+    assert_eq!(
+        (story.entry.state().as_str(), story.entry.deadline()),
+        ("idle", None)
+    );
+    assert_eq!(story.asked(), [""; 0], "an end that was asked for starts nothing");
+}
+
+#[test]
+fn one_that_does_not_stop_is_killed() {
+    let mut story = Story::new(revision(1, |m| m.scale.min = 1));
+    story.with(Entry::tick);
+    story.ready(1);
+    story.with(Entry::remove);
+    assert_eq!(story.asked(), ["launch 1 of 1", "terminate 1"]);
+    story.pass();
+    assert_eq!(story.asked(), ["kill 1"]);
+    story.exits(1, Exit::StopTimeout);
+    assert!(story.entry.is_removed() && story.entry.slots().is_empty());
+}
+
+#[test]
+fn a_drain_waits_for_the_lease() {
+    let mut story = Story::new(revision(1, |m| m.scale.min = 1));
+    story.with(Entry::tick);
+    story.ready(1);
+    story.asked();
+    let lease = story.entry.handle.try_lease().unwrap().unwrap();
+    story.with(Entry::remove);
+    assert_eq!(story.asked(), [""; 0]);
+    drop(lease);
+    assert_eq!(story.inbox.try_recv(), Ok(ToControl::Drained(InstanceId(1))));
+    story.with(|entry, effects| entry.drained(InstanceId(1), effects));
+    assert_eq!(story.asked(), ["terminate 1"]);
+}
+
+#[test]
+fn a_crash_restarts_at_once_and_then_after_backoff() {
+    let mut story = Story::new(revision(1, |_| {}));
+    let _permit = story.entry.handle.admit().unwrap();
+    story.with(Entry::wanted);
+    story.ready(1);
+    story.exits(1, Exit::Signal { signal: 11 });
+    assert_eq!(story.asked(), ["launch 1 of 1", "launch 2 of 1"]);
+    story.ready(2);
+    story.exits(2, Exit::Code { code: 3 });
+    assert_eq!((story.asked(), story.entry.state().as_str()), (vec![], "backoff"));
+    story.pass();
+    assert_eq!(story.asked(), ["launch 3 of 1"]);
+    assert_eq!(
+        story.entry.last_exit.as_ref().unwrap().exit,
+        Exit::Code { code: 3 }
+    );
+}
+
+#[test]
+fn five_failed_starts_refuse_at_once_and_recover_by_themselves() {
+    let mut story = Story::new(revision(1, |_| {}));
+    let permit = story.entry.handle.admit().unwrap();
+    story.with(Entry::wanted);
+    for id in 1..=5 {
+        story.exits(id, Exit::Code { code: 1 });
+        if id < 5 && story.entry.state().as_str() == "backoff" {
+            story.pass();
+        }
+    }
+    assert_eq!(story.entry.state().as_str(), "failed");
+    drop(permit);
+    let Err(Unavailable::Refused(refusal)) = story.entry.handle.admit() else {
+        panic!("admitted")
+    };
+    assert!(
+        refusal.reason.contains("exited with code 1"),
+        "{}",
+        refusal.reason
+    );
+    assert_eq!(refusal.until, story.entry.deadline());
+    story.asked();
+    story.pass();
+    let _permit = story.entry.handle.admit().expect("the refusal is lifted");
+    story.with(Entry::wanted);
+    assert_eq!(story.asked(), ["launch 6 of 1"]);
+}
+
+#[test]
+fn a_proven_revision_serves_until_the_next_is_ready() {
+    let mut story = Story::new(revision(1, |m| m.scale.min = 1));
+    story.with(Entry::tick);
+    story.ready(1);
+    story.asked();
+    story.with(|entry, effects| entry.deploy(revision(2, |m| m.scale.min = 1), effects));
+    assert_eq!(story.asked(), ["launch 2 of 2"]);
+    story.launched(2);
+    let lease = story.entry.handle.try_lease().unwrap().unwrap();
+    assert_eq!(lease.instance().id, InstanceId(1));
+    drop(lease);
+    assert_eq!(story.ready(2), Rollout::Promoted);
+    let lease = story.entry.handle.try_lease().unwrap().unwrap();
+    assert_eq!(lease.instance().id, InstanceId(2));
+    assert_eq!(story.asked(), ["terminate 1"]);
+}
+
+#[test]
+fn a_revision_that_never_gets_ready_changes_nothing() {
+    let mut story = Story::new(revision(1, |m| m.scale.min = 1));
+    story.with(Entry::tick);
+    story.ready(1);
+    story.with(|entry, effects| entry.deploy(revision(2, |_| {}), effects));
+    let mut outcome = Rollout::Unchanged;
+    for id in 2..=6 {
+        outcome = story.exits(id, Exit::Code { code: 9 });
+        if story
+            .entry
+            .slots()
+            .iter()
+            .any(|slot| slot.state.as_str() == "backoff")
+        {
+            story.pass();
+        }
+    }
+    assert_eq!(outcome, Rollout::Abandoned("exited with code 9".to_owned()));
+    assert_eq!(story.entry.state().as_str(), "ready");
+    let lease = story.entry.handle.try_lease().unwrap().unwrap();
+    assert_eq!(lease.instance().id, InstanceId(1));
+    assert_eq!(story.entry.slots().len(), 1);
+}
+
+#[test]
+fn a_revision_that_was_never_proven_is_replaced_at_once() {
+    let mut story = Story::new(revision(1, |_| {}));
+    story.with(|entry, effects| entry.deploy(revision(2, |_| {}), effects));
+    let _permit = story.entry.handle.admit().unwrap();
+    story.with(Entry::wanted);
+    assert_eq!(story.asked(), ["launch 1 of 2"]);
+}
+
+#[test]
+fn deploying_what_is_there_changes_nothing() {
+    let mut story = Story::new(revision(1, |m| m.scale.min = 1));
+    story.with(Entry::tick);
+    story.ready(1);
+    story.asked();
+    story.with(|entry, effects| entry.deploy(revision(1, |m| m.scale.min = 1), effects));
+    assert_eq!(story.asked(), [""; 0]);
+}
+
+#[test]
+fn a_third_revision_takes_the_place_of_one_that_is_being_proven() {
+    let mut story = Story::new(revision(1, |m| m.scale.min = 1));
+    story.with(Entry::tick);
+    story.ready(1);
+    story.with(|entry, effects| entry.deploy(revision(2, |_| {}), effects));
+    story.launched(2);
+    story.asked();
+    story.with(|entry, effects| entry.deploy(revision(3, |_| {}), effects));
+    assert_eq!(story.asked(), ["terminate 2", "launch 3 of 3"]);
+    assert_eq!(story.ready(3), Rollout::Promoted);
+}
+
+#[test]
+fn a_late_start_is_killed() {
+    let mut story = Story::new(revision(1, |_| {}));
+    let _permit = story.entry.handle.admit().unwrap();
+    story.with(Entry::wanted);
+    story.launched(1);
+    story.asked();
+    story.pass();
+    assert_eq!(story.asked(), ["kill 1"]);
+    story.exits(1, Exit::StartTimeout);
+    assert_eq!(story.asked(), ["launch 2 of 1"]);
+}

@@ -1,0 +1,180 @@
+//! What request paths may rely on: permits and leases are neither lost nor counted twice, whoever gives up when.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use funcd_sandbox::spec::InstanceId;
+use tokio::sync::mpsc;
+
+use super::entry_tests::revision;
+use super::handle::{Function, Lease, Live, Refusal, ToControl, Unavailable};
+use super::instance::{Address, Instance};
+use crate::name::FunctionName;
+
+fn function(concurrency: u32) -> (Arc<Function>, mpsc::UnboundedReceiver<ToControl>) {
+    let (control, inbox) = mpsc::unbounded_channel();
+    let name = FunctionName::parse("f").unwrap();
+    (
+        Function::new(name, revision(1, |m| m.scale.concurrency = concurrency), control),
+        inbox,
+    )
+}
+
+fn instance(function: &Function, id: u64) -> Arc<Instance> {
+    let revision = Arc::clone(&function.live().revision);
+    Arc::new(Instance::new(
+        InstanceId(id),
+        revision,
+        Address::Unix(PathBuf::from("/nowhere")),
+    ))
+}
+
+fn publish(function: &Function, instances: &[Arc<Instance>]) {
+    let revision = Arc::clone(&function.live().revision);
+    function.publish(Live {
+        revision,
+        instances: instances.to_vec(),
+        refusal: None,
+    });
+}
+
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(1)
+}
+
+fn id(lease: &Lease) -> u64 {
+    lease.instance().id.0
+}
+
+#[tokio::test]
+async fn the_least_loaded_instance_is_leased() {
+    let (function, _inbox) = function(2);
+    publish(&function, &[instance(&function, 1), instance(&function, 2)]);
+    let first = function.lease(soon()).await.unwrap();
+    let second = function.lease(soon()).await.unwrap();
+    assert_ne!(id(&first), id(&second));
+    let third = function.lease(soon()).await.unwrap();
+    drop(second);
+    let fourth = function.lease(soon()).await.unwrap();
+    assert_ne!((id(&third), id(&first)), (id(&fourth), id(&third)));
+}
+
+#[tokio::test]
+async fn who_finds_no_place_asks_once_and_gets_the_one_that_comes() {
+    let (function, mut inbox) = function(1);
+    let waiters: Vec<_> = (0..3)
+        .map(|_| {
+            let function = Arc::clone(&function);
+            tokio::spawn(async move { function.lease(soon()).await.map(|lease| id(&lease)) })
+        })
+        .collect();
+    assert_eq!(inbox.recv().await, Some(ToControl::Wanted(function.name.clone())));
+    while function.waiting() < 3 {
+        tokio::task::yield_now().await;
+    }
+    assert!(inbox.try_recv().is_err(), "asked once");
+    publish(&function, &[instance(&function, 7)]);
+    for waiter in waiters {
+        assert_eq!(
+            waiter.await.unwrap(),
+            Ok(7),
+            "each in turn, as the one before ends"
+        );
+    }
+    assert_eq!(function.waiting(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_deadline_ends_the_wait() {
+    let (function, _inbox) = function(1);
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+    assert_eq!(
+        function.lease(deadline.into()).await.unwrap_err(),
+        Unavailable::DeadlineExceeded
+    );
+    assert_eq!(function.waiting(), 0);
+}
+
+#[tokio::test]
+async fn a_refusal_reaches_those_who_wait() {
+    let (function, mut inbox) = function(1);
+    let waiter = {
+        let function = Arc::clone(&function);
+        tokio::spawn(async move { function.lease(soon()).await.map(|_| ()) })
+    };
+    inbox.recv().await;
+    let refusal = Refusal {
+        reason: "gone".to_owned(),
+        until: None,
+    };
+    let revision = Arc::clone(&function.live().revision);
+    function.publish(Live {
+        revision,
+        instances: Vec::new(),
+        refusal: Some(refusal.clone()),
+    });
+    assert_eq!(waiter.await.unwrap(), Err(Unavailable::Refused(refusal)));
+    assert!(function.admit().is_err());
+}
+
+#[tokio::test]
+async fn the_queue_is_bounded() {
+    let (function, _inbox) = function(1);
+    let waiters: Vec<_> = (0..20)
+        .map(|_| {
+            let function = Arc::clone(&function);
+            tokio::spawn(async move { function.lease(soon()).await.map(|_| ()) })
+        })
+        .collect();
+    while function.waiting() < 20 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(function.admit().unwrap_err(), Unavailable::QueueFull);
+    waiters.iter().for_each(tokio::task::JoinHandle::abort);
+    while function.waiting() > 0 {
+        tokio::task::yield_now().await;
+    }
+    let permit = function.admit().unwrap();
+    assert_eq!(function.admitted(), 1);
+    drop(permit);
+    assert_eq!(function.admitted(), 0);
+}
+
+#[tokio::test]
+async fn a_draining_instance_gives_no_lease_and_tells_when_the_last_one_ends() {
+    let (function, mut inbox) = function(2);
+    let only = instance(&function, 1);
+    publish(&function, &[Arc::clone(&only)]);
+    let leases = [
+        function.lease(soon()).await.unwrap(),
+        function.lease(soon()).await.unwrap(),
+    ];
+    only.stop_accepting();
+    assert!(function.try_lease().unwrap().is_none());
+    let [first, second] = leases;
+    drop(first);
+    assert!(inbox.try_recv().is_err());
+    drop(second);
+    assert_eq!(inbox.try_recv(), Ok(ToControl::Drained(InstanceId(1))));
+}
+
+/// Many threads lease and release while another drains: whoever got a lease is seen by the drain.
+#[test]
+fn a_drain_and_a_lease_never_miss_each_other() {
+    for _ in 0..200 {
+        let (function, _inbox) = function(64);
+        let only = instance(&function, 1);
+        publish(&function, &[Arc::clone(&only)]);
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4)
+                .map(|_| scope.spawn(|| function.try_lease().unwrap()))
+                .collect();
+            only.stop_accepting();
+            let leases: Vec<_> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
+            let held = leases.iter().flatten().count() as u32;
+            assert_eq!(only.in_flight(), held);
+        });
+        assert_eq!(only.in_flight(), 0);
+    }
+}

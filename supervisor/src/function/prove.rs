@@ -1,0 +1,91 @@
+//! When a starting instance is ready: it accepts a connection, or its health path answers. One task per start; ends
+//! with the instance.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Empty;
+use hyper_util::rt::TokioIo;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use tokio::sync::mpsc;
+
+use super::handle::ToControl;
+use super::instance::{Address, Instance};
+
+/// A function that was started for a request usually answers it within this; then no probe is made.
+const PATIENCE: Duration = Duration::from_millis(50);
+/// The first pause between looks, then twice as long each time up to the longest.
+const FIRST_LOOK: Duration = Duration::from_millis(1);
+const LONGEST_LOOK: Duration = Duration::from_millis(20);
+/// A health request that takes longer is given up and made again.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Waits until the instance is ready, then tells `control`. `listener` is the instance's own listening socket, for
+/// [`Address::Unix`]. With `requests_wait` the first look is put off: the answer to one of them is the better proof.
+pub(super) async fn prove(
+    instance: Arc<Instance>,
+    listener: Option<OwnedFd>,
+    requests_wait: bool,
+    control: mpsc::UnboundedSender<ToControl>,
+) {
+    let health = instance.revision.manifest.health.path.clone();
+    if requests_wait && is_leased_while_starting(&instance) {
+        tokio::time::sleep(PATIENCE).await;
+    }
+    let mut probe = None;
+    let mut pause = FIRST_LOOK;
+    while instance.is_accepting() && !instance.has_answered() {
+        let ready = match (&health, &instance.address, &listener) {
+            (Some(path), _, _) => answers(&instance, path).await,
+            (None, Address::Unix(_), Some(listener)) => {
+                // It is ready when it took the probe out of the listener's queue.
+                if probe.is_none() {
+                    probe = instance.dial().await.ok();
+                }
+                probe.is_some() && queue_is_empty(listener)
+            }
+            (None, _, _) => instance.dial().await.is_ok(),
+        };
+        if ready {
+            let _ = control.send(ToControl::Answered(instance.id));
+            return;
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_LOOK);
+    }
+}
+
+/// Whether requests are sent before it is known to be ready: they wait in its socket, which was bound before it.
+pub(super) fn is_leased_while_starting(instance: &Instance) -> bool {
+    matches!(instance.address, Address::Unix(_)) && instance.revision.manifest.health.path.is_none()
+}
+
+/// Whether every connection made to a listening socket was accepted.
+fn queue_is_empty(listener: &OwnedFd) -> bool {
+    let mut fds = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
+    matches!(poll(&mut fds, PollTimeout::ZERO), Ok(0))
+}
+
+/// Whether `path` answers 2xx or 3xx.
+async fn answers(instance: &Instance, path: &str) -> bool {
+    let ask = async {
+        let stream = instance.dial().await.ok()?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .ok()?;
+        let request = http::Request::get(path)
+            .header(http::header::HOST, "localhost")
+            .header(http::header::USER_AGENT, "funcd-health")
+            .body(Empty::<Bytes>::new())
+            .ok()?;
+        let mut connection = std::pin::pin!(connection);
+        tokio::select! {
+            response = sender.send_request(request) => response.ok(),
+            _ = &mut connection => None,
+        }
+    };
+    let response = tokio::time::timeout(HEALTH_TIMEOUT, ask).await.ok().flatten();
+    response.is_some_and(|response| response.status().is_success() || response.status().is_redirection())
+}

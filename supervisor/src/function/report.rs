@@ -1,0 +1,105 @@
+//! What `control` tells the outside of what happens to functions: their logs, metrics, and the catalog. Never decides.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+
+use funcd_sandbox::exit::Exit;
+use funcd_sandbox::spec::InstanceId;
+use funcd_sandbox::wire::Usage;
+use metrics::{counter, gauge};
+use tokio::sync::watch;
+
+use super::handle::Revision;
+use crate::catalog::{self, Entry};
+use crate::name::FunctionName;
+use crate::telemetry::{Logs, Writer, names};
+
+/// Where what happens is told.
+#[derive(Debug)]
+pub struct Report {
+    /// The functions' logs.
+    pub logs: Logs,
+    /// The catalog, which shows in `ls` what became of its candidates.
+    pub catalog: catalog::Handle,
+    /// The entries of the folder, for `ls`.
+    pub entries: watch::Sender<BTreeMap<String, Entry>>,
+}
+
+impl Report {
+    /// Reads what an instance writes from now on.
+    pub(super) fn attach(
+        &self,
+        function: &FunctionName,
+        revision: &Revision,
+        instance: InstanceId,
+        [stdout, stderr]: [OwnedFd; 2],
+    ) {
+        let writer = Writer {
+            function: function.clone(),
+            revision: revision.id,
+            instance,
+        };
+        self.logs.attach(writer, stdout, stderr);
+    }
+
+    /// A start was asked for.
+    pub(super) fn starting(&self, function: &FunctionName, instance: InstanceId, revision: &Revision) {
+        counter!(names::INSTANCE_STARTS_TOTAL, "function" => function.to_string(), "kind" => "new")
+            .increment(1);
+        tracing::info!(%function, %instance, revision = revision.id.short(), "starting");
+    }
+
+    /// An instance ended.
+    pub(super) fn ended(&self, function: &FunctionName, instance: InstanceId, exit: &Exit, message: &str) {
+        counter!(names::INSTANCE_EXITS_TOTAL, "function" => function.to_string(), "reason" => exit.reason())
+            .increment(1);
+        self.logs
+            .note(function, &format!("instance {instance} ended: {message}"));
+        match exit.is_asked_for() {
+            true => tracing::info!(%function, %instance, reason = message, "ended"),
+            false => tracing::warn!(%function, %instance, reason = message, "ended"),
+        }
+    }
+
+    /// A candidate became a revision.
+    pub(super) fn accepted(&self, function: &FunctionName, serial: u64) {
+        counter!(names::RELOADS_TOTAL, "result" => "accepted").increment(1);
+        self.catalog.accept(function, serial);
+    }
+
+    /// A candidate did not.
+    pub(super) fn refused(&self, function: &FunctionName, serial: u64, kind: &'static str, reason: String) {
+        counter!(names::RELOADS_TOTAL, "result" => kind).increment(1);
+        tracing::warn!(%function, kind, reason, "refused");
+        self.logs.note(function, &format!("refused: {reason}"));
+        self.catalog.refuse(function, serial, kind, reason);
+    }
+
+    /// A candidate could not be stored yet: the catalog looks at it again.
+    pub(super) fn retry(&self, function: &FunctionName, serial: u64, why: &str) {
+        self.catalog.retry(function, serial, why);
+    }
+
+    /// The folder as it is now.
+    pub(super) fn entries(&self, entries: BTreeMap<String, Entry>) {
+        self.entries.send_replace(entries);
+    }
+
+    /// What all instances of a function use together, and the CPU time since the last survey, in microseconds.
+    pub(super) fn usage(&self, function: &FunctionName, total: Usage, cpu_micros: u64) {
+        let function = function.to_string();
+        gauge!(names::CGROUP_MEMORY_BYTES, "function" => function.clone(), "kind" => "total")
+            .set(total.memory_bytes as f64);
+        gauge!(names::CGROUP_PIDS, "function" => function.clone()).set(total.pids as f64);
+        gauge!(names::CGROUP_CPU_SECONDS_TOTAL, "function" => function, "mode" => "total")
+            .increment(cpu_micros as f64 / 1e6);
+    }
+
+    /// How many instances are in each state.
+    pub(super) fn instances(&self, by_state: &BTreeMap<&'static str, usize>) {
+        for state in ["starting", "ready", "draining", "backoff", "failed"] {
+            let count = by_state.get(state).copied().unwrap_or(0);
+            gauge!(names::INSTANCES, "state" => state).set(count as f64);
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! From a revision to the launcher's [`Spec`]: arguments, environment, socket. Pure.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use funcd_sandbox::spec::{Digest, Image, Socket, Spec};
+use serde::{Deserialize, Serialize};
+
+use super::handle::Revision;
+use crate::catalog::manifest::{Contract, Defaults, Manifest};
+use crate::name::{FunctionName, RevisionId};
+
+/// What the next supervisor must know about an instance to take it over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Memo {
+    function: FunctionName,
+    artifact: Digest,
+    image: Image,
+    manifest: String,
+}
+
+impl Memo {
+    fn of(function: &FunctionName, revision: &Revision) -> Memo {
+        Memo {
+            function: function.clone(),
+            artifact: revision.artifact,
+            image: revision.image,
+            manifest: revision.manifest_text.clone(),
+        }
+    }
+
+    /// The function and revision that a memo tells of, or why it can't be understood.
+    pub(super) fn read(bytes: &[u8], defaults: &Defaults) -> Result<(FunctionName, Revision), String> {
+        let memo: Memo = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
+        let Memo {
+            function,
+            artifact,
+            image,
+            manifest: manifest_text,
+        } = memo;
+        let text = (!manifest_text.is_empty()).then_some(manifest_text.as_str());
+        let manifest = Manifest::read(&function, Path::new("function.toml"), text, defaults)
+            .map_err(|e| e.to_string())?;
+        let id = RevisionId::of(artifact, &manifest_text);
+        Ok((
+            function,
+            Revision {
+                id,
+                artifact,
+                image,
+                manifest: Arc::new(manifest),
+                manifest_text,
+            },
+        ))
+    }
+}
+
+/// What to start for a revision.
+pub(super) fn spec(function: &FunctionName, revision: &Revision) -> Spec {
+    let manifest = &revision.manifest;
+    let mut args = vec![manifest.exec.clone()];
+    args.extend(manifest.args.iter().cloned());
+    Spec {
+        function: function.to_string(),
+        artifact: revision.artifact,
+        image: revision.image,
+        args,
+        env: environment(function, revision),
+        socket: match manifest.contract {
+            Contract::Http => Socket::Unix,
+            Contract::Port(port) => Socket::Port(port),
+        },
+        limits: manifest.limits,
+        read: manifest.read.clone(),
+        write: manifest.write.clone(),
+        degraded: manifest.degraded.clone(),
+        memo: serde_json::to_vec(&Memo::of(function, revision)).expect("names and digests are JSON strings"),
+    }
+}
+
+/// The whole environment: what the contract sets, then the manifest's own. Nothing is inherited.
+fn environment(function: &FunctionName, revision: &Revision) -> Vec<(String, String)> {
+    let manifest = &revision.manifest;
+    let mut env = vec![
+        ("PATH", "/usr/local/bin:/usr/bin:/bin".to_owned()),
+        ("HOME", "/tmp".to_owned()),
+        ("TMPDIR", "/tmp".to_owned()),
+        ("LANG", "C.UTF-8".to_owned()),
+        ("FUNCD_FUNCTION", function.to_string()),
+        ("FUNCD_REVISION", revision.id.short()),
+    ];
+    match manifest.contract {
+        Contract::Http => {
+            env.push(("LISTEN_FDS", "1".to_owned()));
+            env.push(("LISTEN_FDNAMES", "http".to_owned()));
+        }
+        Contract::Port(port) => {
+            env.push(("PORT", port.to_string()));
+            // The names that Knative and Cloud Run set beside it.
+            env.push(("K_SERVICE", function.to_string()));
+            env.push(("K_REVISION", format!("{function}-{}", revision.id.short())));
+            env.push(("K_CONFIGURATION", function.to_string()));
+        }
+    }
+    let set_by_manifest = |name: &str| manifest.env.iter().any(|(own, _)| own == name);
+    let mut all: Vec<_> = env
+        .into_iter()
+        .filter(|(name, _)| !set_by_manifest(name))
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect();
+    all.extend(manifest.env.iter().cloned());
+    all
+}

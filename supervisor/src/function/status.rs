@@ -1,0 +1,126 @@
+//! What exists now, as plain data for `ps`, `ls` and the admin API.
+
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+use funcd_sandbox::exit::Exit;
+use funcd_sandbox::spec::InstanceId;
+
+use super::entry::Entry;
+use super::state::State;
+use crate::admin::view;
+use crate::name::{FunctionName, RevisionId};
+
+/// One function.
+#[derive(Debug, Clone)]
+pub struct FunctionStatus {
+    /// Its name.
+    pub name: FunctionName,
+    /// The revision that requests go to.
+    pub revision: RevisionId,
+    /// The one word for all its instances.
+    pub state: view::State,
+    /// Since when.
+    pub since: SystemTime,
+    /// The routes, as `host/path`.
+    pub routes: Vec<String>,
+    /// Requests between permit and the end of their response body.
+    pub in_flight: usize,
+    /// Requests that wait for an instance.
+    pub waiting: usize,
+    /// Its places that are not idle.
+    pub instances: Vec<InstanceStatus>,
+    /// The newest revision that was tried and given up, and why.
+    pub rejected: Option<(RevisionId, String)>,
+    /// The last end that funcd did not ask for, or that took a kill.
+    pub last_exit: Option<ExitStatus>,
+}
+
+/// One place of an instance.
+#[derive(Debug, Clone)]
+pub struct InstanceStatus {
+    /// Its id, once it was launched.
+    pub id: Option<InstanceId>,
+    /// The pid of its main process, as the host sees it.
+    pub pid: Option<i32>,
+    /// The revision that it runs.
+    pub revision: RevisionId,
+    /// Where it is in its life.
+    pub state: view::State,
+    /// Since when it is in that state.
+    pub since: SystemTime,
+    /// Leases held.
+    pub in_flight: u32,
+}
+
+/// How an instance ended.
+#[derive(Debug, Clone)]
+pub struct ExitStatus {
+    /// Which.
+    pub instance: InstanceId,
+    /// Why.
+    pub exit: Exit,
+    /// For people.
+    pub message: String,
+    /// When.
+    pub at: SystemTime,
+}
+
+pub(super) fn of(entries: &BTreeMap<FunctionName, Entry>) -> Vec<FunctionStatus> {
+    entries
+        .iter()
+        .map(|(name, entry)| function(name, entry))
+        .collect()
+}
+
+fn function(name: &FunctionName, entry: &Entry) -> FunctionStatus {
+    let manifest = &entry.current().manifest;
+    let routes = match manifest.routes.is_empty() {
+        true => vec![format!("/{name}/")],
+        false => manifest
+            .routes
+            .iter()
+            .map(|route| format!("{}{}", route.host.as_deref().unwrap_or(""), route.path))
+            .collect(),
+    };
+    let instances = entry
+        .slots()
+        .iter()
+        .filter(|slot| slot.state != State::Idle)
+        .map(|slot| InstanceStatus {
+            id: slot.id,
+            pid: slot.pid,
+            revision: slot.revision.id,
+            state: shown(slot.state),
+            since: slot.since,
+            in_flight: slot.instance.as_ref().map_or(0, |instance| instance.in_flight()),
+        });
+    FunctionStatus {
+        name: name.clone(),
+        revision: entry.current().id,
+        state: shown(entry.state()),
+        since: entry.since(),
+        routes,
+        in_flight: entry.handle.admitted(),
+        waiting: entry.handle.waiting(),
+        instances: instances.collect(),
+        rejected: entry.rejected.clone(),
+        last_exit: entry.last_exit.as_ref().map(|ended| ExitStatus {
+            instance: ended.instance,
+            exit: ended.exit.clone(),
+            message: ended.describe(),
+            at: ended.at,
+        }),
+    }
+}
+
+fn shown(state: State) -> view::State {
+    match state {
+        State::Idle => view::State::Idle,
+        State::Starting { .. } => view::State::Starting,
+        State::Ready => view::State::Ready,
+        State::Draining { .. } => view::State::Draining,
+        State::Backoff { .. } => view::State::Backoff,
+        State::Failed { .. } => view::State::Failed,
+    }
+}

@@ -1,0 +1,289 @@
+//! Bodies on their way. A request body is bounded and must keep coming; a response body holds the permit, the lease
+//! and the upstream connection until its end, and must keep being taken. Neither holds more than hyper's buffers.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+
+use super::pool::Upstream;
+use super::visit::Visit;
+use super::watch::Watch;
+use crate::function::handle::{Lease, Permit};
+
+/// Why a request body ended early.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Fault {
+    /// Longer than the manifest allows.
+    TooLarge = 1,
+    /// Nothing came for too long.
+    Stalled,
+    /// The caller went away, or its framing broke.
+    Gone,
+}
+
+impl Fault {
+    /// The one that ended this request's body, if one did.
+    pub(super) fn of(watch: &Watch) -> Option<Fault> {
+        match watch.fault.load(Ordering::Relaxed) {
+            1 => Some(Fault::TooLarge),
+            2 => Some(Fault::Stalled),
+            3 => Some(Fault::Gone),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Fault::TooLarge => "the request body is too large",
+            Fault::Stalled => "the request body stopped coming",
+            Fault::Gone => "the caller went away",
+        })
+    }
+}
+
+impl std::error::Error for Fault {}
+
+/// A request body on its way to an instance.
+pub(super) struct Upload {
+    /// `None`: there is none.
+    incoming: Option<Incoming>,
+    /// Bytes that may still come.
+    left: u64,
+    /// How long nothing may come.
+    patience: Duration,
+    waiting: bool,
+    watch: Arc<Watch>,
+}
+
+impl Upload {
+    pub(super) fn new(incoming: Incoming, limit: u64, patience: Duration, watch: &Arc<Watch>) -> Upload {
+        Upload {
+            incoming: (!incoming.is_end_stream()).then_some(incoming),
+            left: limit,
+            patience,
+            waiting: false,
+            watch: Arc::clone(watch),
+        }
+    }
+
+    /// No body, for a request that is sent again.
+    pub(super) fn none(watch: &Arc<Watch>) -> Upload {
+        Upload {
+            incoming: None,
+            left: 0,
+            patience: Duration::ZERO,
+            waiting: false,
+            watch: Arc::clone(watch),
+        }
+    }
+
+    fn fail(&self, fault: Fault) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
+        self.watch.fault.store(fault as u8, Ordering::Relaxed);
+        self.watch.upload.clear();
+        Poll::Ready(Some(Err(fault)))
+    }
+}
+
+impl Body for Upload {
+    type Data = Bytes;
+    type Error = Fault;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
+        let this = self.get_mut();
+        let Some(incoming) = &mut this.incoming else {
+            return Poll::Ready(None);
+        };
+        let Poll::Ready(frame) = Pin::new(incoming).poll_frame(cx) else {
+            if !std::mem::replace(&mut this.waiting, true) {
+                this.watch.set(&this.watch.upload, Instant::now() + this.patience);
+            } else if this.watch.missed(&this.watch.upload) {
+                return this.fail(Fault::Stalled);
+            }
+            return Poll::Pending;
+        };
+        if std::mem::take(&mut this.waiting) {
+            this.watch.upload.clear();
+        }
+        match frame {
+            None => Poll::Ready(None),
+            Some(Err(_)) => this.fail(Fault::Gone),
+            Some(Ok(frame)) => {
+                let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
+                let Some(left) = this.left.checked_sub(bytes) else {
+                    return this.fail(Fault::TooLarge);
+                };
+                this.left = left;
+                this.watch.uploaded.fetch_add(bytes, Ordering::Relaxed);
+                Poll::Ready(Some(Ok(frame)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming
+            .as_ref()
+            .map_or(SizeHint::with_exact(0), Body::size_hint)
+    }
+}
+
+/// The response was cut off: the caller sees that it is incomplete.
+#[derive(Debug)]
+pub(super) struct Aborted;
+
+impl fmt::Display for Aborted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the function's response ended early")
+    }
+}
+
+impl std::error::Error for Aborted {}
+
+/// What goes back to the caller.
+pub(super) enum Reply {
+    /// An answer of funcd's own, or none; the visit ends with it.
+    Own { bytes: Bytes, _visit: Option<Visit> },
+    /// A function's.
+    Function(Download),
+}
+
+impl Body for Reply {
+    type Data = Bytes;
+    type Error = Aborted;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Aborted>>> {
+        match self.get_mut() {
+            Reply::Own { bytes, .. } if bytes.is_empty() => Poll::Ready(None),
+            Reply::Own { bytes, .. } => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            Reply::Function(download) => download.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Reply::Own { bytes, .. } => bytes.is_empty(),
+            Reply::Function(download) => download.incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Reply::Own { bytes, .. } => SizeHint::with_exact(bytes.len() as u64),
+            Reply::Function(download) => download.incoming.size_hint(),
+        }
+    }
+}
+
+/// A function's response body. Dropped early it closes the upstream connection, which is how the function learns that
+/// nobody listens any more.
+pub(super) struct Download {
+    incoming: Incoming,
+    // Released in this order: the place is free only when nothing of this request is left on the connection.
+    upstream: Option<Box<Upstream>>,
+    lease: Option<Lease>,
+    permit: Option<Permit>,
+    visit: Visit,
+}
+
+impl Download {
+    pub(super) fn new(
+        incoming: Incoming,
+        upstream: Box<Upstream>,
+        lease: Lease,
+        permit: Permit,
+        visit: Visit,
+    ) -> Download {
+        Download {
+            incoming,
+            upstream: Some(upstream),
+            lease: Some(lease),
+            permit: Some(permit),
+            visit,
+        }
+    }
+
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Aborted>>> {
+        // Being asked means that the caller took what it was given.
+        self.visit.watch().download.clear();
+        // An idle connection has delivered the whole response; most do so before the first poll.
+        if let Some(upstream) = &mut self.upstream
+            && !upstream.is_idle()
+            && upstream.poll(cx).is_ready()
+        {
+            self.upstream = None;
+        }
+        match ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
+            Some(Ok(frame)) => {
+                self.visit.downloaded(frame.data_ref().map_or(0, Bytes::len));
+                if self.incoming.is_end_stream() || frame.is_trailers() {
+                    self.release(Some(cx));
+                } else {
+                    let patience = self.visit.worker().shared.bounds.body_idle;
+                    let watch = self.visit.watch();
+                    watch.set(&watch.download, Instant::now() + patience);
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            None => {
+                self.release(Some(cx));
+                Poll::Ready(None)
+            }
+            Some(Err(error)) => {
+                self.upstream = None;
+                self.release(None);
+                let fault = Fault::of(self.visit.watch());
+                let reason = if fault.is_some() {
+                    "upload-fault"
+                } else {
+                    "response-incomplete"
+                };
+                self.visit.failed(reason);
+                tracing::warn!(
+                    function = self.visit.function(),
+                    %error,
+                    reason,
+                    "a response was cut off: the instance's connection ended within the body"
+                );
+                Poll::Ready(Some(Err(Aborted)))
+            }
+        }
+    }
+
+    /// Gives back the connection if the next request may use it, then the place.
+    fn release(&mut self, cx: Option<&mut Context<'_>>) {
+        if let (Some(mut upstream), Some(lease)) = (self.upstream.take(), &self.lease) {
+            if let Some(cx) = cx
+                && !upstream.is_idle()
+            {
+                let _ = upstream.poll(cx);
+            }
+            if upstream.is_idle() {
+                self.visit
+                    .worker()
+                    .pool
+                    .borrow_mut()
+                    .put(lease.instance(), upstream, Instant::now());
+            }
+        }
+        self.lease = None;
+        self.permit = None;
+    }
+}
+
+impl Drop for Download {
+    fn drop(&mut self) {
+        self.release(None);
+    }
+}

@@ -1,0 +1,216 @@
+//! Hands a request to an instance and waits for the response head. What was not written is tried again on another
+//! connection; what may have had an effect never is.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use http::{Method, Request, Response};
+use hyper::body::{Body, Incoming};
+use tracing::debug;
+
+use super::body::{Fault, Upload};
+use super::pool::{self, Upstream};
+use super::respond::{Kind, Problem};
+use super::watch::Watch;
+use super::worker::Worker;
+use crate::contract;
+use crate::function::handle::{Function, Lease, ToControl, Unavailable};
+
+/// An instance that just died is still listed for a moment: so many refused connections, with pauses that double from
+/// a millisecond, are waited out before the caller is told.
+const REFUSALS: u32 = 8;
+
+/// A response head and all that its body needs.
+pub(super) struct Answer {
+    pub(super) response: Response<Incoming>,
+    pub(super) upstream: Box<Upstream>,
+    pub(super) lease: Lease,
+}
+
+/// Why there is no response head.
+enum Broken {
+    /// Nothing was written: here is the request again.
+    NotWritten(Box<Request<Upload>>),
+    /// Something was written, then the connection ended.
+    Died(hyper::Error),
+    /// The deadline.
+    TooLate,
+}
+
+/// Leases an instance, connects, sends, and waits until `deadline` for the head.
+pub(super) async fn forward(
+    worker: &Worker,
+    function: &Arc<Function>,
+    mut request: Request<Upload>,
+    watch: &Arc<Watch>,
+    deadline: Instant,
+) -> Result<Answer, Problem> {
+    let repeatable = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
+    let safe = repeatable && request.body().is_end_stream();
+    let (mut refusals, mut repeated) = (0, false);
+    loop {
+        let lease = function.lease(deadline).await.map_err(unavailable)?;
+        let instance = lease.instance();
+        let keep = instance.revision.manifest.scale.concurrency > 1;
+        let parked = if keep {
+            pool::pop_open(&worker.pool, instance).await
+        } else {
+            None
+        };
+        let mut upstream = match parked {
+            Some(upstream) => upstream,
+            None => match dial(&lease, deadline).await {
+                Ok(upstream) => upstream,
+                Err(problem) if problem.kind == Kind::ConnectionRefused && refusals < REFUSALS => {
+                    drop(lease);
+                    tokio::time::sleep(Duration::from_millis(1 << refusals)).await;
+                    refusals += 1;
+                    continue;
+                }
+                Err(problem) => return Err(problem),
+            },
+        };
+        // Only a connection that was idle can have been closed for no reason of this request's.
+        let spare = (safe && upstream.reused && !repeated).then(|| spare(&request, watch));
+        match exchange(&mut upstream, request, watch).await {
+            Ok(response) => {
+                if instance.note_answer() {
+                    function.tell(ToControl::Answered(instance.id));
+                }
+                return Ok(Answer {
+                    response,
+                    upstream,
+                    lease,
+                });
+            }
+            Err(Broken::NotWritten(back)) if upstream.reused || refusals < REFUSALS => {
+                refusals += u32::from(!upstream.reused);
+                request = *back;
+            }
+            Err(Broken::NotWritten(_)) => return Err(refused()),
+            Err(Broken::Died(error)) => match (Fault::of(watch), spare) {
+                (None, Some(spare)) if !error.is_parse() => {
+                    debug!(function = function.name.as_str(), %error, "an idle connection ended; sent again");
+                    repeated = true;
+                    request = spare;
+                }
+                (Some(fault), _) => return Err(faulty(fault)),
+                (None, _) => return Err(died(&error)),
+            },
+            Err(Broken::TooLate) => {
+                return Err(Problem::new(
+                    Kind::ResponseTimeout,
+                    "no response head within the function's time-out",
+                ));
+            }
+        }
+    }
+}
+
+/// The same request once more; it has no body.
+fn spare(request: &Request<Upload>, watch: &Arc<Watch>) -> Request<Upload> {
+    let mut spare = Request::new(Upload::none(watch));
+    spare.method_mut().clone_from(request.method());
+    spare.uri_mut().clone_from(request.uri());
+    spare.headers_mut().clone_from(request.headers());
+    spare
+}
+
+async fn dial(lease: &Lease, deadline: Instant) -> Result<Box<Upstream>, Problem> {
+    let stream = match contract::connect(lease.instance(), deadline).await {
+        Ok(stream) => stream,
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+            return Err(Problem::new(
+                Kind::StartTimeout,
+                "the function did not accept the connection in time",
+            ));
+        }
+        // Out of descriptors or memory: a fault of the host, which the operator must see as such.
+        Err(error) if matches!(error.raw_os_error(), Some(12 | 23 | 24)) => {
+            return Err(Problem::new(
+                Kind::Internal,
+                format!("can't connect to the function: {error}"),
+            ));
+        }
+        Err(_) => return Err(refused()),
+    };
+    Upstream::over(stream).await.map_err(|error| died(&error))
+}
+
+/// Sends the request and polls its connection, in this task, until there is a head.
+async fn exchange(
+    upstream: &mut Upstream,
+    request: Request<Upload>,
+    watch: &Watch,
+) -> Result<Response<Incoming>, Broken> {
+    let mut head = pin!(upstream.sender.try_send_request(request));
+    poll_fn(|cx| {
+        let ended = upstream.poll(cx).is_ready();
+        match head.as_mut().poll(cx) {
+            Poll::Ready(Ok(response)) => Poll::Ready(Ok(response)),
+            Poll::Ready(Err(mut error)) => Poll::Ready(Err(match error.take_message() {
+                Some(request) => Broken::NotWritten(Box::new(request)),
+                None => Broken::Died(error.into_error()),
+            })),
+            Poll::Pending if watch.missed(&watch.head) => Poll::Ready(Err(Broken::TooLate)),
+            Poll::Pending if ended => {
+                unreachable!("an ended connection has answered its request, if only by an error")
+            }
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await
+}
+
+pub(super) fn unavailable(why: Unavailable) -> Problem {
+    match why {
+        Unavailable::QueueFull => Problem::new(
+            Kind::QueueFull,
+            "as many requests wait as the function can answer in time",
+        ),
+        Unavailable::Refused(refusal) => Problem {
+            retry_after: refusal
+                .until
+                .map(|until| until.saturating_duration_since(Instant::now())),
+            ..Problem::new(Kind::Unavailable, refusal.reason)
+        },
+        Unavailable::DeadlineExceeded => Problem::new(
+            Kind::StartTimeout,
+            "no instance had a free place within the function's time-out",
+        ),
+    }
+}
+
+fn refused() -> Problem {
+    Problem::new(
+        Kind::ConnectionRefused,
+        "the function's instance does not accept connections",
+    )
+}
+
+fn faulty(fault: Fault) -> Problem {
+    let kind = match fault {
+        Fault::TooLarge => Kind::BodyTooLarge,
+        Fault::Stalled => Kind::UploadStalled,
+        Fault::Gone => Kind::BadRequest,
+    };
+    Problem::new(kind, fault.to_string()).closing()
+}
+
+fn died(error: &hyper::Error) -> Problem {
+    if error.is_parse() {
+        Problem::new(
+            Kind::MalformedResponse,
+            format!("the function's response head is malformed: {error}"),
+        )
+    } else {
+        Problem::new(
+            Kind::ConnectionTerminated,
+            "the function closed the connection before it answered",
+        )
+    }
+}

@@ -1,0 +1,656 @@
+//! What of a head goes through, what stays, what is added. Pure: chance and the peer are arguments.
+//!
+//! Hop-by-hop fields end here (RFC 9110, 7.6.1), in both directions. What says who called, how and for what is
+//! stripped unless the peer is trusted, and then said anew. `X-Request-Id` and `traceparent` are kept if well-formed:
+//! they claim nothing about the caller.
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::request::Parts;
+use http::{Method, Uri, Version};
+use rand::Rng;
+
+const FORWARDED: HeaderName = header::FORWARDED;
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+/// Names one request from the caller through the function to the logs.
+pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// What the connection knows about its peer.
+#[derive(Debug)]
+pub(super) struct Peer {
+    /// Its address, for `X-Forwarded-For`.
+    pub(super) address: HeaderValue,
+    /// Its address, for `for=` of `Forwarded`.
+    node: String,
+    /// Whether its own forwarding fields are believed.
+    pub(super) trusted: bool,
+    /// The last host and the `Forwarded` that it made: a connection rarely changes hosts.
+    last: Option<(HeaderValue, HeaderValue)>,
+}
+
+impl Peer {
+    pub(super) fn new(address: std::net::IpAddr, trusted: bool) -> Peer {
+        let node = match address {
+            std::net::IpAddr::V4(address) => format!("for={address}"),
+            std::net::IpAddr::V6(address) => format!("for=\"[{address}]\""),
+        };
+        Peer {
+            address: HeaderValue::try_from(address.to_string()).expect("an address is a valid header value"),
+            node,
+            trusted,
+            last: None,
+        }
+    }
+
+    /// `Forwarded` for this host, which must be valid.
+    fn forwarded(&mut self, host: Option<&HeaderValue>) -> HeaderValue {
+        let Some(host) = host else {
+            return value(format!("{};proto=http", self.node));
+        };
+        if let Some((known, forwarded)) = &self.last
+            && known == host
+        {
+            return forwarded.clone();
+        }
+        let text = host.to_str().expect("checked to be visible ASCII");
+        let forwarded = value(format!("{};host=\"{text}\";proto=http", self.node));
+        self.last = Some((host.clone(), forwarded.clone()));
+        forwarded
+    }
+}
+
+/// What a request's head says to the proxy, taken out of it before it is rewritten.
+#[derive(Debug)]
+pub(super) struct Asked {
+    /// The protocol to change to; never `h2c`, which would carry requests past the routes.
+    pub(super) upgrade: Option<HeaderValue>,
+    /// `TE: trailers`.
+    trailers: bool,
+}
+
+/// Why a head is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum BadHead {
+    /// No tunnels.
+    Connect,
+    /// Neither a path nor an absolute URI.
+    Target,
+    /// HTTP/1.1 without a host.
+    NoHost,
+    /// More than one host, or one that is none.
+    Host,
+    /// `Expect` of something else than `100-continue`.
+    Expectation,
+}
+
+/// The host that the request is for, with its port; checked. An absolute target beats the field (RFC 9112, 3.2.2).
+pub(super) fn check(parts: &Parts) -> Result<Option<HeaderValue>, BadHead> {
+    if parts.method == Method::CONNECT {
+        return Err(BadHead::Connect);
+    }
+    if !parts.uri.path().starts_with('/') {
+        return Err(BadHead::Target);
+    }
+    if let Some(expected) = parts.headers.get(header::EXPECT)
+        && !expected.as_bytes().eq_ignore_ascii_case(b"100-continue")
+    {
+        return Err(BadHead::Expectation);
+    }
+    let mut fields = parts.headers.get_all(header::HOST).iter();
+    let field = fields.next();
+    if fields.next().is_some() {
+        return Err(BadHead::Host);
+    }
+    if let Some(authority) = parts.uri.authority() {
+        let host = HeaderValue::try_from(authority.as_str()).map_err(|_| BadHead::Host)?;
+        return if is_host(host.as_bytes()) {
+            Ok(Some(host))
+        } else {
+            Err(BadHead::Host)
+        };
+    }
+    match field {
+        Some(host) if is_host(host.as_bytes()) => Ok(Some(host.clone())),
+        Some(_) => Err(BadHead::Host),
+        None if parts.version == Version::HTTP_10 => Ok(None),
+        None => Err(BadHead::NoHost),
+    }
+}
+
+/// A registered name, address or bracketed address with an optional port (RFC 3986, 3.2.2, without user information).
+fn is_host(host: &[u8]) -> bool {
+    let good = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:[]".contains(byte);
+    !host.is_empty() && host.len() <= 262 && host.iter().all(good)
+}
+
+/// The host without its port.
+pub(super) fn without_port(host: &str) -> &str {
+    match host.rfind(':') {
+        Some(colon) if !host[colon..].contains(']') => &host[..colon],
+        _ => host,
+    }
+}
+
+/// The target that the function sees: origin form, `strip` bytes shorter.
+pub(super) fn rewrite_target(uri: &Uri, strip: usize) -> Uri {
+    let whole = uri.path_and_query().map_or("/", |target| target.as_str());
+    if strip == 0 && uri.authority().is_none() {
+        return uri.clone();
+    }
+    let rest = &whole[strip..];
+    let target = if rest.starts_with('/') {
+        bytes::Bytes::copy_from_slice(rest.as_bytes())
+    } else {
+        // `/name` and `/name?query`: the function's root.
+        ["/", rest].concat().into()
+    };
+    Uri::from_maybe_shared(target).expect("a valid target's tail behind a slash is a valid target")
+}
+
+/// Takes out of a request's head what ends here, and all that only a trusted peer may say.
+pub(super) fn strip_request(headers: &mut HeaderMap, version: Version, trusted: bool) -> Asked {
+    let mut doomed = Vec::new();
+    let (mut upgrade, mut trailers, mut cookies) = (false, false, 0);
+    for (name, value) in &*headers {
+        match name.as_str() {
+            "connection" => {
+                upgrade |= tokens(value).any(|token| token.eq_ignore_ascii_case("upgrade"));
+                doomed.extend(named(value));
+                doomed.push(name.clone());
+            }
+            "te" => {
+                trailers |= tokens(value).any(|token| token.eq_ignore_ascii_case("trailers"));
+                doomed.push(name.clone());
+            }
+            "cookie" => cookies += 1,
+            "expect"
+            | "http2-settings"
+            | "keep-alive"
+            | "proxy"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "proxy-connection"
+            | "transfer-encoding" => doomed.push(name.clone()),
+            claim if is_claim(claim) && (!trusted || claim.contains('_')) => doomed.push(name.clone()),
+            _ => {}
+        }
+    }
+    let protocol = headers.remove(header::UPGRADE);
+    let protocol = protocol.filter(|protocol| {
+        upgrade
+            && version == Version::HTTP_11
+            && tokens(protocol).all(|token| !token.to_ascii_lowercase().starts_with("h2c"))
+    });
+    for name in doomed {
+        headers.remove(name);
+    }
+    if cookies > 1 {
+        join(headers, &header::COOKIE, "; ");
+    }
+    Asked {
+        upgrade: protocol,
+        trailers,
+    }
+}
+
+/// Fields by which a peer says who called, how and for what; with `_` for `-` too, because CGI-like servers can't
+/// tell the two apart.
+fn is_claim(name: &str) -> bool {
+    let claim = |name: &str| name == "forwarded" || name == "x-real-ip" || name.starts_with("x-forwarded-");
+    if !name.contains('_') {
+        return claim(name);
+    }
+    let name = name.replace('_', "-");
+    claim(&name)
+        || matches!(
+            name.as_str(),
+            "content-length"
+                | "host"
+                | "proxy"
+                | "traceparent"
+                | "tracestate"
+                | "transfer-encoding"
+                | "x-request-id"
+        )
+}
+
+/// Fields that a `Connection` field names, which end with it. Not those that a caller could hurt the function with by
+/// taking them away.
+fn named(connection: &HeaderValue) -> impl Iterator<Item = HeaderName> {
+    let names = tokens(connection).filter_map(|token| HeaderName::from_bytes(token.as_bytes()).ok());
+    names.filter(|name| {
+        ![
+            header::AUTHORIZATION,
+            header::CONTENT_LENGTH,
+            header::CONTENT_TYPE,
+            header::COOKIE,
+            header::HOST,
+        ]
+        .contains(name)
+    })
+}
+
+fn tokens(value: &HeaderValue) -> impl Iterator<Item = &str> {
+    value
+        .to_str()
+        .unwrap_or("")
+        .split(',')
+        .map(str::trim)
+        .filter(|token| !token.is_empty())
+}
+
+/// What identifies a request.
+#[derive(Debug, Clone)]
+pub(super) struct RequestId(pub(super) HeaderValue);
+
+/// The caller's request id if it is sane, else a new one.
+pub(super) fn request_id(headers: &HeaderMap, chance: &mut impl Rng) -> RequestId {
+    let sane =
+        |id: &&HeaderValue| matches!(id.len(), 1..=128) && id.as_bytes().iter().all(u8::is_ascii_graphic);
+    RequestId(match headers.get(&X_REQUEST_ID).filter(sane) {
+        Some(id) => id.clone(),
+        None => {
+            let mut id = [0; 32];
+            hex(chance.random::<u128>(), &mut id);
+            HeaderValue::from_bytes(&id).expect("hexadecimal digits are a valid header value")
+        }
+    })
+}
+
+/// What funcd itself has to say in a request's head.
+pub(super) struct Said<'a> {
+    /// What was stripped of the path.
+    pub(super) prefix: Option<&'a HeaderValue>,
+    pub(super) id: &'a RequestId,
+    pub(super) asked: &'a Asked,
+}
+
+/// Says in the head what the function should know: who called, for which host, under which prefix and ids.
+pub(super) fn add_request(
+    headers: &mut HeaderMap,
+    peer: &mut Peer,
+    host: Option<HeaderValue>,
+    said: Said<'_>,
+    chance: &mut impl Rng,
+) {
+    let Said { prefix, id, asked } = said;
+    let forwarded = peer.forwarded(host.as_ref());
+    if peer.trusted {
+        extend(headers, X_FORWARDED_FOR, peer.address.clone());
+        extend(headers, FORWARDED, forwarded);
+        if let Some(host) = &host {
+            headers.entry(X_FORWARDED_HOST).or_insert_with(|| host.clone());
+        }
+        headers
+            .entry(X_FORWARDED_PROTO)
+            .or_insert(HeaderValue::from_static("http"));
+    } else {
+        headers.insert(X_FORWARDED_FOR, peer.address.clone());
+        headers.insert(FORWARDED, forwarded);
+        if let Some(host) = &host {
+            headers.insert(X_FORWARDED_HOST, host.clone());
+        }
+        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+    }
+    if let Some(prefix) = prefix {
+        // Behind a trusted proxy that stripped a prefix of its own, the caller's path had both.
+        let outer = headers
+            .get(&X_FORWARDED_PREFIX)
+            .map(|outer| [outer.as_bytes(), prefix.as_bytes()].concat());
+        let both = outer.and_then(|both| HeaderValue::from_bytes(&both).ok());
+        headers.insert(X_FORWARDED_PREFIX, both.unwrap_or_else(|| prefix.clone()));
+    }
+    headers.insert(
+        header::HOST,
+        host.unwrap_or(HeaderValue::from_static("localhost")),
+    );
+    headers.insert(X_REQUEST_ID, id.0.clone());
+    if !headers
+        .get(&TRACEPARENT)
+        .is_some_and(|parent| is_traceparent(parent.as_bytes()))
+    {
+        // A state without its parent means nothing.
+        headers.remove(TRACESTATE);
+        headers.insert(TRACEPARENT, mint_traceparent(chance));
+    }
+    if asked.trailers {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+    if let Some(protocol) = &asked.upgrade {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(header::UPGRADE, protocol.clone());
+    }
+}
+
+/// Appends to a list field, in one line.
+fn extend(headers: &mut HeaderMap, name: HeaderName, last: HeaderValue) {
+    headers.append(name.clone(), last);
+    join(headers, &name, ", ");
+}
+
+fn join(headers: &mut HeaderMap, name: &HeaderName, separator: &str) {
+    let all: Vec<&[u8]> = headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
+    if all.len() > 1 {
+        let joined = HeaderValue::from_bytes(&all.join(separator.as_bytes()));
+        headers.insert(
+            name,
+            joined.expect("valid values joined by visible ASCII are valid"),
+        );
+    }
+}
+
+/// Takes out of a response's head what ends here. A switch of protocols keeps its `Upgrade`.
+pub(super) fn strip_response(headers: &mut HeaderMap, switching: bool) {
+    let mut doomed = Vec::new();
+    let mut encoded = false;
+    for (name, value) in &*headers {
+        match name.as_str() {
+            "connection" => {
+                doomed.extend(named(value).filter(|name| !(switching && name == header::UPGRADE)));
+                doomed.push(name.clone());
+            }
+            "transfer-encoding" => {
+                encoded = true;
+                doomed.push(name.clone());
+            }
+            "keep-alive" | "proxy-connection" | "proxy-authenticate" | "te" => doomed.push(name.clone()),
+            "upgrade" if !switching => doomed.push(name.clone()),
+            _ => {}
+        }
+    }
+    for name in doomed {
+        headers.remove(name);
+    }
+    if encoded {
+        // The encoding was what counted (RFC 9112, 6.3), and the length is of something else.
+        headers.remove(header::CONTENT_LENGTH);
+    }
+    if switching {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    }
+}
+
+/// Version 00 of <https://www.w3.org/TR/trace-context/>, or a later one that begins like it.
+fn is_traceparent(text: &[u8]) -> bool {
+    let hex = |part: &[u8]| part.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let some = |part: &[u8]| hex(part) && part.iter().any(|byte| *byte != b'0');
+    if text.len() < 55 || text[2] != b'-' || text[35] != b'-' || text[52] != b'-' {
+        return false;
+    }
+    let version = &text[..2];
+    let ends_well = match version {
+        b"00" => text.len() == 55,
+        _ => text.len() == 55 || text[55] == b'-',
+    };
+    ends_well
+        && hex(version)
+        && version != b"ff"
+        && some(&text[3..35])
+        && some(&text[36..52])
+        && hex(&text[53..55])
+}
+
+fn mint_traceparent(chance: &mut impl Rng) -> HeaderValue {
+    let mut text = *b"00-00000000000000000000000000000000-0000000000000000-01";
+    // All zeros would be invalid.
+    hex(chance.random::<u128>() | 1, &mut text[3..35]);
+    hex(u128::from(chance.random::<u64>() | 1), &mut text[36..52]);
+    HeaderValue::from_bytes(&text).expect("hexadecimal digits and dashes are a valid header value")
+}
+
+/// Writes the low digits of a number.
+fn hex(mut number: u128, digits: &mut [u8]) {
+    for digit in digits.iter_mut().rev() {
+        *digit = b"0123456789abcdef"[(number & 15) as usize];
+        number >>= 4;
+    }
+}
+
+fn value(text: String) -> HeaderValue {
+    HeaderValue::try_from(text).expect("made of an address and a checked host")
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+    use rand::rngs::SmallRng;
+
+    use super::*;
+
+    fn map(fields: &[(&'static str, &'static str)]) -> HeaderMap {
+        let field = |(name, value): &(&'static str, &'static str)| {
+            (HeaderName::from_static(name), HeaderValue::from_static(value))
+        };
+        fields.iter().map(field).collect()
+    }
+
+    fn fields(headers: &HeaderMap) -> Vec<String> {
+        let mut fields: Vec<_> = headers
+            .iter()
+            .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()))
+            .collect();
+        fields.sort();
+        fields
+    }
+
+    #[test]
+    fn what_ends_here_and_what_only_trusted_peers_say() {
+        let given = [
+            ("accept", "*/*"),
+            ("authorization", "secret"),
+            ("connection", "close, x-private, authorization"),
+            ("forwarded", "for=1.2.3.4"),
+            ("http2-settings", "x"),
+            ("keep-alive", "1"),
+            ("proxy", "http://evil"),
+            ("proxy-authorization", "x"),
+            ("te", "trailers, deflate"),
+            ("trailer", "x-sum"),
+            ("transfer-encoding", "chunked"),
+            ("x-forwarded-for", "1.2.3.4"),
+            ("x-forwarded-anything", "1"),
+            ("x_forwarded_for", "1.2.3.4"),
+            ("content_length", "7"),
+            ("x_harmless", "1"),
+            ("x-private", "1"),
+            ("x-real-ip", "1.2.3.4"),
+        ];
+        let mut headers = map(&given);
+        let asked = strip_request(&mut headers, Version::HTTP_11, false);
+        assert!(asked.trailers && asked.upgrade.is_none());
+        let kept = [
+            "accept: */*",
+            "authorization: secret",
+            "trailer: x-sum",
+            "x_harmless: 1",
+        ];
+        assert_eq!(fields(&headers), kept);
+        let mut headers = map(&given);
+        strip_request(&mut headers, Version::HTTP_11, true);
+        for kept in ["forwarded", "x-forwarded-for", "x-real-ip"] {
+            assert!(headers.contains_key(kept), "{kept}");
+        }
+        assert!(!headers.contains_key("x_forwarded_for") && !headers.contains_key("proxy"));
+    }
+
+    #[test]
+    fn an_upgrade_needs_both_fields_and_is_never_h2c() {
+        let table = [
+            ("upgrade", "websocket", Version::HTTP_11, true),
+            ("keep-alive, Upgrade", "websocket", Version::HTTP_11, true),
+            ("keep-alive", "websocket", Version::HTTP_11, false),
+            ("upgrade", "websocket", Version::HTTP_10, false),
+            ("upgrade, http2-settings", "h2c", Version::HTTP_11, false),
+            ("upgrade", "websocket, H2C", Version::HTTP_11, false),
+        ];
+        for (connection, protocol, version, expected) in table {
+            let mut headers = map(&[("connection", connection), ("upgrade", protocol)]);
+            let asked = strip_request(&mut headers, version, false);
+            assert_eq!(asked.upgrade.is_some(), expected, "{connection} {protocol}");
+            assert!(headers.is_empty());
+        }
+    }
+
+    #[test]
+    fn the_function_is_told_who_called() {
+        let mut chance = SmallRng::seed_from_u64(1);
+        let id = RequestId(HeaderValue::from_static("id-1"));
+        let asked = Asked {
+            upgrade: None,
+            trailers: true,
+        };
+        let prefix = HeaderValue::from_static("/hello");
+        let said = || Said {
+            prefix: Some(&prefix),
+            id: &id,
+            asked: &asked,
+        };
+        let host = HeaderValue::from_static("example.com:8080");
+        let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let mut peer = Peer::new("2001:db8::1".parse().unwrap(), false);
+        let mut headers = map(&[
+            ("traceparent", parent),
+            ("tracestate", "a=b"),
+            ("host", "replaced"),
+        ]);
+        add_request(&mut headers, &mut peer, Some(host.clone()), said(), &mut chance);
+        let expected = [
+            "forwarded: for=\"[2001:db8::1]\";host=\"example.com:8080\";proto=http",
+            "host: example.com:8080",
+            "te: trailers",
+            &format!("traceparent: {parent}"),
+            "tracestate: a=b",
+            "x-forwarded-for: 2001:db8::1",
+            "x-forwarded-host: example.com:8080",
+            "x-forwarded-prefix: /hello",
+            "x-forwarded-proto: http",
+            "x-request-id: id-1",
+        ];
+        assert_eq!(fields(&headers), expected);
+
+        let mut peer = Peer::new("10.0.0.1".parse().unwrap(), true);
+        let given = [
+            ("x-forwarded-for", "1.1.1.1"),
+            ("x-forwarded-for", "2.2.2.2"),
+            ("forwarded", "for=1.1.1.1"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-host", "outer"),
+            ("x-forwarded-prefix", "/outer"),
+            ("traceparent", "rubbish"),
+            ("tracestate", "a=b"),
+        ];
+        let mut headers = map(&given);
+        add_request(&mut headers, &mut peer, Some(host), said(), &mut chance);
+        let said = |name: &str| {
+            headers
+                .get_all(name)
+                .iter()
+                .map(|value| value.to_str().unwrap())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(said("x-forwarded-for"), ["1.1.1.1, 2.2.2.2, 10.0.0.1"]);
+        assert_eq!(
+            said("forwarded"),
+            ["for=1.1.1.1, for=10.0.0.1;host=\"example.com:8080\";proto=http"]
+        );
+        assert_eq!(said("x-forwarded-proto"), ["https"]);
+        assert_eq!(said("x-forwarded-host"), ["outer"]);
+        assert_eq!(said("x-forwarded-prefix"), ["/outer/hello"]);
+        assert!(said("tracestate").is_empty());
+        assert!(is_traceparent(said("traceparent")[0].as_bytes()));
+    }
+
+    #[test]
+    fn traceparents() {
+        let good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        assert!(is_traceparent(good.as_bytes()));
+        assert!(is_traceparent(format!("cc{}-more", &good[2..]).as_bytes()));
+        let zero = "00-00000000000000000000000000000000-b7ad6b7169203331-01";
+        for bad in [
+            "",
+            zero,
+            &good.to_uppercase(),
+            &good[..54],
+            &format!("{good}-x"),
+            &format!("ff{}", &good[2..]),
+        ] {
+            assert!(!is_traceparent(bad.as_bytes()), "{bad}");
+        }
+    }
+
+    #[test]
+    fn request_ids_are_kept_when_sane() {
+        let mut chance = SmallRng::seed_from_u64(1);
+        let long = "x".repeat(129);
+        for (given, kept) in [
+            ("abc-1", true),
+            ("", false),
+            ("a b", false),
+            ("é", false),
+            (&long, false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(X_REQUEST_ID, HeaderValue::from_bytes(given.as_bytes()).unwrap());
+            let id = request_id(&headers, &mut chance).0;
+            assert_eq!(id.as_bytes() == given.as_bytes(), kept, "{given}");
+            assert!(kept || id.len() == 32);
+        }
+    }
+
+    #[test]
+    fn targets() {
+        for (target, strip, expected) in [
+            ("/hello", 6, "/"),
+            ("/hello?a=/b", 6, "/?a=/b"),
+            ("/hello/a%2f..//b?c", 6, "/a%2f..//b?c"),
+            ("/keep/me", 0, "/keep/me"),
+            ("http://h/hello/x", 6, "/x"),
+            ("http://h", 0, "/"),
+        ] {
+            assert_eq!(
+                rewrite_target(&target.parse().unwrap(), strip).to_string(),
+                expected,
+                "{target}"
+            );
+        }
+    }
+
+    #[test]
+    fn hosts() {
+        for (host, bare) in [
+            ("a", "a"),
+            ("a:1", "a"),
+            ("[::1]", "[::1]"),
+            ("[::1]:80", "[::1]"),
+        ] {
+            assert!(is_host(host.as_bytes()));
+            assert_eq!(without_port(host), bare);
+        }
+        for bad in ["", "a/b", "a b", "user@a", "a\"b", "a\\b", "é"] {
+            assert!(!is_host(bad.as_bytes()), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_response_loses_what_ends_here() {
+        let given = [
+            ("connection", "x-private"),
+            ("content-length", "5"),
+            ("keep-alive", "1"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "h2c"),
+            ("x-private", "1"),
+            ("x-own", "1"),
+        ];
+        let mut headers = map(&given);
+        strip_response(&mut headers, false);
+        assert_eq!(fields(&headers), ["x-own: 1"]);
+        let mut headers = map(&[("connection", "Upgrade"), ("upgrade", "websocket")]);
+        strip_response(&mut headers, true);
+        assert_eq!(fields(&headers), ["connection: upgrade", "upgrade: websocket"]);
+    }
+}

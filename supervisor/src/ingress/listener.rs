@@ -1,0 +1,80 @@
+//! Accepts client connections. Never reads from one.
+
+use std::io;
+use std::net::TcpListener;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::socket::{setsockopt, sockopt};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+
+use super::connection;
+use super::worker::Worker;
+
+/// What a connection beyond the bound is told.
+const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\nretry-after: 2\r\n\
+    proxy-status: funcd; error=connection_limit_reached\r\nconnection: close\r\ncontent-length: 99\r\n\r\n\
+    {\"type\":\"urn:funcd:error:too-many-connections\",\"title\":\"Too many open connections\",\"status\":503}\r\n";
+
+/// Options that accepted connections inherit, so that accepting one costs one system call.
+pub(super) fn prepare(listener: &TcpListener) -> io::Result<()> {
+    listener.set_nonblocking(true)?;
+    setsockopt(listener, sockopt::TcpNoDelay, &true)?;
+    // A caller that vanished without a word is found by these, also behind a silent event stream.
+    setsockopt(listener, sockopt::KeepAlive, &true)?;
+    setsockopt(listener, sockopt::TcpKeepIdle, &60)?;
+    setsockopt(listener, sockopt::TcpKeepInterval, &10)?;
+    setsockopt(listener, sockopt::TcpKeepCount, &6)?;
+    Ok(())
+}
+
+/// Accepts until the drain begins.
+pub(super) async fn accept(
+    worker: &Rc<Worker>,
+    listener: TcpListener,
+    draining: &mut watch::Receiver<Option<Instant>>,
+) {
+    let listener = match tokio::net::TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => {
+            tracing::error!(%error, "a worker can't watch its listener");
+            return;
+        }
+    };
+    let mut pause = Duration::ZERO;
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            _ = draining.wait_for(Option::is_some) => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) if worker.shared.is_full() => refuse(&stream),
+            Ok((stream, peer)) => {
+                pause = Duration::ZERO;
+                tokio::task::spawn_local(connection::serve(worker.count(), stream, peer));
+            }
+            Err(error) => {
+                let exhausted = [Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::ENOMEM];
+                let errno = Errno::from_raw(error.raw_os_error().unwrap_or(0));
+                if !exhausted.contains(&errno) {
+                    // The connection broke before it was accepted: nothing of ours.
+                    continue;
+                }
+                if pause.is_zero() {
+                    tracing::warn!(%error, "can't accept connections; they wait in the listen queue. Raise LimitNOFILE=");
+                }
+                worker.pool.borrow_mut().clear();
+                pause = (pause * 2).clamp(Duration::from_millis(5), Duration::from_millis(500));
+                tokio::time::sleep(pause).await;
+            }
+        }
+    }
+}
+
+fn refuse(stream: &TcpStream) {
+    // Fits an empty send buffer; if not, the caller is told by the end of the connection.
+    let _ = stream.try_write(FULL);
+}

@@ -1,0 +1,33 @@
+//! What is asked: accepts connections, parses HTTP, routes, forwards and answers. Never starts or stops anything.
+//!
+//! ```text
+//! listener → request::handle → route → permit → lease → forward → body
+//!                    └── respond: every error of funcd's own, one table
+//! ```
+//!
+//! One worker is one thread with one runtime and its own listener; nothing on the warm path crosses threads. A
+//! request's upstream connection is polled in the request's own task, and a connection has one timer for all its
+//! deadlines ([`watch`]), so that a warm request spawns nothing, locks nothing that is shared and makes no timer.
+
+mod body;
+mod connection;
+mod forward;
+mod headers;
+mod inspect;
+mod listener;
+mod pool;
+mod request;
+mod respond;
+mod route;
+mod trust;
+mod upgrade;
+mod visit;
+mod watch;
+mod worker;
+
+pub use route::{Conflict, Match, Routes, Target};
+pub use trust::BadNetwork;
+pub use worker::{Shared, Workers, spawn_workers};
+
+#[cfg(test)]
+mod tests;

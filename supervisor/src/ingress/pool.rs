@@ -1,0 +1,134 @@
+//! Connections to instances that wait for their next request: one pool a worker, last in, first out.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use funcd_sandbox::spec::InstanceId;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+
+use super::body::Upload;
+use crate::function::instance::{Instance, Stream};
+
+/// An idle connection is closed after this.
+const IDLE: Duration = Duration::from_secs(60);
+/// The largest head and the largest piece of a body that is read from an instance at once.
+const BUFFER: usize = 64 * 1024;
+
+/// A connection to an instance. Whoever holds it polls it: no task of its own runs it.
+pub(super) struct Upstream {
+    pub(super) sender: http1::SendRequest<Upload>,
+    connection: http1::Connection<TokioIo<Stream>, Upload>,
+    /// `connection` must not be polled any more.
+    ended: bool,
+    /// It has carried a request before.
+    pub(super) reused: bool,
+    parked: Instant,
+}
+
+impl Upstream {
+    /// Makes an HTTP connection of a fresh byte stream; nothing is written yet.
+    pub(super) async fn over(stream: Stream) -> hyper::Result<Box<Upstream>> {
+        let mut builder = http1::Builder::new();
+        builder.max_buf_size(BUFFER);
+        let (sender, connection) = builder.handshake(TokioIo::new(stream)).await?;
+        Ok(Box::new(Upstream {
+            sender,
+            connection,
+            ended: false,
+            reused: false,
+            parked: Instant::now(),
+        }))
+    }
+
+    /// Moves bytes both ways. Ready: the connection has ended, or was handed over to another protocol.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.ended && Pin::new(&mut self.connection).poll(cx).is_ready() {
+            // Why it ended is told to whom it concerns: the waiting request, or the reader of its response.
+            self.ended = true;
+        }
+        if self.ended {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    }
+
+    /// The last response is complete and the next request may be sent.
+    pub(super) fn is_idle(&self) -> bool {
+        !self.ended && self.sender.is_ready()
+    }
+
+    /// The bare stream, and what was read of it beyond the response head, after a switch of protocols.
+    pub(super) fn into_stream(self) -> (Stream, bytes::Bytes) {
+        let parts = self.connection.into_parts();
+        (parts.io.into_inner(), parts.read_buf)
+    }
+}
+
+/// A connection is more than half a kilobyte: boxed it moves between pool and request by its address.
+#[expect(clippy::vec_box, reason = "moved far more often than made")]
+type Parked = Vec<Box<Upstream>>;
+
+/// The idle connections of one worker.
+#[derive(Default)]
+pub(super) struct Pool {
+    idle: HashMap<InstanceId, (Arc<Instance>, Parked)>,
+}
+
+impl Pool {
+    /// The connection to this instance that was used last.
+    pub(super) fn pop(&mut self, instance: &Instance) -> Option<Box<Upstream>> {
+        self.idle.get_mut(&instance.id)?.1.pop()
+    }
+
+    /// Keeps a connection for later, if the instance is there for later.
+    pub(super) fn put(&mut self, instance: &Arc<Instance>, mut upstream: Box<Upstream>, now: Instant) {
+        if !instance.is_accepting() {
+            return;
+        }
+        upstream.parked = now;
+        upstream.reused = true;
+        let (_, parked) = self
+            .idle
+            .entry(instance.id)
+            .or_insert_with(|| (Arc::clone(instance), Vec::new()));
+        parked.push(upstream);
+    }
+
+    /// Takes out what was idle for too long, and all of instances that are gone.
+    pub(super) fn take_stale(&mut self, now: Instant) -> Parked {
+        let mut stale = Vec::new();
+        self.idle.retain(|_, (instance, parked)| {
+            let gone = !instance.is_accepting() && instance.in_flight() == 0;
+            // The oldest lie at the bottom.
+            let old = parked
+                .partition_point(|upstream| gone || now.saturating_duration_since(upstream.parked) >= IDLE);
+            stale.extend(parked.drain(..old));
+            !parked.is_empty()
+        });
+        stale
+    }
+
+    /// Closes all.
+    pub(super) fn clear(&mut self) {
+        self.idle.clear();
+    }
+}
+
+/// A connection that was idle and is still open.
+///
+/// Polled once, so that a close which has arrived is seen before a request is risked on it.
+pub(super) async fn pop_open(pool: &std::cell::RefCell<Pool>, instance: &Instance) -> Option<Box<Upstream>> {
+    loop {
+        let mut upstream = pool.borrow_mut().pop(instance)?;
+        std::future::poll_fn(|cx| Poll::Ready(upstream.poll(cx).is_ready())).await;
+        if upstream.is_idle() {
+            return Some(upstream);
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! The path of a request, from its head to the head of its response. Everything that can be said without the function
+//! is said before the first byte of a body is read.
+
+use std::convert::Infallible;
+
+use http::header::{self, HeaderValue};
+use http::request::Parts;
+use http::{Method, Request, Response, StatusCode, Version};
+use hyper::body::{Body, Incoming};
+use hyper::upgrade::OnUpgrade;
+use tracing::warn;
+
+use super::body::{Download, Reply, Upload};
+use super::forward::{self, Answer};
+use super::headers::{self, BadHead, RequestId, Said};
+use super::respond::{Kind, Problem, respond};
+use super::upgrade;
+use super::visit::Visit;
+use crate::function::handle::Permit;
+
+/// Answers a request: by the function, or by a problem of funcd's own.
+pub(super) async fn handle(
+    mut visit: Visit,
+    request: Request<Incoming>,
+) -> Result<Response<Reply>, Infallible> {
+    let version = request.version();
+    visit.settle(version);
+    let id = headers::request_id(request.headers(), &mut *visit.worker().chance.borrow_mut());
+    match answer(&mut visit, request, &id).await {
+        Ok((answer, permit, client)) => Ok(pass_on(visit, answer, permit, client, &id)),
+        Err(problem) => Ok(refuse(visit, &problem, version, &id)),
+    }
+}
+
+/// The path.
+async fn answer(
+    visit: &mut Visit,
+    mut request: Request<Incoming>,
+    id: &RequestId,
+) -> Result<(Answer, Permit, Option<OnUpgrade>), Problem> {
+    check_framing(visit)?;
+    let client = request
+        .headers()
+        .contains_key(header::UPGRADE)
+        .then(|| hyper::upgrade::on(&mut request));
+    let (mut parts, body) = request.into_parts();
+    let host = headers::check(&parts).map_err(bad_head)?;
+
+    let name = host
+        .as_ref()
+        .and_then(|host| host.to_str().ok())
+        .map(headers::without_port);
+    let (target, strip) = visit
+        .worker()
+        .route(name, parts.uri.path())
+        .ok_or_else(unknown_route)?;
+    visit.found(&target);
+
+    let (timeout, body_limit) = {
+        let live = target.function.live();
+        let bounds = &live.revision.manifest.request;
+        (bounds.timeout, bounds.body)
+    };
+    if body.size_hint().lower() > body_limit {
+        return Err(too_large(body_limit));
+    }
+    let permit = target.function.admit().map_err(forward::unavailable)?;
+    let deadline = visit.arrived() + timeout;
+    visit.watch().set(&visit.watch().head, deadline);
+
+    let asked = headers::strip_request(
+        &mut parts.headers,
+        parts.version,
+        visit.connection().peer.borrow().trusted,
+    );
+    let switch = asked.upgrade.is_some();
+    {
+        let mut chance = visit.worker().chance.borrow_mut();
+        let peer = &mut *visit.connection().peer.borrow_mut();
+        let said = Said {
+            prefix: target.prefix.as_ref(),
+            id,
+            asked: &asked,
+        };
+        headers::add_request(&mut parts.headers, peer, host, said, &mut *chance);
+    }
+    parts.uri = headers::rewrite_target(&parts.uri, strip);
+    frame_anew(&mut parts, &body);
+    let one_at_a_time = target.function.live().revision.manifest.scale.concurrency == 1;
+    if one_at_a_time && !switch {
+        // An idle connection would occupy a server that serves one connection at a time.
+        parts
+            .headers
+            .insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    parts.version = Version::HTTP_11;
+    let patience = visit.worker().shared.bounds.body_idle;
+    let upload = Upload::new(body, body_limit, patience, visit.watch());
+    let request = Request::from_parts(parts, upload);
+
+    target
+        .function
+        .metrics()
+        .overhead
+        .record(visit.arrived().elapsed());
+    let answer = forward::forward(visit.worker(), &target.function, request, visit.watch(), deadline).await?;
+    let client = match (answer.response.status(), client) {
+        (StatusCode::SWITCHING_PROTOCOLS, Some(client)) if switch => Some(client),
+        (StatusCode::SWITCHING_PROTOCOLS, _) => {
+            return Err(Problem::new(
+                Kind::MalformedResponse,
+                "the function switched protocols without being asked",
+            ));
+        }
+        _ => None,
+    };
+    Ok((answer, permit, client))
+}
+
+/// Refuses what the inspector saw on this connection and hyper let through.
+fn check_framing(visit: &Visit) -> Result<(), Problem> {
+    match visit.connection().watch.flaw(visit.number()) {
+        Some(flaw) if visit.connection().is_inspected() => {
+            Err(Problem::new(Kind::BadRequest, flaw.explain()).closing())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// hyper writes a body of unknown length only when told to (for GET it would leave it out), and HTTP/2 callers need
+/// not say that there is none.
+fn frame_anew(parts: &mut Parts, body: &Incoming) {
+    if !body.is_end_stream() && body.size_hint().exact().is_none() {
+        parts.headers.remove(header::CONTENT_LENGTH);
+        parts
+            .headers
+            .insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    } else if body.is_end_stream() && matches!(parts.method, Method::POST | Method::PUT | Method::PATCH) {
+        parts
+            .headers
+            .insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+    }
+}
+
+/// The function's response as it is, but for the fields that end here and the request's id.
+fn pass_on(
+    mut visit: Visit,
+    answer: Answer,
+    permit: Permit,
+    client: Option<OnUpgrade>,
+    id: &RequestId,
+) -> Response<Reply> {
+    let Answer {
+        response,
+        upstream,
+        lease,
+    } = answer;
+    let (mut parts, body) = response.into_parts();
+    parts.version = Version::HTTP_11;
+    headers::strip_response(&mut parts.headers, client.is_some());
+    parts
+        .headers
+        .entry(headers::X_REQUEST_ID)
+        .or_insert_with(|| id.0.clone());
+    let reply = match client {
+        Some(client) => {
+            upgrade::open(client, upstream, (lease, permit), visit);
+            Reply::Own {
+                bytes: bytes::Bytes::new(),
+                _visit: None,
+            }
+        }
+        None => {
+            visit.answered(parts.status);
+            Reply::Function(Download::new(body, upstream, lease, permit, visit))
+        }
+    };
+    Response::from_parts(parts, reply)
+}
+
+/// An answer of funcd's own.
+fn refuse(mut visit: Visit, problem: &Problem, version: Version, id: &RequestId) -> Response<Reply> {
+    let row = problem.kind.row();
+    visit.answered(row.status);
+    visit.failed(row.slug);
+    let id_text = id.0.to_str().unwrap_or("");
+    match problem.kind {
+        // What callers do wrong, or bring about, must not fill the log.
+        Kind::QueueFull => visit.shed(problem.kind),
+        _ if row.status.is_client_error() => {}
+        _ => warn!(
+            function = visit.function(),
+            request_id = id_text,
+            reason = row.slug,
+            detail = problem.detail,
+            "a request failed"
+        ),
+    }
+    if problem.close {
+        visit.linger();
+    }
+    let response = {
+        let mut chance = visit.worker().chance.borrow_mut();
+        respond(problem, version, visit.function(), id, &mut *chance)
+    };
+    response.map(|bytes| Reply::Own {
+        bytes,
+        _visit: Some(visit),
+    })
+}
+
+fn unknown_route() -> Problem {
+    Problem::new(
+        Kind::UnknownRoute,
+        "no function has this host and path; functions answer at /<name>/ unless their manifest has routes",
+    )
+}
+
+fn too_large(limit: u64) -> Problem {
+    Problem::new(
+        Kind::BodyTooLarge,
+        format!("the function takes bodies of up to {limit} bytes"),
+    )
+    .closing()
+}
+
+fn bad_head(bad: BadHead) -> Problem {
+    let (kind, detail) = match bad {
+        BadHead::Connect => (Kind::MethodNotAllowed, "CONNECT is not served"),
+        BadHead::Target => (
+            Kind::BadRequest,
+            "the target is neither a path nor an absolute URI",
+        ),
+        BadHead::NoHost => (Kind::BadRequest, "HTTP/1.1 needs a Host field"),
+        BadHead::Host => (Kind::BadRequest, "Host is not one host with an optional port"),
+        BadHead::Expectation => (Kind::ExpectationFailed, "only 100-continue can be expected"),
+    };
+    Problem::new(kind, detail).closing()
+}

@@ -1,0 +1,34 @@
+//! After `101 Switching Protocols`: bytes both ways until both ends have closed. Never looks at them.
+
+use std::future::poll_fn;
+
+use http::StatusCode;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio::io::AsyncWriteExt;
+
+use super::pool::Upstream;
+use super::visit::Visit;
+use crate::function::handle::{Lease, Permit};
+
+/// Waits until both sides have switched, then copies. The tunnel holds the permit and the lease, and counts as a
+/// connection: a drain waits for it until its deadline.
+pub(super) fn open(client: OnUpgrade, mut upstream: Box<Upstream>, held: (Lease, Permit), mut visit: Visit) {
+    visit.answered(StatusCode::SWITCHING_PROTOCOLS);
+    let counted = visit.worker().count();
+    tokio::task::spawn_local(async move {
+        let _held = (held, counted);
+        // Its end is the hand-over: the head was the last of HTTP on it.
+        poll_fn(|cx| upstream.poll(cx)).await;
+        let Ok(client) = client.await else { return };
+        let (mut function, early) = upstream.into_stream();
+        let mut client = TokioIo::new(client);
+        if !early.is_empty() && client.write_all(&early).await.is_err() {
+            return;
+        }
+        visit.downloaded(early.len());
+        if let Ok((_, down)) = tokio::io::copy_bidirectional(&mut client, &mut function).await {
+            visit.downloaded(usize::try_from(down).unwrap_or(usize::MAX));
+        }
+    });
+}

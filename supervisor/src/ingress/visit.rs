@@ -1,0 +1,152 @@
+//! One request from its arrival to the end of its response: what is counted then, and what its connection may do next.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use http::{StatusCode, Version};
+use metrics::counter;
+
+use super::connection::Connection;
+use super::respond::Kind;
+use super::route::Target;
+use super::watch::{STREAM, Watch};
+use super::worker::Worker;
+use crate::telemetry::names;
+
+/// One request. Dropped when its response body ends, or when its caller is gone.
+pub(super) struct Visit {
+    connection: Rc<Connection>,
+    watch: Arc<Watch>,
+    arrived: Instant,
+    /// Which request of its connection this is; the first is 1.
+    number: u32,
+    target: Option<Arc<Target>>,
+    status: Option<StatusCode>,
+    downloaded: u64,
+}
+
+impl Visit {
+    /// A request's head is complete.
+    pub(super) fn begin(connection: &Rc<Connection>) -> Visit {
+        let number = connection.enter();
+        Visit {
+            watch: Arc::clone(&connection.watch),
+            connection: Rc::clone(connection),
+            arrived: Instant::now(),
+            number,
+            target: None,
+            status: None,
+            downloaded: 0,
+        }
+    }
+
+    /// Takes the deadlines of the task that it now runs in: HTTP/2 streams have their own.
+    pub(super) fn settle(&mut self, version: Version) {
+        if version == Version::HTTP_2
+            && let Ok(watch) = STREAM.try_with(Arc::clone)
+        {
+            self.watch = watch;
+        }
+        self.watch.begin_request();
+    }
+
+    /// The route is known: from now on it counts as the function's.
+    pub(super) fn found(&mut self, target: &Arc<Target>) {
+        target.function.metrics().in_flight.increment(1);
+        self.target = Some(Arc::clone(target));
+    }
+
+    /// The response head is there.
+    pub(super) fn answered(&mut self, status: StatusCode) {
+        self.watch.head.clear();
+        self.status = Some(status);
+    }
+
+    /// It failed, and not because the function said so.
+    pub(super) fn failed(&self, reason: &'static str) {
+        if let Some(target) = &self.target {
+            let function = target.function.name.as_str().to_owned();
+            counter!(names::INVOCATION_ERRORS_TOTAL, "function" => function, "reason" => reason).increment(1);
+        }
+    }
+
+    /// It was refused before any work was done.
+    pub(super) fn shed(&self, kind: Kind) {
+        if let Some(target) = &self.target {
+            let function = target.function.name.as_str().to_owned();
+            let reason = kind.row().slug;
+            counter!(names::REQUESTS_SHED_TOTAL, "function" => function, "reason" => reason, "class" => "degraded")
+                .increment(1);
+        }
+    }
+
+    /// That many bytes of the response body went out.
+    pub(super) fn downloaded(&mut self, bytes: usize) {
+        self.downloaded += bytes as u64;
+    }
+
+    /// The connection ends after this answer, once the caller had a chance to read it.
+    pub(super) fn linger(&self) {
+        self.connection.linger.set(true);
+    }
+
+    pub(super) fn watch(&self) -> &Arc<Watch> {
+        &self.watch
+    }
+
+    pub(super) fn arrived(&self) -> Instant {
+        self.arrived
+    }
+
+    pub(super) fn number(&self) -> u32 {
+        self.number
+    }
+
+    pub(super) fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    pub(super) fn worker(&self) -> &Rc<Worker> {
+        &self.connection.worker
+    }
+
+    /// The function's name, once it is known.
+    pub(super) fn function(&self) -> Option<&str> {
+        self.target.as_ref().map(|target| target.function.name.as_str())
+    }
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        let now = Instant::now();
+        for deadline in [&self.watch.head, &self.watch.upload, &self.watch.download] {
+            deadline.clear();
+        }
+        self.connection.leave(now);
+        let Some(target) = &self.target else { return };
+        let metrics = target.function.metrics();
+        metrics.in_flight.decrement(1);
+        metrics.duration.record(now - self.arrived);
+        match self.status {
+            Some(status) => metrics.answered(status.as_u16()),
+            None => self.failed("client-gone"),
+        }
+        let uploaded = self.watch.uploaded.load(Ordering::Relaxed);
+        if uploaded > 0 {
+            metrics.request_bytes.increment(uploaded);
+        }
+        if self.downloaded > 0 {
+            metrics.response_bytes.increment(self.downloaded);
+        }
+        tracing::debug!(
+            function = target.function.name.as_str(),
+            status = self.status.map(|status| status.as_u16()),
+            milliseconds = (now - self.arrived).as_secs_f64() * 1e3,
+            uploaded,
+            downloaded = self.downloaded,
+            "request"
+        );
+    }
+}

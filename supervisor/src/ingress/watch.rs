@@ -1,0 +1,181 @@
+//! The deadlines of one connection or stream, and the one timer that serves them all. Never closes anything itself.
+//!
+//! Setting a deadline is a store: the timer is armed only for what is earlier than what it is armed for already, and
+//! looks again when it goes off. On a busy connection it is touched once per time-out, not once per request.
+
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use super::inspect::Flaw;
+
+const NEVER: u64 = u64::MAX;
+
+tokio::task_local! {
+    /// The watch of the HTTP/2 stream whose task is running.
+    pub(super) static STREAM: Arc<Watch>;
+}
+
+/// One deadline, in milliseconds of the watch's clock.
+#[derive(Debug)]
+pub(super) struct Deadline(AtomicU64);
+
+impl Deadline {
+    pub(super) fn clear(&self) {
+        self.0.store(NEVER, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Default for Deadline {
+    fn default() -> Deadline {
+        Deadline(AtomicU64::new(NEVER))
+    }
+}
+
+/// The deadlines of one connection (HTTP/1: and of its current request) or of one HTTP/2 stream. Its fields are
+/// atomic because hyper wants connections that could change threads; they never do, so all accesses are relaxed.
+#[derive(Debug)]
+pub(super) struct Watch {
+    epoch: Instant,
+    /// What the timer saw last. A deadline counts as missed only once the timer has seen it.
+    seen: AtomicU64,
+    /// The connection's next request head must be complete by then.
+    pub(super) connection: Deadline,
+    /// The response head must be there by then.
+    pub(super) head: Deadline,
+    /// The client must have sent more of its body by then.
+    pub(super) upload: Deadline,
+    /// The client must have taken more of the response body by then.
+    pub(super) download: Deadline,
+    /// No request is there and none of its bytes has come (HTTP/1).
+    pub(super) idle: AtomicBool,
+    /// Bytes of the request body so far.
+    pub(super) uploaded: AtomicU64,
+    /// Why the request body ended early, as a number of `body::Fault`; 0: it did not.
+    pub(super) fault: AtomicU8,
+    heads: AtomicU32,
+    flaw: AtomicU8,
+}
+
+impl Watch {
+    /// No deadlines; `epoch` lies in the past.
+    pub(super) fn new(epoch: Instant) -> Arc<Watch> {
+        Arc::new(Watch {
+            epoch,
+            seen: AtomicU64::new(0),
+            connection: Deadline::default(),
+            head: Deadline::default(),
+            upload: Deadline::default(),
+            download: Deadline::default(),
+            idle: AtomicBool::new(false),
+            uploaded: AtomicU64::new(0),
+            fault: AtomicU8::new(0),
+            heads: AtomicU32::new(0),
+            flaw: AtomicU8::new(0),
+        })
+    }
+
+    /// Sets a deadline of this watch.
+    pub(super) fn set(&self, deadline: &Deadline, at: Instant) {
+        // Rounded up: never early.
+        let millis = (at.saturating_duration_since(self.epoch) + Duration::from_micros(999)).as_millis();
+        deadline
+            .0
+            .store(u64::try_from(millis).unwrap_or(NEVER - 1), Ordering::Relaxed);
+    }
+
+    /// Whether the timer has seen this deadline pass.
+    pub(super) fn missed(&self, deadline: &Deadline) -> bool {
+        deadline.get() <= self.seen.load(Ordering::Relaxed)
+    }
+
+    /// Nothing within can end these: whoever polls the connection or stream drops it.
+    fn is_over(&self) -> bool {
+        self.missed(&self.connection) || self.missed(&self.download)
+    }
+
+    /// The next deadline that has not been seen to pass.
+    fn next(&self) -> u64 {
+        let seen = self.seen.load(Ordering::Relaxed);
+        let all = [&self.connection, &self.head, &self.upload, &self.download];
+        all.map(Deadline::get)
+            .into_iter()
+            .filter(|at| *at > seen)
+            .min()
+            .unwrap_or(NEVER)
+    }
+
+    fn look(&self) {
+        let now = u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(NEVER - 1);
+        self.seen.store(now, Ordering::Relaxed);
+    }
+
+    /// Forgets the last request's body. Its deadlines end with it.
+    pub(super) fn begin_request(&self) {
+        self.uploaded.store(0, Ordering::Relaxed);
+        self.fault.store(0, Ordering::Relaxed);
+    }
+
+    /// The inspector has seen this many good heads, and then perhaps a flaw.
+    pub(super) fn inspected(&self, heads: u32, flaw: Option<Flaw>) {
+        self.heads.store(heads, Ordering::Relaxed);
+        if let Some(flaw) = flaw {
+            self.flaw.store(flaw as u8, Ordering::Relaxed);
+        }
+    }
+
+    /// What is wrong with the connection's n-th request (the first is 1), if it is not among the good ones.
+    pub(super) fn flaw(&self, n: u32) -> Option<Flaw> {
+        let heads = self.heads.load(Ordering::Relaxed);
+        if n <= heads {
+            None
+        } else {
+            Flaw::of(self.flaw.load(Ordering::Relaxed))
+        }
+    }
+}
+
+/// Polls the future until it ends, and also whenever one of the watch's deadlines passes. `None`: a deadline passed
+/// that nothing within can handle. `before` is called before each poll.
+pub(super) async fn guarded<F: Future>(
+    watch: &Watch,
+    mut future: Pin<&mut F>,
+    mut before: impl FnMut(Pin<&mut F>),
+) -> Option<F::Output> {
+    let mut alarm = pin!(tokio::time::sleep_until(watch.epoch.into()));
+    let mut armed = NEVER;
+    poll_fn(|cx| {
+        loop {
+            if armed != NEVER && alarm.as_mut().poll(cx).is_ready() {
+                armed = NEVER;
+                watch.look();
+            }
+            if watch.is_over() {
+                return Poll::Ready(None);
+            }
+            before(future.as_mut());
+            if let Poll::Ready(output) = future.as_mut().poll(cx) {
+                return Poll::Ready(Some(output));
+            }
+            let next = watch.next();
+            if next >= armed {
+                return Poll::Pending;
+            }
+            armed = next;
+            alarm
+                .as_mut()
+                .reset((watch.epoch + Duration::from_millis(next)).into());
+            if alarm.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+        }
+    })
+    .await
+}

@@ -1,0 +1,267 @@
+//! A worker: one thread, one runtime, one listener. What its connections share, and how it is drained.
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::io;
+use std::net::TcpListener;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use arc_swap::cache::Cache;
+use hyper::server::conn::{http1, http2};
+use hyper_util::rt::TokioTimer;
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+use tokio::sync::{Notify, watch};
+
+use super::connection::StreamExecutor;
+use super::listener;
+use super::pool::Pool;
+use super::route::{Routes, Target};
+use super::trust::{BadNetwork, Trust};
+use crate::config::{ClientBounds, Config};
+
+/// How often idle upstream connections are looked through.
+const SWEEP: Duration = Duration::from_secs(5);
+
+/// What all workers share.
+#[derive(Debug)]
+pub struct Shared {
+    pub(super) bounds: ClientBounds,
+    pub(super) trust: Trust,
+    pub(super) routes: Arc<ArcSwap<Routes>>,
+    /// Open client connections of all workers.
+    connections: AtomicUsize,
+}
+
+impl Shared {
+    /// The parts of the configuration that concern clients, and the table that `control` replaces.
+    ///
+    /// # Errors
+    /// [`BadNetwork`] when `trusted` names something that is no network.
+    pub fn new(config: &Config, routes: Arc<ArcSwap<Routes>>) -> Result<Arc<Shared>, BadNetwork> {
+        Ok(Arc::new(Shared {
+            bounds: config.client.clone(),
+            trust: Trust::parse(&config.trusted)?,
+            routes,
+            connections: AtomicUsize::new(0),
+        }))
+    }
+
+    /// Open client connections.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.connections() >= self.bounds.connections
+    }
+
+    /// More than three quarters of the connections are taken.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.connections() > self.bounds.connections / 4 * 3
+    }
+}
+
+/// Running workers.
+#[derive(Debug)]
+pub struct Workers {
+    threads: Vec<JoinHandle<usize>>,
+    drain: watch::Sender<Option<Instant>>,
+}
+
+impl Workers {
+    /// Accepts no more connections, lets those in flight finish, closes idle ones, and waits for the threads: blocks
+    /// until `deadline` at most. Connections that nobody accepted stay in the listen queue for a successor that holds
+    /// the same sockets.
+    ///
+    /// Returns how many connections and tunnels were cut off at the deadline.
+    pub fn drain(self, deadline: Instant) -> usize {
+        self.drain.send_replace(Some(deadline));
+        let ended = self.threads.into_iter().map(|thread| thread.join().unwrap_or(0));
+        ended.sum()
+    }
+
+    /// Begins what [`Workers::drain`] does without waiting for it.
+    pub fn begin_drain(&self, deadline: Instant) {
+        self.drain.send_replace(Some(deadline));
+    }
+
+    /// Whether a worker's thread has ended: without a drain that is a bug.
+    pub fn has_ended(&self) -> bool {
+        self.threads.iter().any(JoinHandle::is_finished)
+    }
+}
+
+/// Starts a worker for each listener.
+///
+/// # Errors
+/// When a thread, its runtime or its listener can't be set up; workers that had started are stopped.
+pub fn spawn_workers(listeners: Vec<TcpListener>, shared: Arc<Shared>) -> io::Result<Workers> {
+    let (drain, draining) = watch::channel(None);
+    let mut workers = Workers {
+        threads: Vec::new(),
+        drain,
+    };
+    for (number, listener) in listeners.into_iter().enumerate() {
+        listener::prepare(&listener)?;
+        let runtime = tokio::runtime::Builder::new_current_thread();
+        let (shared, draining) = (Arc::clone(&shared), draining.clone());
+        let thread = std::thread::Builder::new()
+            .name(format!("worker-{number}"))
+            .spawn(move || work(runtime, listener, shared, draining));
+        workers.threads.push(thread?);
+    }
+    Ok(workers)
+}
+
+fn work(
+    mut runtime: tokio::runtime::Builder,
+    listener: TcpListener,
+    shared: Arc<Shared>,
+    mut draining: watch::Receiver<Option<Instant>>,
+) -> usize {
+    let runtime = match runtime
+        .enable_all()
+        .build_local(tokio::runtime::LocalOptions::default())
+    {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!(%error, "a worker can't make its runtime (epoll, eventfd): raise the limit of open files");
+            return 0;
+        }
+    };
+    runtime.block_on(async move {
+        let worker = Worker::new(shared);
+        let sweeper = tokio::task::spawn_local(Rc::clone(&worker).sweep());
+        listener::accept(&worker, listener, &mut draining).await;
+        let deadline = draining.borrow().unwrap_or_else(Instant::now);
+        worker.drain(deadline).await;
+        sweeper.abort();
+        worker.active.get()
+    })
+}
+
+/// What the connections of one thread share.
+pub(super) struct Worker {
+    pub(super) shared: Arc<Shared>,
+    pub(super) epoch: Instant,
+    pub(super) http1: http1::Builder,
+    pub(super) http2: http2::Builder<StreamExecutor>,
+    pub(super) pool: RefCell<Pool>,
+    pub(super) chance: RefCell<SmallRng>,
+    routes: RefCell<Cache<Arc<ArcSwap<Routes>>, Arc<Routes>>>,
+    is_draining: Cell<bool>,
+    drain: Notify,
+    /// Connections and tunnels.
+    active: Cell<usize>,
+    settled: Notify,
+}
+
+impl Worker {
+    fn new(shared: Arc<Shared>) -> Rc<Worker> {
+        let bounds = &shared.bounds;
+        let epoch = Instant::now();
+        let mut http1 = http1::Builder::new();
+        // Time-outs are the watch's: hyper's own would make a timer for each head. A half-closed client is gone:
+        // only so is it noticed that nobody waits for the answer any more.
+        http1
+            .half_close(false)
+            .max_header_size(bounds.head_bytes)
+            .max_buf_size(bounds.head_bytes.max(64 * 1024))
+            .pipeline_flush(true);
+        let mut http2 = http2::Builder::new(StreamExecutor { epoch });
+        http2
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(128)
+            .max_pending_accept_reset_streams(20)
+            .max_local_error_reset_streams(64)
+            .max_header_list_size(u32::try_from(bounds.head_bytes).unwrap_or(u32::MAX))
+            .initial_stream_window_size(256 * 1024)
+            .initial_connection_window_size(1024 * 1024)
+            .max_send_buf_size(64 * 1024)
+            .keep_alive_interval(bounds.idle.min(Duration::from_secs(30)))
+            .keep_alive_timeout(Duration::from_secs(10));
+        Rc::new(Worker {
+            routes: RefCell::new(Cache::new(Arc::clone(&shared.routes))),
+            shared,
+            epoch,
+            http1,
+            http2,
+            pool: RefCell::default(),
+            chance: RefCell::new(SmallRng::from_os_rng()),
+            is_draining: Cell::new(false),
+            drain: Notify::new(),
+            active: Cell::new(0),
+            settled: Notify::new(),
+        })
+    }
+
+    /// The route of a request, and how much of its path to strip.
+    pub(super) fn route(&self, host: Option<&str>, path: &str) -> Option<(Arc<Target>, usize)> {
+        let mut routes = self.routes.borrow_mut();
+        let found = routes.load().find(host, path)?;
+        Some((Arc::clone(found.target), found.strip))
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
+        self.is_draining.get()
+    }
+
+    /// Resolves when the drain begins.
+    pub(super) fn draining(&self) -> impl Future<Output = ()> {
+        self.drain.notified()
+    }
+
+    /// Counts a connection of this worker until the guard is dropped.
+    pub(super) fn count(self: &Rc<Self>) -> Counted {
+        self.shared.connections.fetch_add(1, Ordering::Relaxed);
+        self.active.set(self.active.get() + 1);
+        Counted(Rc::clone(self))
+    }
+
+    async fn drain(&self, deadline: Instant) {
+        self.is_draining.set(true);
+        self.drain.notify_waiters();
+        let all_gone = async {
+            while self.active.get() > 0 {
+                self.settled.notified().await;
+            }
+        };
+        let _ = tokio::time::timeout_at(deadline.into(), all_gone).await;
+    }
+
+    async fn sweep(self: Rc<Self>) {
+        let mut ticks = tokio::time::interval(SWEEP);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            // Taken out first: closing a connection must not find the pool borrowed.
+            let stale = self.pool.borrow_mut().take_stale(Instant::now());
+            drop(stale);
+        }
+    }
+}
+
+/// Counts one connection or tunnel.
+pub(super) struct Counted(Rc<Worker>);
+
+impl Counted {
+    pub(super) fn worker(&self) -> &Rc<Worker> {
+        &self.0
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.shared.connections.fetch_sub(1, Ordering::Relaxed);
+        self.0.active.set(self.0.active.get() - 1);
+        if self.0.active.get() == 0 {
+            self.0.settled.notify_one();
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! What is tested: funcd, the examples and the peers, built once a run with this run's profile and gathered in
+//! `<target>/blackbox`, so that no test runs a stale binary and another user can run the same ones.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use nix::fcntl::{Flock, FlockArg};
+
+/// The example functions' executables.
+const EXECUTABLES: [&str; 12] = [
+    "hello", "thumbs", "notes", "ticker", "slow", "crash", "hog", "forkbomb", "deaf", "daemon", "garbage",
+    "echo",
+];
+/// The files of the examples that tests use as they are.
+const FILES: [&str; 4] = [
+    "py-port/server.py",
+    "py-port/function.toml",
+    "notes/function.toml",
+    "thumbs/function.toml",
+];
+
+/// Where what is tested lies: `funcd`, `bin/<example>`, `examples/<file of an example>`, `peers/`, and `blackbox`, the
+/// tests themselves.
+pub fn folder() -> &'static Path {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    FOLDER.get_or_init(|| match std::env::var_os("FUNCD_TEST_ARTIFACTS") {
+        Some(folder) => folder.into(),
+        None => build(),
+    })
+}
+
+/// The funcd executable.
+pub fn funcd() -> PathBuf {
+    folder().join("funcd")
+}
+
+/// The executable of an example function.
+///
+/// # Panics
+/// When there is none of that name.
+pub fn example(name: &str) -> PathBuf {
+    let path = folder().join("bin").join(name);
+    assert!(
+        path.exists(),
+        "{} is missing: no example of that name",
+        path.display()
+    );
+    path
+}
+
+/// A file of an example, for instance `py-port/server.py`.
+///
+/// # Panics
+/// When the harness does not gather it.
+pub fn example_file(name: &str) -> PathBuf {
+    let path = folder().join("examples").join(name);
+    assert!(path.exists(), "{} is missing: add it to FILES", path.display());
+    path
+}
+
+/// The source tree.
+pub fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("tests/ is a member of the workspace")
+}
+
+/// The target directory and the profile that this test binary was built with: it is `<target>/<profile>/deps/<name>`.
+fn target() -> (PathBuf, String) {
+    let exe = std::env::current_exe().expect("/proc is mounted");
+    let folder = exe.ancestors().nth(2).expect("cargo put it into <profile>/deps");
+    let profile = folder
+        .file_name()
+        .expect("a profile has a name")
+        .to_string_lossy()
+        .into_owned();
+    (
+        folder
+            .parent()
+            .expect("a profile is in a target directory")
+            .to_owned(),
+        profile,
+    )
+}
+
+/// Runs a command; its output is shown only when it fails.
+///
+/// # Panics
+/// When it can't be run or fails.
+#[track_caller]
+pub fn run(command: &mut Command) {
+    match command.output() {
+        Ok(output) if output.status.success() => {}
+        Ok(output) => {
+            panic!(
+                "{command:?} failed, {}:\n{}",
+                output.status,
+                String::from_utf8_lossy(&output.stderr)
+            )
+        }
+        Err(error) => panic!("{command:?}: {error}"),
+    }
+}
+
+/// The cargo that runs the tests, without what it told this package only.
+pub fn cargo() -> Command {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") || text == "RUSTFLAGS" {
+            cargo.env_remove(&name);
+        }
+    }
+    cargo
+}
+
+/// Held while something is built or installed: runs side by side wait for each other.
+fn lock(folder: &Path) -> Flock<File> {
+    fs::create_dir_all(folder).expect("the target directory is writable");
+    let file = File::create(folder.join("lock")).expect("the target directory is writable");
+    Flock::lock(file, FlockArg::LockExclusive).expect("nothing interrupts the wait")
+}
+
+fn build() -> PathBuf {
+    let (target, profile) = target();
+    let folder = target.join("blackbox");
+    let _lock = lock(&folder);
+    eprintln!("building funcd and the examples (minutes when nothing is built yet)");
+    let profile_flag = if profile == "debug" { "dev" } else { &profile };
+    // The whole workspace is selected so that dependencies get the features that the tests were built with.
+    run(cargo()
+        .args([
+            "build",
+            "--quiet",
+            "--workspace",
+            "--bin",
+            "funcd",
+            "--profile",
+            profile_flag,
+        ])
+        .arg("--target-dir")
+        .arg(&target)
+        .current_dir(root()));
+    let triple = format!("{}-unknown-linux-musl", std::env::consts::ARCH);
+    let examples = match std::env::var_os("CARGO_TARGET_DIR") {
+        Some(_) => target.join("examples"),
+        None => root().join("examples/target"),
+    };
+    run(cargo()
+        .args(["build", "--quiet", "--release"])
+        .env("CARGO_BUILD_TARGET", &triple)
+        .arg("--target-dir")
+        .arg(&examples)
+        .current_dir(root().join("examples")));
+    gather(&target.join(&profile).join("funcd"), &folder.join("funcd"), 0o755);
+    // So that the folder is all that another user needs to run the tests.
+    let own = std::env::current_exe().expect("/proc is mounted");
+    gather(&own, &folder.join("blackbox"), 0o755);
+    for name in EXECUTABLES {
+        gather(
+            &examples.join(&triple).join("release").join(name),
+            &folder.join("bin").join(name),
+            0o755,
+        );
+    }
+    for name in FILES {
+        let mode = if name.ends_with(".py") { 0o755 } else { 0o644 };
+        gather(
+            &root().join("examples").join(name),
+            &folder.join("examples").join(name),
+            mode,
+        );
+    }
+    folder
+}
+
+/// Copies a file, replacing what is there by rename: what still runs keeps its own.
+pub fn gather(from: &Path, to: &Path, mode: u32) {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = to.parent().expect("artifacts lie in a folder");
+    fs::create_dir_all(folder).expect("the target directory is writable");
+    let staged = to.with_extension("staged");
+    let copied = fs::copy(from, &staged)
+        .and_then(|_| fs::set_permissions(&staged, fs::Permissions::from_mode(mode)))
+        .and_then(|()| fs::rename(&staged, to));
+    copied.unwrap_or_else(|error| panic!("copy {} to {}: {error}", from.display(), to.display()));
+}
+
+/// The executable of static-web-server, built from crates.io as its authors released it; kept in the target directory.
+pub fn static_web_server() -> PathBuf {
+    let peers = folder().join("peers");
+    let path = peers.join("bin/static-web-server");
+    if path.exists() {
+        return path;
+    }
+    let _lock = lock(&peers);
+    if !path.exists() {
+        eprintln!("building static-web-server (minutes)");
+        run(cargo()
+            .args([
+                "install",
+                "--quiet",
+                "--locked",
+                "--no-default-features",
+                "--root",
+            ])
+            .arg(&peers)
+            .arg("--target-dir")
+            .arg(peers.join("build"))
+            .arg("static-web-server")
+            .current_dir("/"));
+        let _ = fs::remove_dir_all(peers.join("build"));
+    }
+    path
+}
+
+/// The folder that gunicorn is installed to from PyPI, as its authors released it; its script is `bin/gunicorn`.
+pub fn gunicorn() -> PathBuf {
+    let folder = folder().join("peers/gunicorn");
+    let script = folder.join("bin/gunicorn");
+    if script.exists() {
+        return folder;
+    }
+    let _lock = lock(&folder);
+    if !script.exists() {
+        // Debian's own python3, which the sandbox shows, not one of a version manager in somebody's home.
+        run(Command::new("/usr/bin/python3")
+            .args([
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "--no-compile",
+                "--upgrade",
+                "--target",
+            ])
+            .arg(&folder)
+            .arg("gunicorn")
+            .current_dir("/"));
+    }
+    folder
+}

@@ -1,0 +1,89 @@
+//! What a host must not leave behind: processes, cgroups, mounts.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::process::Process;
+
+/// What belongs to a host while it runs.
+#[derive(Debug, Default)]
+pub struct Belongings {
+    processes: Vec<Process>,
+    cgroups: Vec<String>,
+    folder: PathBuf,
+}
+
+impl Belongings {
+    /// Everything that belongs to the host with this launcher and folder now.
+    pub fn of(launcher: &Process, folder: &Path) -> Belongings {
+        let mut processes = launcher.descendants();
+        processes.push(launcher.clone());
+        let mut cgroups: Vec<String> = processes.iter().flat_map(Process::cgroups).collect();
+        cgroups.retain(|path| path.split('/').any(|part| part.starts_with("funcd-")));
+        cgroups.sort();
+        cgroups.dedup();
+        Belongings {
+            processes,
+            cgroups,
+            folder: folder.to_owned(),
+        }
+    }
+
+    /// What of it is still there, in words.
+    pub fn left(&self) -> Vec<String> {
+        let alive = self.processes.iter().filter(|process| process.is_there());
+        let mut left: Vec<String> = alive
+            .map(|process| format!("process {}", process.describe()))
+            .collect();
+        for hierarchy in hierarchies() {
+            let there = self
+                .cgroups
+                .iter()
+                .map(|path| hierarchy.join(path.trim_start_matches('/')));
+            left.extend(
+                there
+                    .filter(|path| path.exists())
+                    .map(|path| format!("cgroup {}", path.display())),
+            );
+        }
+        let folder = self.folder.to_string_lossy();
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        left.extend(
+            mounts
+                .lines()
+                .filter(|m| m.contains(&*folder))
+                .map(|mount| format!("mount {mount}")),
+        );
+        left
+    }
+}
+
+/// Where cgroup hierarchies are mounted.
+fn hierarchies() -> Vec<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let fields = mounts
+        .lines()
+        .filter_map(|line| Some((line.split(' ').nth(4)?, line.split_once(" - ")?.1)));
+    fields
+        .filter(|(_, kind)| kind.starts_with("cgroup"))
+        .map(|(path, _)| path.into())
+        .collect()
+}
+
+/// The cgroups of any funcd on this machine.
+pub fn cgroups() -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = hierarchies();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                match entry.file_name().to_string_lossy().starts_with("funcd-") {
+                    true => found.push(entry.path()),
+                    false => folders.push(entry.path()),
+                }
+            }
+        }
+    }
+    found.sort();
+    found
+}

@@ -1,0 +1,131 @@
+//! What a test needs of the machine, and whether it is there.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+use std::process::Command;
+use std::sync::OnceLock;
+
+use serde_json::Value;
+
+use crate::artifacts;
+
+/// Something that a test can't do without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// To be root.
+    Root,
+    /// A property of the sandbox that this machine must be able to keep, by name: `memory-limit`.
+    Property(&'static str),
+    /// A program in the search path, or at an absolute path.
+    Program(&'static str),
+    /// curl that speaks HTTP/2.
+    CurlHttp2,
+    /// static-web-server: built already, or a C compiler and crates.io to build it.
+    StaticWebServer,
+    /// gunicorn: installed already, or /usr/bin/python3 with pip, and PyPI.
+    Gunicorn,
+}
+
+impl fmt::Display for Need {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Need::Root => f.write_str("root"),
+            Need::Property(name) => {
+                let why = properties()
+                    .get(*name)
+                    .and_then(|property| property.clone().err())
+                    .unwrap_or_default();
+                write!(f, "the sandbox property {name}: {why}")
+            }
+            Need::Program(name) => write!(f, "the program {name}"),
+            Need::CurlHttp2 => f.write_str("curl with HTTP/2"),
+            Need::StaticWebServer => f.write_str("static-web-server from crates.io"),
+            Need::Gunicorn => f.write_str("/usr/bin/python3 with pip, and gunicorn from PyPI"),
+        }
+    }
+}
+
+/// Whether this process is root.
+pub fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+/// The properties of the sandbox by name: kept here, or why not. Asked of `funcd doctor` once.
+///
+/// # Panics
+/// When `funcd doctor --json` does not answer with its document.
+pub fn properties() -> &'static BTreeMap<String, Result<(), String>> {
+    static PROPERTIES: OnceLock<BTreeMap<String, Result<(), String>>> = OnceLock::new();
+    PROPERTIES.get_or_init(|| {
+        // A socket that isn't there: it is this machine that is asked about, not a host that happens to run on it.
+        let mut doctor = Command::new(artifacts::funcd());
+        let output = doctor
+            .args(["--json", "doctor", "--admin", "/nonexistent/admin.sock"])
+            .output();
+        let output = output.expect("funcd was built");
+        let document: Value = serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|error| panic!("funcd --json doctor: {error}: {output:?}"));
+        let rows = document["properties"]
+            .as_array()
+            .expect("doctor lists the properties");
+        let grade = |row: &Value| match row["kept"].as_bool() {
+            Some(true) => Ok(()),
+            _ => Err(row["cause"]
+                .as_str()
+                .unwrap_or("doctor does not say why")
+                .to_owned()),
+        };
+        rows.iter()
+            .map(|row| (row["name"].as_str().unwrap_or_default().to_owned(), grade(row)))
+            .collect()
+    })
+}
+
+/// The properties that this machine can't keep.
+pub fn missing_properties() -> Vec<&'static str> {
+    properties()
+        .iter()
+        .filter(|(_, kept)| kept.is_err())
+        .map(|(name, _)| name.as_str())
+        .collect()
+}
+
+fn is_there(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    Path::new(program).is_absolute() && Path::new(program).exists()
+        || std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
+}
+
+fn succeeds(command: &mut Command) -> bool {
+    command.output().is_ok_and(|output| output.status.success())
+}
+
+impl Need {
+    /// Whether it is there.
+    pub fn is_met(self) -> bool {
+        match self {
+            Need::Root => is_root(),
+            Need::Property(name) => properties().get(name).is_some_and(Result::is_ok),
+            Need::Program(name) => is_there(name),
+            Need::CurlHttp2 => {
+                let version = Command::new("curl").arg("--version").output();
+                version.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains("HTTP2"))
+            }
+            Need::StaticWebServer => {
+                artifacts::folder().join("peers/bin/static-web-server").exists()
+                    || succeeds(
+                        artifacts::cargo()
+                            .args(["info", "--quiet", "static-web-server"])
+                            .current_dir("/"),
+                    )
+            }
+            Need::Gunicorn => {
+                let mut pip = Command::new("/usr/bin/python3");
+                let pip = pip.args(["-m", "pip", "download", "--quiet", "--no-deps", "--dest"]);
+                artifacts::folder().join("peers/gunicorn/bin/gunicorn").exists()
+                    || tempfile::tempdir().is_ok_and(|to| succeeds(pip.arg(to.path()).arg("gunicorn")))
+            }
+        }
+    }
+}

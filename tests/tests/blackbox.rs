@@ -1,2 +1,0 @@
-//! Placeholder until the first black-box test lands in this commit series.
-fn main() {}

@@ -1,0 +1,30 @@
+//! funcd from outside: what callers, deployers and operators see, on live processes.
+//! Asks nothing of its inside: only the command line, the sockets, the folder and /proc.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that panics says where: this is a test in whole"
+)]
+
+mod cli;
+mod contract;
+mod deploy;
+mod examples;
+mod http;
+mod launcher;
+mod lifecycle;
+mod sandbox;
+
+use funcd_tests::suite::Suite;
+
+fn main() -> std::process::ExitCode {
+    let mut suite = Suite::default();
+    deploy::register(&mut suite);
+    lifecycle::register(&mut suite);
+    http::register(&mut suite);
+    contract::register(&mut suite);
+    sandbox::register(&mut suite);
+    cli::register(&mut suite);
+    launcher::register(&mut suite);
+    examples::register(&mut suite);
+    suite.run()
+}
