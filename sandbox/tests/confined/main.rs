@@ -96,6 +96,7 @@ fn main() -> ExitCode {
         starts::a_killed_cgroup_is_reported_as_such,
     );
     add("starts_into_a_cgroup", true, starts::starts_into_a_cgroup);
+    add("starts_into_v1_cgroups", true, starts::starts_into_v1_cgroups);
     add(
         "a_launcher_that_dropped_first_starts_the_same",
         true,

@@ -142,13 +142,7 @@ pub(crate) fn the_control_reaches_what_the_sandbox_refuses() {
         .env("HOST_PID", std::process::id().to_string())
         .output()
         .unwrap();
-    let status = WaitStatus::Exited(nix::unistd::Pid::from_raw(1), 0);
-    let control = Ended {
-        text: String::from_utf8(output.stdout).unwrap(),
-        status,
-        pid: 0,
-        main: 0,
-    };
+    let control = Ended::said(String::from_utf8(output.stdout).unwrap());
     // It does not try on the machine what would change it, nor can it tell a call that no kernel has from one refused.
     let untold = ["ptrace", "mount", "newer call", "setuid 0"];
     for (name, refusal) in REFUSED.iter().filter(|(name, _)| !untold.contains(name)) {
@@ -210,6 +204,17 @@ pub(crate) fn each_mechanism_can_be_left_out() {
         ("exec /tmp", "EACCES"),
         ("list /", "OK"),
     ]);
+    // Its scope keeps signals in, also among processes of one uid.
+    let kill_host = |abi| {
+        let pid = format!("HOST_PID={}", std::process::id());
+        let start = Start::payload().env(&[&pid]);
+        let ended = start.with(|c| (c.landlock_abi, c.identity) = (abi, None)).run();
+        ended.fact("kill host").to_owned()
+    };
+    assert_eq!(kill_host(None), "OK");
+    if abi() >= Some(6) {
+        assert_eq!(kill_host(abi()), "EPERM");
+    }
     // Landlock refuses TCP where there is no network namespace to do it.
     let host = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = format!("HOST_PORT={}", host.local_addr().unwrap().port());

@@ -4,12 +4,12 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::net::TcpListener;
 use std::os::fd::AsFd;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
 use funcd_sandbox::probe::{self, Facts, ProbeInput};
 use funcd_sandbox::{confine, namespace, own};
-use nix::sys::wait::WaitStatus;
 
 use crate::reach::{REFUSED, WORKS};
 use crate::start::{Ended, Start, UID, abi, again, open_directory, wait};
@@ -21,12 +21,7 @@ pub(crate) fn low_descriptors_are_moved_out_of_the_way() {
     let text = again("start", |command| {
         command.env("FUNCD_TEST_LOW", "1");
     });
-    let ended = Ended {
-        text,
-        status: WaitStatus::StillAlive,
-        pid: 0,
-        main: 0,
-    };
+    let ended = Ended::said(text);
     ended.expect(&[("fds", "0 1 2 3"), ("listener", "1"), ("write /tmp", "OK")]);
 }
 
@@ -37,12 +32,7 @@ pub(crate) fn a_launcher_that_dropped_first_starts_the_same() {
                 .env("FUNCD_TEST_DROP", "1")
                 .env("FUNCD_TEST_PID_NAMESPACE", pid_namespace);
         });
-        let ended = Ended {
-            text,
-            status: WaitStatus::StillAlive,
-            pid: 0,
-            main: 0,
-        };
+        let ended = Ended::said(text);
         let ids = format!("{UID} {UID} {UID} {UID} {UID} {UID} groups 0");
         ended.expect(&[
             ("fds", "0 1 2 3"),
@@ -58,29 +48,22 @@ pub(crate) fn a_launcher_that_dropped_first_starts_the_same() {
 
 pub(crate) fn works_without_root() {
     for pid_namespace in ["", "1"] {
-        let text = again("start", |command| {
+        let rootless = |command: &mut Command| {
             command
                 .env("FUNCD_TEST_ROOTLESS", "1")
-                .env("FUNCD_TEST_PID_NAMESPACE", pid_namespace);
-            command.env("FUNCD_TEST_DROP", "1");
+                .env("FUNCD_TEST_DROP", "1");
+            command.env("FUNCD_TEST_PID_NAMESPACE", pid_namespace);
             if nix::unistd::geteuid().is_root() {
                 command.uid(NOBODY).gid(NOBODY);
             }
-        });
+        };
+        let text = again("start", rootless);
         if let Some(why) = text.strip_prefix("skipped") {
-            assert_ne!(
-                std::env::var("FUNCD_TEST_REQUIRE").as_deref(),
-                Ok("all"),
-                "skipped{why}"
-            );
+            let required = std::env::var("FUNCD_TEST_REQUIRE");
+            assert_ne!(required.as_deref(), Ok("all"), "skipped{why}");
             return println!("skipped{why}");
         }
-        let ended = Ended {
-            text,
-            status: WaitStatus::StillAlive,
-            pid: 0,
-            main: 0,
-        };
+        let ended = Ended::said(text);
         ended.expect(&[
             ("fds", "0 1 2 3"),
             ("caps", "0 0 0 0 0 0"),
@@ -94,6 +77,12 @@ pub(crate) fn works_without_root() {
             ended.expect(&[(name, value)]);
         }
         ended.expect(WORKS);
+
+        let text = again("start", |command| {
+            rootless(command);
+            command.env("FUNCD_TEST_SCRIPT", "1");
+        });
+        assert_eq!(text, "/function/hello said 2 sockets\n");
     }
 }
 
@@ -108,7 +97,24 @@ pub(crate) fn start() -> ExitCode {
     if asked("FUNCD_TEST_DROP") {
         confine::drop_inheritable().unwrap();
     }
-    let mut start = Start::payload()
+    let directory = open_directory();
+    let start = if asked("FUNCD_TEST_SCRIPT") {
+        let stored = directory.path().join("stored");
+        fs::write(&stored, "#!/bin/sh\necho $0 $(echo said) $1 sockets\n").unwrap();
+        fs::set_permissions(&stored, fs::Permissions::from_mode(0o555)).unwrap();
+        let network = namespace::network(namespace::Loopback::Up).unwrap();
+        let sockets = namespace::sockets_in(network.as_fd(), 2)
+            .unwrap()
+            .len()
+            .to_string();
+        Start::new(&stored)
+            .system()
+            .args(&["hello", &sockets])
+            .with(|c| c.artifact_path = Some("/function/hello".into()))
+    } else {
+        Start::payload()
+    };
+    let mut start = start
         .env(&["HOST_PID=1"])
         .with(|c| c.pid_namespace = asked("FUNCD_TEST_PID_NAMESPACE"));
     if asked("FUNCD_TEST_LOW") {
@@ -139,12 +145,7 @@ pub(crate) fn start() -> ExitCode {
 
 pub(crate) fn the_supervisor_confines_itself() {
     let text = again("own", |_| {});
-    let ended = Ended {
-        text,
-        status: WaitStatus::StillAlive,
-        pid: 0,
-        main: 0,
-    };
+    let ended = Ended::said(text);
     for name in [
         "before read",
         "before exec",

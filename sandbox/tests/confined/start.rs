@@ -190,6 +190,16 @@ pub(crate) fn wait(spawned: &Spawned) -> WaitStatus {
 }
 
 impl Ended {
+    /// What another process said.
+    pub(crate) fn said(text: String) -> Ended {
+        Ended {
+            text,
+            status: WaitStatus::StillAlive,
+            pid: 0,
+            main: 0,
+        }
+    }
+
     /// The value of a fact.
     pub(crate) fn fact(&self, name: &str) -> &str {
         let line = self

@@ -309,6 +309,34 @@ pub(crate) fn starts_into_a_cgroup() {
     }
 }
 
+pub(crate) fn starts_into_v1_cgroups() {
+    let root = Path::new("/sys/fs/cgroup/pids");
+    if !root.join("tasks").exists() {
+        return println!("skipped: no v1 hierarchy");
+    }
+    for pid_namespace in [false, true] {
+        let leaf = Leaf(root.join(format!("funcd-test-v1-{pid_namespace}-{}", std::process::id())));
+        fs::create_dir(&leaf.0).unwrap();
+        let tasks = File::options().write(true).open(leaf.0.join("tasks")).unwrap();
+        let start = Start::payload().args(&["payload", "wait"]);
+        let start = start.with(|c| (c.tasks, c.pid_namespace) = (vec![tasks.as_raw_fd()], pid_namespace));
+        let (spawned, mut output) = start.spawn().unwrap();
+        output.read_exact(&mut [0; 6]).unwrap();
+        let members = || fs::read_to_string(leaf.0.join("cgroup.procs")).unwrap();
+        assert!(
+            members().lines().any(|pid| pid == spawned.main.to_string()),
+            "{}",
+            members()
+        );
+        while let Some(pid) = members().lines().next() {
+            let pid = nix::unistd::Pid::from_raw(pid.parse().unwrap());
+            let _ = nix::sys::signal::kill(pid, nix::sys::signal::SIGKILL);
+            std::thread::yield_now();
+        }
+        wait(&spawned);
+    }
+}
+
 pub(crate) fn a_killed_cgroup_is_reported_as_such() {
     for pid_namespace in [false, true] {
         let Some(leaf) = Leaf::new(&format!("killed-{pid_namespace}")) else {
