@@ -238,12 +238,10 @@ impl Running {
             panic!("{event:?} instead of launched");
         };
         assert_eq!(id, asked);
-        let [stdout, _stderr] = <[OwnedFd; 2]>::try_from(fds).unwrap();
-        Started {
-            id,
-            pid,
-            stdout: stdout.into(),
-        }
+        // The third, its listener, is dropped: nothing but the instance holds it then.
+        assert!(fds.len() == 2 || fds.len() == 3);
+        let stdout = fds.into_iter().next().unwrap().into();
+        Started { id, pid, stdout }
     }
 
     pub(crate) fn refused(&mut self, spec: Spec) -> String {
