@@ -82,6 +82,9 @@ pub fn host(config: &Config, log_format: Format) -> Result<Host, DaemonError> {
     };
     let program =
         ["/proc/self/exe", "supervisor"].map(|word| CString::new(word).expect("no NUL in a literal"));
+    let supervisor = supervisor_user(config)?;
+    // When the supervisor has the first uid of the range, functions have those after it.
+    let taken = u32::from(supervisor.is_some_and(|(uid, _)| uid == config.uid_first));
     Ok(Host {
         functions: config.functions.clone(),
         state: config.state.clone(),
@@ -90,9 +93,9 @@ pub fn host(config: &Config, log_format: Format) -> Result<Host, DaemonError> {
         workers: config.workers,
         admin: config.admin.clone(),
         admin_listen: config.admin_listen,
-        supervisor: supervisor_user(config)?,
-        uid_first: config.uid_first,
-        uid_count: config.uid_count,
+        supervisor,
+        uid_first: config.uid_first.saturating_add(taken),
+        uid_count: config.uid_count.saturating_sub(taken),
         read_roots: config.read_roots.clone(),
         write_roots: config.write_roots.clone(),
         degraded: config.degraded.clone(),
