@@ -195,13 +195,14 @@ impl Inspector {
                 self.at = At::Field;
             }
             At::Field if line.is_empty() => {
-                self.heads = self.heads.wrapping_add(1);
                 self.at = match (self.chunked, self.length) {
                     (true, Some(_)) => return Err(Flaw::LengthAndEncoding),
                     (true, None) => At::ChunkSize,
                     (false, None | Some(0)) => At::RequestLine,
                     (false, Some(length)) => At::Body(length),
                 };
+                // Only now: a head that was refused above is none of the good ones.
+                self.heads = self.heads.wrapping_add(1);
             }
             At::Field => self.field(line)?,
             At::ChunkSize => {

@@ -168,12 +168,12 @@ impl Worker {
         let epoch = Instant::now();
         let mut http1 = http1::Builder::new();
         // Time-outs are the watch's: hyper's own would make a timer for each head. A half-closed client is gone:
-        // only so is it noticed that nobody waits for the answer any more.
+        // only so is it noticed that nobody waits for the answer any more. No pipeline_flush: with it hyper (1.12) never
+        // flushes its own 400 and 431, as what it could not parse stays in its buffer.
         http1
             .half_close(false)
             .max_header_size(bounds.head_bytes)
-            .max_buf_size(bounds.head_bytes.max(64 * 1024))
-            .pipeline_flush(true);
+            .max_buf_size(bounds.head_bytes.max(64 * 1024));
         let mut http2 = http2::Builder::new(StreamExecutor { epoch });
         http2
             .timer(TokioTimer::new())
