@@ -438,7 +438,8 @@ fn http2_with_prior_knowledge() {
     ];
     assert_eq!(curl(&status, "/echo/count"), "52 200 ");
     assert_eq!(curl(&status, "/echo/pipe"), "hello2 200 ");
-    assert!(curl(&status, "/nobody/").ends_with("}2 404 "));
+    // Without a body: curl 7.88 takes the reset of a body that nobody wants (RFC 9113, 8.1) for an error.
+    assert!(curl(&status[..2], "/nobody/").ends_with("}2 404 "));
     let seen: Value = serde_json::from_str(&curl(&[], "/echo/x?y")).unwrap();
     assert_eq!(
         (&seen["method"], &seen["target"]),
