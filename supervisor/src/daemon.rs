@@ -67,7 +67,7 @@ fn supervisor(what: &'static str) -> impl Fn(io::Error) -> DaemonError {
 ///
 /// # Errors
 /// [`DaemonError::Launcher`] and [`DaemonError::NoUser`].
-pub fn serve(config: &Config, log_format: Format) -> Result<(), DaemonError> {
+pub fn serve(config: &Config, log_format: Option<Format>) -> Result<(), DaemonError> {
     Ok(launcher::run(host(config, log_format)?)?)
 }
 
@@ -75,16 +75,16 @@ pub fn serve(config: &Config, log_format: Format) -> Result<(), DaemonError> {
 ///
 /// # Errors
 /// [`DaemonError::NoUser`].
-pub fn host(config: &Config, log_format: Format) -> Result<Host, DaemonError> {
+pub fn host(config: &Config, log_format: Option<Format>) -> Result<Host, DaemonError> {
     let settings = Settings {
         config: config.clone(),
-        log_format,
+        root: geteuid().is_root(),
     };
-    let program =
-        ["/proc/self/exe", "supervisor"].map(|word| CString::new(word).expect("no NUL in a literal"));
-    let supervisor = supervisor_user(config)?;
-    // When the supervisor has the first uid of the range, functions have those after it.
-    let taken = u32::from(supervisor.is_some_and(|(uid, _)| uid == config.uid_first));
+    let mut program = vec!["/proc/self/exe", "supervisor"];
+    if let Some(Format::Json) = log_format {
+        program.extend(["--log-format", "json"]);
+    }
+    let word = |word| CString::new(word).expect("no NUL in a literal");
     Ok(Host {
         functions: config.functions.clone(),
         state: config.state.clone(),
@@ -93,28 +93,28 @@ pub fn host(config: &Config, log_format: Format) -> Result<Host, DaemonError> {
         workers: config.workers,
         admin: config.admin.clone(),
         admin_listen: config.admin_listen,
-        supervisor,
-        uid_first: config.uid_first.saturating_add(taken),
-        uid_count: config.uid_count.saturating_sub(taken),
+        supervisor: supervisor_user(config)?,
+        uid_first: config.uid_first,
+        uid_count: config.uid_count,
         read_roots: config.read_roots.clone(),
         write_roots: config.write_roots.clone(),
         degraded: config.degraded.clone(),
-        program: program.into(),
+        program: program.into_iter().map(word).collect(),
         config: serde_json::to_vec(&settings).expect("settings are plain data"),
         max_instances: config.max_instances,
         drain_millis: config.drain.as_millis() as u64,
     })
 }
 
-/// The uid and gid of the supervisor, when this is root. On a machine where nobody made the default user, the first
-/// uid of the functions' range serves: no function ever gets that one.
+/// The uid and gid of the supervisor, when this is root. On a machine where nobody made the default user, the uid
+/// before those of functions serves.
 fn supervisor_user(config: &Config) -> Result<Option<(u32, u32)>, DaemonError> {
     if !geteuid().is_root() {
         return Ok(None);
     }
     match User::from_name(&config.user) {
         Ok(Some(user)) => Ok(Some((user.uid.as_raw(), user.gid.as_raw()))),
-        _ if config.user == DEFAULT_USER => Ok(Some((config.uid_first, config.uid_first))),
+        _ if config.user == DEFAULT_USER => Ok(Some((config.uid_first - 1, config.uid_first - 1))),
         _ => Err(DaemonError::NoUser {
             user: config.user.clone(),
         }),
@@ -128,7 +128,6 @@ fn supervisor_user(config: &Config) -> Result<Option<(u32, u32)>, DaemonError> {
 pub fn supervise() -> Result<(), DaemonError> {
     let socket = own::inherited_socket().map_err(supervisor("the socket to the launcher"))?;
     let handover = handover::receive(&socket).map_err(supervisor("the handover"))?;
-    telemetry::diary::start(handover.settings.log_format);
     let myself = File::open("/proc/self").map_err(supervisor("/proc/self"))?;
     let access = Access {
         read: vec![
@@ -187,7 +186,7 @@ async fn run(socket: OwnedFd, handover: Handover, landlock_abi: Option<u32>) -> 
     let sources = Arc::new(Sources {
         control: questions,
         entries: entries_seen,
-        doctor: admin::host::doctor(&grades, landlock_abi, &config.degraded),
+        doctor: admin::host::doctor(&grades, landlock_abi, &config.degraded, settings.root),
         logs: logs.clone(),
         readiness,
         metrics: metrics.clone(),

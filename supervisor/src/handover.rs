@@ -11,15 +11,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
 use crate::function::control::Inherited;
-use crate::telemetry::diary::Format;
 
 /// What `serve` gives its launcher to hand to each supervisor.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
     /// The host's configuration.
     pub config: Config,
-    /// How the supervisor writes its own log.
-    pub log_format: Format,
+    /// Whether the launcher is root.
+    pub root: bool,
 }
 
 /// Everything that a supervisor starts with.

@@ -53,7 +53,7 @@ impl Host {
             let sources = Arc::new(Sources {
                 control,
                 entries: entries_seen,
-                doctor: host::doctor(&[], Some(7), &[]),
+                doctor: host::doctor(&[], Some(7), &[], true),
                 logs,
                 readiness: watch::channel(Readiness::Ready).1,
                 metrics: metrics::install(),
@@ -224,6 +224,39 @@ fn exit_codes() {
             "funcd {line}: {output:?}"
         );
     }
+}
+
+#[test]
+fn the_configuration_is_checked_and_shown_with_origins() {
+    let host = Host::start();
+    let file = host.dir.path().join("funcd.toml");
+    let ask = |text: &str, line: &str| {
+        std::fs::write(&file, text).unwrap();
+        host.funcd(&format!("{line} --config {}", file.display()))
+            .output()
+            .unwrap()
+    };
+    let good = "listen = [\"127.0.0.1:1\"]\n";
+    let check = ask(good, "config check");
+    assert_eq!(
+        (code(&check), text(&check.stdout)),
+        (0, "The configuration is good.\n"),
+        "{check:?}"
+    );
+    let show = ask(good, "config show --origin --workers 3 --json");
+    let document: Value = serde_json::from_slice(&show.stdout).unwrap();
+    let settings = document["settings"].as_array().unwrap();
+    let origin = |key: &str| {
+        let setting = settings.iter().find(|setting| setting["key"] == key).unwrap();
+        setting["origin"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(origin("listen"), format!("{}:1:10", file.display()));
+    assert_eq!(origin("workers"), "flag --workers");
+    assert_eq!(origin("admin"), "environment FUNCD_ADMIN");
+    let bad = ask("listne = []\n", "config check");
+    assert_eq!((code(&bad), text(&bad.stdout)), (78, ""));
+    assert!(text(&bad.stderr).contains("funcd.toml:1:1"), "{bad:?}");
+    assert!(!text(&bad.stderr).contains('\x1b'), "{bad:?}");
 }
 
 #[test]

@@ -8,14 +8,14 @@ use nix::sys::utsname::uname;
 use super::view::{Doctor, PropertyView};
 
 /// How this machine keeps the promises of the sandbox, given what was probed. `landlock_abi` is `None` without
-/// Landlock; `degraded` is what the operator accepts for every function.
-pub fn doctor(grades: &[Grade], landlock_abi: Option<u32>, degraded: &[Property]) -> Doctor {
+/// Landlock; `degraded` is what the operator accepts for every function; `root` is whether the launcher is root.
+pub fn doctor(grades: &[Grade], landlock_abi: Option<u32>, degraded: &[Property], root: bool) -> Doctor {
     let release = uname().map(|name| name.release().to_string_lossy().into_owned());
     Doctor {
         kernel: release.unwrap_or_else(|_| "unknown".to_owned()),
         landlock_abi,
         cgroup: cgroup_layout().to_owned(),
-        root: nix::unistd::geteuid().is_root(),
+        root,
         properties: grades
             .iter()
             .map(|grade| PropertyView::new(grade, degraded))

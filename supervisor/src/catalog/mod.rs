@@ -3,10 +3,12 @@
 //! `watch` hears what changed → `task` → `scan` looks at it → `settle` (pure) decides when it is complete → [`Change`].
 
 pub mod folder;
+mod handle;
 pub mod image;
 pub mod manifest;
 pub(crate) mod manifest_check;
 pub mod manifest_file;
+pub mod policy;
 pub mod refusal;
 pub mod scan;
 pub mod settle;
@@ -21,8 +23,9 @@ use funcd_sandbox::spec::Image;
 use serde::Serialize;
 
 use crate::name::FunctionName;
+pub use handle::{Handle, Options};
 use manifest::Manifest;
-pub use task::{Catalog, Handle, METRIC_OVERFLOWS, METRIC_REFUSED, Options};
+pub use task::{Catalog, METRIC_OVERFLOWS, METRIC_REFUSED};
 
 /// A difference between the folder and what the daemon was told before.
 #[derive(Debug)]

@@ -18,6 +18,7 @@ use nix::libc::{S_IFDIR, S_IFLNK, S_IFREG};
 use super::folder::{self, FileId, FolderState};
 use super::image;
 use super::manifest::{Defaults, Manifest};
+use super::policy;
 use super::refusal::{Refusal, kind};
 use crate::name::FunctionName;
 
@@ -110,6 +111,12 @@ struct Cached {
     verdict: Verdict,
 }
 
+impl From<Refusal> for Stop {
+    fn from(refusal: Refusal) -> Stop {
+        Stop::Refused(refusal)
+    }
+}
+
 /// Why a look ended early.
 enum Stop {
     Refused(Refusal),
@@ -167,7 +174,7 @@ impl Scanner {
             files: vec![OsString::new()],
             verdict: Verdict::Uploading,
         };
-        if !is_upload(name) {
+        if !policy::is_upload(name) {
             let found = self.judge(name, &home, &mut sighting, now);
             sighting.verdict = match found {
                 Ok(verdict) => verdict,
@@ -208,7 +215,7 @@ impl Scanner {
                 if let Some(cached) = self.cached(name, sighting, now) {
                     return Ok(cached);
                 }
-                check(&entry, home, self.max_executable, "")?;
+                policy::check(&entry, home, self.max_executable, "")?;
                 let manifest = self.manifest(&function, Path::new(MANIFEST), None)?;
                 let image = self.image(self.home.as_fd(), name, &entry, "")?;
                 self.accept(name, sighting, function, manifest, image)
@@ -233,7 +240,7 @@ impl Scanner {
         sighting: &mut Sighting,
         now: SystemTime,
     ) -> Result<Verdict, Stop> {
-        owned(&sighting.identity.entry, home, "")?;
+        policy::owned(&sighting.identity.entry, home, "")?;
         let opened = folder::open_folder(self.home.as_fd(), name);
         let opened = opened.map_err(|errno| self.cant_open(errno, ""))?;
         let place = format!("{function}/{MANIFEST}: ");
@@ -273,7 +280,7 @@ impl Scanner {
             return Ok(cached);
         }
         match executable.kind() {
-            S_IFREG => check(&executable, home, self.max_executable, &place)?,
+            S_IFREG => policy::check(&executable, home, self.max_executable, &place)?,
             S_IFLNK => {
                 return Err(refuse(
                     kind::SYMLINK,
@@ -355,7 +362,7 @@ impl Scanner {
         place: &str,
     ) -> Result<String, Stop> {
         match id.kind() {
-            S_IFREG => owned(id, home, place)?,
+            S_IFREG => policy::owned(id, home, place)?,
             S_IFLNK => {
                 return Err(refuse(
                     kind::SYMLINK,
@@ -456,66 +463,11 @@ impl Scanner {
     }
 }
 
-/// Names that are never functions and never shown: hidden files (also what rsync and `funcd run` write first), editors'
-/// backups.
-pub fn is_ignored(name: &OsStr) -> bool {
-    let name = name.as_encoded_bytes();
-    name.starts_with(b".") || name.ends_with(b"~") || (name.starts_with(b"#") && name.ends_with(b"#"))
-}
-
-/// Names that upload programs use until they are done.
-fn is_upload(name: &OsStr) -> bool {
-    let name = name.as_encoded_bytes();
-    let ends: [&[u8]; 5] = [b".part", b".partial", b".tmp", b".filepart", b".crdownload"];
-    ends.iter().any(|end| name.ends_with(end))
-}
-
 fn age(identity: &Identity, now: SystemTime) -> Duration {
     // A folder has no time of its own here; without files it is brand new.
     let files = [Some(identity.entry), identity.manifest, identity.executable];
     let files = files.iter().flatten().filter(|id| id.ctime != 0);
     files.map(|id| id.age(now)).min().unwrap_or_default()
-}
-
-/// What every file and folder must fulfil: nobody but root and the owner of the functions folder can change it.
-fn owned(id: &FileId, home: &FolderState, place: &str) -> Result<(), Stop> {
-    if id.mode & 0o022 != 0 {
-        let mode = id.mode & 0o7777;
-        let reason = format!("{place}group or others may change it (mode {mode:04o}): chmod go-w it");
-        return Err(refuse(kind::WRITABLE, reason));
-    }
-    if id.uid != 0 && id.uid != home.id.uid {
-        let reason = format!(
-            "{place}it belongs to uid {}: chown it to root or to the functions folder's owner (uid {})",
-            id.uid, home.id.uid
-        );
-        return Err(refuse(kind::OWNER, reason));
-    }
-    Ok(())
-}
-
-/// What an executable must fulfil beside.
-fn check(id: &FileId, home: &FolderState, most: u64, place: &str) -> Result<(), Stop> {
-    let mode = id.mode & 0o7777;
-    if mode & 0o6000 != 0 {
-        let reason = format!("{place}it is setuid or setgid (mode {mode:04o}): chmod ug-s it");
-        return Err(refuse(kind::SETUID, reason));
-    }
-    owned(id, home, place)?;
-    if id.size == 0 {
-        return Err(refuse(kind::EMPTY, format!("{place}it is empty: copy it again")));
-    }
-    if mode & 0o111 == 0 {
-        return Err(refuse(
-            kind::NOT_EXECUTABLE,
-            format!("{place}it is not executable (mode {mode:04o}): chmod +x it"),
-        ));
-    }
-    if id.size > most {
-        let reason = format!("{place}it has {} bytes, at most {most} are stored", id.size);
-        return Err(refuse(kind::TOO_BIG, reason));
-    }
-    Ok(())
 }
 
 fn refuse(kind: &'static str, reason: impl Into<String>) -> Stop {

@@ -4,7 +4,6 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -14,10 +13,11 @@ use nix::sys::stat::Mode;
 use tokio::sync::{Semaphore, mpsc};
 use tracing::{debug, error, info, warn};
 
-use super::manifest::Defaults;
-use super::refusal::{Refusal, kind};
-use super::scan::{self, Look, Scanner};
-use super::settle::{Decision, Rules, Settle};
+use super::handle::{Answer, Handle, Options};
+use super::policy;
+use super::refusal::kind;
+use super::scan::{Look, Scanner};
+use super::settle::{Decision, Settle};
 use super::watch::{Told, Watch};
 use super::{Candidate, Change, Entry, Slot, folder};
 use crate::name::FunctionName;
@@ -30,80 +30,6 @@ pub const METRIC_REFUSED: &str = "funcd_entries_refused";
 const OUTSTANDING: usize = 64;
 /// Entries that are looked at before other work of the thread gets its turn.
 const CHUNK: usize = 128;
-
-/// How the catalog is kept.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// The functions folder as people call it; opened again by this name if it was deleted.
-    pub path: PathBuf,
-    /// Looks at everything this often, whatever the kernel tells.
-    pub rescan: Duration,
-    /// The host's `[defaults]`.
-    pub defaults: Defaults,
-    /// How long files must be quiet.
-    pub rules: Rules,
-    /// Entries that are looked at, at most.
-    pub max_entries: usize,
-    /// The largest executable, in bytes.
-    pub max_executable: u64,
-    /// Who reads the files, for reasons that say so.
-    pub user: String,
-}
-
-impl Options {
-    /// The usual ones: 20,000 entries, executables of up to 2 GiB.
-    pub fn new(path: impl Into<PathBuf>, rescan: Duration, defaults: Defaults) -> Options {
-        let uid = nix::unistd::geteuid();
-        let user = nix::unistd::User::from_uid(uid).ok().flatten();
-        Options {
-            path: path.into(),
-            rescan,
-            defaults,
-            rules: Rules::default(),
-            max_entries: 20_000,
-            max_executable: 2 << 30,
-            user: user.map_or_else(|| uid.to_string(), |user| user.name),
-        }
-    }
-}
-
-/// What the daemon tells the catalog.
-#[derive(Debug)]
-enum Answer {
-    Retry(FunctionName, u64, String),
-    Refuse(FunctionName, u64, Refusal),
-    Accept(FunctionName, u64),
-    Rescan,
-}
-
-/// Answers to the catalog; cheap to clone, usable from any thread. Nothing happens once the catalog has ended.
-#[derive(Debug, Clone)]
-pub struct Handle(mpsc::UnboundedSender<Answer>);
-
-impl Handle {
-    /// The candidate with this serial could not be stored now (still being written, changed while copied): it comes again as
-    /// a new [`Change::Deploy`], a little later each time. `why` is shown by `funcd ls` until then.
-    pub fn retry(&self, name: &FunctionName, serial: u64, why: impl Into<String>) {
-        let _ = self.0.send(Answer::Retry(name.clone(), serial, why.into()));
-    }
-
-    /// The candidate with this serial is no good (refused by the store, never ready): shown by `funcd ls` until its files
-    /// change. `kind` is from a closed list, since it is a metric's label.
-    pub fn refuse(&self, name: &FunctionName, serial: u64, kind: &'static str, reason: impl Into<String>) {
-        let refusal = Refusal::new(kind, reason);
-        let _ = self.0.send(Answer::Refuse(name.clone(), serial, refusal));
-    }
-
-    /// Takes back a [`Handle::refuse`].
-    pub fn accept(&self, name: &FunctionName, serial: u64) {
-        let _ = self.0.send(Answer::Accept(name.clone(), serial));
-    }
-
-    /// Looks at everything now.
-    pub fn rescan(&self) {
-        let _ = self.0.send(Answer::Rescan);
-    }
-}
 
 /// Keeps the catalog: see [`Catalog::run`].
 #[derive(Debug)]
@@ -208,7 +134,7 @@ impl Catalog {
         let mut everything = false;
         for told in told {
             match told {
-                Told::Event { name, .. } if scan::is_ignored(&name) => {}
+                Told::Event { name, .. } if policy::is_ignored(&name) => {}
                 Told::Event {
                     name,
                     file,
@@ -319,7 +245,7 @@ impl Catalog {
         };
         let mut names: Vec<OsString> = listed
             .into_iter()
-            .filter(|name| !scan::is_ignored(name))
+            .filter(|name| !policy::is_ignored(name))
             .collect();
         // What was there before is looked at too: absence is only what a look says, never what a list omits.
         names.extend(self.settle.names());

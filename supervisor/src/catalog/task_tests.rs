@@ -5,13 +5,14 @@ use std::fs::{self, File, Permissions};
 use std::io::Write;
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::*;
 use crate::catalog::image::tests::elf_sample;
+use crate::catalog::manifest::Defaults;
 
 const SCRIPT: &str = "#!/bin/sh\n";
 

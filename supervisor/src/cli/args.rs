@@ -80,7 +80,11 @@ pub enum Command {
     Version,
     /// The supervisor, started by the launcher with descriptor 3
     #[command(hide = true)]
-    Supervisor,
+    Supervisor {
+        /// How funcd writes its own log
+        #[arg(long, value_name = "FORMAT", value_enum)]
+        log_format: Option<Format>,
+    },
 }
 
 /// `serve`.

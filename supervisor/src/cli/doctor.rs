@@ -16,7 +16,7 @@ pub(super) fn run(global: &Global, probe: fn() -> (Vec<Grade>, Option<u32>)) -> 
             let label = styled(WARN, "note:");
             anstream::eprintln!("{label} {error}. This is what a host started by you would get.");
             let (grades, landlock_abi) = probe();
-            host::doctor(&grades, landlock_abi, &[])
+            host::doctor(&grades, landlock_abi, &[], nix::unistd::geteuid().is_root())
         }
         Err(error) => return Err(error.into()),
     };
@@ -96,8 +96,7 @@ mod tests {
         let doctor = Doctor {
             kernel: "6.18.0".to_owned(),
             cgroup: "hybrid".to_owned(),
-            root: true,
-            ..host::doctor(&grades, Some(7), &[Property::CpuLimit])
+            ..host::doctor(&grades, Some(7), &[Property::CpuLimit], true)
         };
         let expected = "\
 kernel 6.18.0, Landlock ABI 7, cgroups hybrid, started by root

@@ -5,7 +5,7 @@ pub mod args;
 pub mod exit;
 pub mod output;
 
-mod config;
+pub mod config;
 mod demo;
 mod deploy;
 mod docs;
@@ -19,15 +19,14 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use funcd_sandbox::probe::Grade;
-use serde::Serialize;
 
 use crate::admin::client::Client;
 use crate::admin::view::Version;
-use args::{Cli, Command, Global, HostFlags, Serve};
+use crate::telemetry::diary::{self, Format};
+use args::{Cli, Command, Global, Serve};
 use exit::{Code, Failure};
 
-/// What commands need that this module does not have: the roles of the daemon, and what only the sandbox and the
-/// configuration know.
+/// What commands need that this module does not have: the roles of the daemon, and what only the sandbox knows.
 #[derive(Debug, Clone, Copy)]
 pub struct Hooks {
     /// The launcher: runs until told to stop.
@@ -36,30 +35,6 @@ pub struct Hooks {
     pub supervise: fn() -> Result<(), Failure>,
     /// What this machine can enforce, for `doctor` without a host: the grades and the Landlock ABI.
     pub probe: fn() -> (Vec<Grade>, Option<u32>),
-    /// The configuration that these flags give.
-    pub config: fn(&Global, &HostFlags) -> Result<Settings, Failure>,
-}
-
-/// A configuration that was read and checked, as `config` shows it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Settings {
-    /// Every value.
-    pub settings: Vec<Setting>,
-    /// The files that were read, weakest first.
-    pub files: Vec<String>,
-    /// What is odd but no mistake.
-    pub warnings: Vec<String>,
-}
-
-/// One value of the configuration.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Setting {
-    /// Its name as in the file, with dots: `client.idle`.
-    pub key: String,
-    /// Its value, as it would be typed in TOML.
-    pub value: String,
-    /// Where it comes from: `default`, `flag --listen`, `environment FUNCD_LISTEN`, `/etc/funcd/funcd.toml:3`.
-    pub origin: String,
 }
 
 /// Reads the command line, runs the command, says what went wrong.
@@ -91,15 +66,19 @@ fn run(cli: &Cli, hooks: &Hooks) -> Result<(), Failure> {
             if let Some(parent) = serve.with_parent {
                 demo::end_with(parent)?;
             }
+            start_diary(serve.log_format)?;
             (hooks.serve)(global, serve)
         }
-        Command::Supervisor => (hooks.supervise)(),
+        Command::Supervisor { log_format } => {
+            start_diary(*log_format)?;
+            (hooks.supervise)()
+        }
         Command::Demo(demo) => demo::run(demo),
         Command::Ls => ls::run(global),
         Command::Ps(ps) => ps::run(global, ps),
         Command::Logs(logs) => logs::run(global, logs),
         Command::Doctor => doctor::run(global, hooks.probe),
-        Command::Config(command) => config::run(global, command, hooks.config),
+        Command::Config(command) => config::run(global, command),
         Command::Run(run) => deploy::run(global, run),
         Command::Rm(rm) => deploy::rm(global, rm),
         Command::Completions { shell } => docs::completions(*shell),
@@ -107,6 +86,14 @@ fn run(cli: &Cli, hooks: &Hooks) -> Result<(), Failure> {
         Command::Version if global.json => output::print_json(&Version::of_this_program()),
         Command::Version => output::print(concat!("funcd ", env!("CARGO_PKG_VERSION"), "\n")),
     }
+}
+
+/// Starts funcd's own log, for the roles that run on.
+fn start_diary(flag: Option<Format>) -> Result<(), Failure> {
+    let variable = std::env::var("FUNCD_LOG_FORMAT").ok();
+    let format = Format::choose(flag, variable.as_deref());
+    diary::start(format.map_err(|message| Failure::new(Code::Config, message))?);
+    Ok(())
 }
 
 /// A client of the host that the flags and the environment name.

@@ -4,6 +4,7 @@
 mod file;
 mod layers;
 mod resolve;
+mod show;
 
 use std::collections::BTreeMap;
 use std::fmt;

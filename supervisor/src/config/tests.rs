@@ -394,6 +394,69 @@ fn a_configuration_survives_the_way_to_the_supervisor() {
     assert_eq!(serde_json::from_slice::<Config>(&json).unwrap(), config);
 }
 
+#[test]
+fn every_key_and_kind_is_documented() {
+    let configuration = include_str!("../../../docs/configuration.md");
+    for (key, _) in file::KEYS {
+        let row = match key.split_once('.') {
+            Some((table, key)) => format!("| `[{table}]` `{key}` |"),
+            None => format!("| `{key}` |"),
+        };
+        assert!(configuration.contains(&row), "{row}");
+    }
+    let manifest = include_str!("../../../docs/manifest.md");
+    for kind in crate::catalog::refusal::kind::ALL {
+        assert!(manifest.contains(&format!("`{kind}`")), "{kind}");
+    }
+    let known = |section: &str| {
+        let text = if section.is_empty() {
+            "no-key = 1".into()
+        } else {
+            format!("{section}\nno-key = 1")
+        };
+        let error = crate::catalog::manifest::Defaults::parse(&text)
+            .unwrap_err()
+            .to_string();
+        let keys = error
+            .split_once("the keys here are ")
+            .expect(section)
+            .1
+            .to_owned();
+        keys.split(", ").map(str::to_owned).collect::<Vec<_>>()
+    };
+    let tables = ["route", "scale", "limits", "request", "health", "sandbox"];
+    for key in known("").iter().filter(|key| !tables.contains(&key.as_str())) {
+        assert!(manifest.contains(&format!("`{key}`")), "{key}");
+    }
+    for table in tables {
+        let header = if table == "route" {
+            "[[route]]".into()
+        } else {
+            format!("[{table}]")
+        };
+        for key in known(&header) {
+            let row = format!("| `{header}` `{key}` |");
+            assert!(
+                manifest.contains(&row) || manifest.contains(&format!("`{table}.{key}`")),
+                "{row}"
+            );
+        }
+    }
+    // The examples are right.
+    let example = |text: &str| {
+        text.rsplit("```toml\n")
+            .next()
+            .unwrap()
+            .split("```")
+            .next()
+            .unwrap()
+            .to_owned()
+    };
+    crate::catalog::manifest::Defaults::parse(&example(manifest)).unwrap();
+    let root = root(&[("etc/funcd/funcd.toml", &example(configuration))]);
+    load(&Flags::default(), &environment(root.path(), 0, &[])).unwrap();
+}
+
 proptest! {
     #[test]
     fn nothing_typed_panics(text in "\\PC{0,120}|[a-z_\\[\\]{}=\"'\n.0-9 /:-]{0,120}", var in "\\PC{0,40}") {

@@ -16,6 +16,21 @@ pub enum Format {
     Json,
 }
 
+impl Format {
+    /// What the flag says, else what `FUNCD_LOG_FORMAT` says, else text.
+    ///
+    /// # Errors
+    /// When the variable is neither `text` nor `json`: what to do about it.
+    pub fn choose(flag: Option<Format>, variable: Option<&str>) -> Result<Format, String> {
+        match (flag, variable) {
+            (Some(format), _) => Ok(format),
+            (None, None | Some("" | "text")) => Ok(Format::Text),
+            (None, Some("json")) => Ok(Format::Json),
+            (None, Some(other)) => Err(format!("FUNCD_LOG_FORMAT is {other:?}: use text or json")),
+        }
+    }
+}
+
 /// Starts funcd's own log. What is written is chosen by `FUNCD_LOG`, else `RUST_LOG`, as `tracing` filters; without
 /// either: information and worse. A second call changes nothing.
 pub fn start(format: Format) {
@@ -43,6 +58,18 @@ fn filter(env: impl Fn(&str) -> Option<String>) -> EnvFilter {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_format_is_chosen_by_flag_then_variable() {
+        assert_eq!(Format::choose(None, None), Ok(Format::Text));
+        assert_eq!(Format::choose(None, Some("json")), Ok(Format::Json));
+        assert_eq!(Format::choose(Some(Format::Text), Some("json")), Ok(Format::Text));
+        assert!(
+            Format::choose(None, Some("xml"))
+                .unwrap_err()
+                .contains("text or json")
+        );
+    }
 
     #[test]
     fn our_own_variable_goes_before_the_general_one() {

@@ -112,7 +112,9 @@ struct Host {
 impl Host {
     fn start(home: &Home, listen: SocketAddr) -> Result<Host, Failure> {
         let all = Property::ALL.map(Property::as_str).join(",");
-        let mut command = Command::new("/proc/self/exe");
+        // By its own name, so that `ps` and `top` show it; by the kernel's when it was replaced meanwhile.
+        let own = std::env::current_exe().ok().filter(|path| path.exists());
+        let mut command = Command::new(own.unwrap_or_else(|| "/proc/self/exe".into()));
         command.arg0("funcd").arg("serve").args(home.flags());
         command.args(["--listen", &listen.to_string(), "--degraded", &all]);
         command.args(["--with-parent", &getpid().to_string()]);
@@ -320,7 +322,7 @@ mod tests {
             function: reason.is_none().then(|| state(State::Idle)),
         };
         let functions = [view("hello", None), view("broken", Some("it is a FIFO"))];
-        let doctor = host::doctor(&[grade], Some(7), &[Property::CpuLimit]);
+        let doctor = host::doctor(&[grade], Some(7), &[Property::CpuLimit], true);
         let text = welcome(&home, "127.0.0.1:8080".parse().unwrap(), &doctor, &functions);
         let text = anstream::adapter::strip_str(&text).to_string();
         for part in [
