@@ -23,7 +23,7 @@ impl std::fmt::Debug for Connection {
 }
 
 /// A request to be.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Request {
     method: String,
     target: String,
@@ -41,7 +41,7 @@ pub struct Head {
 }
 
 /// A whole response.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Response {
     /// Its head.
     pub head: Head,
@@ -51,6 +51,34 @@ pub struct Response {
     pub trailers: Vec<(String, String)>,
     /// The statuses of the 1xx responses before it.
     pub interim: Vec<u16>,
+}
+
+/// The first characters of something that may be long.
+fn short(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(&bytes[..bytes.len().min(600)]).into_owned();
+    if bytes.len() > 600 {
+        format!("{text}… ({} bytes)", bytes.len())
+    } else {
+        text
+    }
+}
+
+impl std::fmt::Debug for Request {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&short(self.head().as_bytes()))
+    }
+}
+
+impl std::fmt::Debug for Response {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Response {
+            head,
+            body,
+            trailers,
+            interim,
+        } = self;
+        write!(f, "{interim:?} {head:?} {:?} {trailers:?}", short(body))
+    }
 }
 
 fn invalid(what: impl Into<String>) -> io::Error {

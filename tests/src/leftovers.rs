@@ -18,8 +18,16 @@ impl Belongings {
     pub fn of(launcher: &Process, folder: &Path) -> Belongings {
         let mut processes = launcher.descendants();
         processes.push(launcher.clone());
-        let mut cgroups: Vec<String> = processes.iter().flat_map(Process::cgroups).collect();
-        cgroups.retain(|path| path.split('/').any(|part| part.starts_with("funcd-")));
+        // The whole subtree of the host, whatever leaves it has.
+        let subtree = |path: String| {
+            let at = path.split('/').position(|part| part.starts_with("funcd-"))?;
+            Some(path.split('/').take(at + 1).collect::<Vec<_>>().join("/"))
+        };
+        let mut cgroups: Vec<String> = processes
+            .iter()
+            .flat_map(Process::cgroups)
+            .filter_map(subtree)
+            .collect();
         cgroups.sort();
         cgroups.dedup();
         Belongings {
@@ -68,22 +76,4 @@ fn hierarchies() -> Vec<PathBuf> {
         .filter(|(_, kind)| kind.starts_with("cgroup"))
         .map(|(path, _)| path.into())
         .collect()
-}
-
-/// The cgroups of any funcd on this machine.
-pub fn cgroups() -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    let mut folders = hierarchies();
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
-            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                match entry.file_name().to_string_lossy().starts_with("funcd-") {
-                    true => found.push(entry.path()),
-                    false => folders.push(entry.path()),
-                }
-            }
-        }
-    }
-    found.sort();
-    found
 }

@@ -17,6 +17,8 @@ pub enum Need {
     Root,
     /// A property of the sandbox that this machine must be able to keep, by name: `memory-limit`.
     Property(&'static str),
+    /// Mount namespaces: root's, or those of user namespaces. They hide files also where the property `files` takes more.
+    MountNamespaces,
     /// A program in the search path, or at an absolute path.
     Program(&'static str),
     /// curl that speaks HTTP/2.
@@ -38,6 +40,7 @@ impl fmt::Display for Need {
                     .unwrap_or_default();
                 write!(f, "the sandbox property {name}: {why}")
             }
+            Need::MountNamespaces => f.write_str("mount namespaces (user namespaces for whoever isn't root)"),
             Need::Program(name) => write!(f, "the program {name}"),
             Need::CurlHttp2 => f.write_str("curl with HTTP/2"),
             Need::StaticWebServer => f.write_str("static-web-server from crates.io"),
@@ -107,6 +110,9 @@ impl Need {
         match self {
             Need::Root => is_root(),
             Need::Property(name) => properties().get(name).is_some_and(Result::is_ok),
+            Need::MountNamespaces => {
+                succeeds(Command::new("unshare").args(["--user", "--map-root-user", "--mount", "true"]))
+            }
             Need::Program(name) => is_there(name),
             Need::CurlHttp2 => {
                 let version = Command::new("curl").arg("--version").output();

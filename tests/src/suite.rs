@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
+use crate::host;
 use crate::need::Need;
-use crate::{host, leftovers};
 
 /// The tests of one binary.
 #[derive(Default)]
@@ -53,7 +53,6 @@ impl Suite {
         // They mostly wait for processes: more of them than cores keeps the cores busy.
         arguments.test_threads.get_or_insert(4);
         let demanded = std::env::var("FUNCD_TEST_REQUIRE").is_ok_and(|what| what == "all");
-        let before = leftovers::cgroups();
         let mut skipped = Vec::new();
         let mut trials = Vec::new();
         for Test { name, needs, body } in self.tests {
@@ -73,7 +72,7 @@ impl Suite {
         }
         let listing = arguments.list;
         let conclusion = libtest_mimic::run(&arguments, trials);
-        let left = if listing { Vec::new() } else { finish(&before) };
+        let left = if listing { Vec::new() } else { host::stop_shared() };
         for line in skipped {
             println!("{line}");
         }
@@ -103,15 +102,4 @@ fn is_chosen(arguments: &Arguments, name: &str) -> bool {
 fn run(body: fn()) -> Result<(), Failed> {
     body();
     Ok(())
-}
-
-/// Stops the shared hosts; what they and the tests' own hosts left behind.
-fn finish(before: &[std::path::PathBuf]) -> Vec<String> {
-    let mut left = host::stop_shared();
-    let cgroups = leftovers::cgroups();
-    let new = cgroups
-        .iter()
-        .filter(|path| !before.contains(path) && path.exists());
-    left.extend(new.map(|path| format!("cgroup {}", path.display())));
-    left
 }

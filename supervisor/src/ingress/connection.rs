@@ -125,8 +125,8 @@ pub(super) async fn serve(counted: Counted, stream: TcpStream, peer: SocketAddr)
         .http1
         .serve_connection(TokioIo::new(io), service)
         .with_upgrades();
-    run(&worker, &watch, Pin::new(&mut served)).await;
-    if connection.linger.get()
+    let unread = run(&worker, &watch, Pin::new(&mut served)).await;
+    if (unread || connection.linger.get())
         && let Some(parts) = served.into_parts()
     {
         linger(parts.io.into_inner().stream).await;
@@ -134,14 +134,14 @@ pub(super) async fn serve(counted: Counted, stream: TcpStream, peer: SocketAddr)
 }
 
 /// What both protocols' connections can do.
-trait Served: Future {
+trait Served: Future<Output = hyper::Result<()>> {
     /// No request after those that are there.
     fn wind_down(self: Pin<&mut Self>);
 }
 
 impl<S> Served for http1::UpgradeableConnection<TokioIo<ClientIo>, S>
 where
-    Self: Future,
+    Self: Future<Output = hyper::Result<()>>,
     S: hyper::service::HttpService<hyper::body::Incoming>,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     S::ResBody: 'static,
@@ -154,7 +154,7 @@ where
 
 impl<S> Served for http2::Connection<TokioIo<ClientIo>, S, StreamExecutor>
 where
-    Self: Future,
+    Self: Future<Output = hyper::Result<()>>,
     S: hyper::service::HttpService<hyper::body::Incoming>,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     S::ResBody: 'static,
@@ -166,19 +166,21 @@ where
     }
 }
 
-async fn run<C: Served>(worker: &Worker, watch: &Watch, served: Pin<&mut C>) {
+/// Serves the connection to its end. Whether hyper answered something that it could not read to its end.
+async fn run<C: Served>(worker: &Worker, watch: &Watch, served: Pin<&mut C>) -> bool {
     // Polled once, to be woken when the drain begins; after that the flag is looked at.
     let mut draining = pin!(worker.draining());
     std::future::poll_fn(|cx| Poll::Ready(draining.as_mut().poll(cx)))
         .await
         .is_ready();
     let mut told = false;
-    guarded(watch, served, |served| {
+    let ended = guarded(watch, served, |served| {
         if worker.is_draining() && !std::mem::replace(&mut told, true) {
             served.wind_down();
         }
     })
     .await;
+    matches!(ended, Some(Err(error)) if error.is_parse())
 }
 
 async fn linger(mut stream: TcpStream) {

@@ -201,6 +201,7 @@ impl Inspector {
                     (false, None | Some(0)) => At::RequestLine,
                     (false, Some(length)) => At::Body(length),
                 };
+                // Only now: a head that was refused above is none of the good ones.
                 self.heads = self.heads.wrapping_add(1);
             }
             At::Field => self.field(line)?,

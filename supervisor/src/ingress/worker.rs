@@ -168,8 +168,8 @@ impl Worker {
         let epoch = Instant::now();
         let mut http1 = http1::Builder::new();
         // Time-outs are the watch's: hyper's own would make a timer for each head. A half-closed client is gone:
-        // only so is it noticed that nobody waits for the answer any more. `pipeline_flush` stays off: with it hyper
-        // buffers a response without bound while the caller reads nothing.
+        // only so is it noticed that nobody waits for the answer any more. `pipeline_flush` stays off: with it hyper (1.12)
+        // buffers a response without bound while the caller reads nothing, and never flushes its own 400 and 431.
         http1
             .half_close(false)
             .max_header_size(bounds.head_bytes)

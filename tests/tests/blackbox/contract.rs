@@ -190,7 +190,7 @@ fn static_web_server_serves_through_port() {
     host.drop_folder("site", &static_web_server(), &manifest);
     let answer = host.wait_for("/site/index.html", "200", |answer| answer.status() == 200);
     assert_eq!(answer.text(), "<h1>a static page</h1>\n");
-    assert_eq!(answer.header("content-type"), Some("text/html"));
+    assert_eq!(answer.header("content-type"), Some("text/html; charset=utf-8"));
     let part = host.ask(&Request::get("/site/big.bin").header("Range", "bytes=10-19"));
     assert_eq!((part.status(), part.body.len()), (206, 10));
     assert_eq!(host.get_ok("/site/big.bin").body.len(), 3 << 20);

@@ -12,7 +12,7 @@ use funcd_tests::need::Need;
 use funcd_tests::suite::Suite;
 
 pub(crate) fn register(suite: &mut Suite) {
-    const FILES: &[Need] = &[Need::Property("files")];
+    const FILES: &[Need] = &[Need::MountNamespaces];
     const NETWORK: &[Need] = &[Need::Property("network")];
     funcd_tests::tests!(suite, "sandbox", [
         exactly_four_descriptors_are_open,

@@ -75,8 +75,18 @@ fn descriptors() -> BTreeMap<String, &'static str> {
     open
 }
 
-fn facts(at_start: &BTreeMap<String, &'static str>) -> Value {
-    let lossy = |text: std::ffi::OsString| String::from_utf8_lossy(&text.into_vec()).into_owned();
+fn lossy(text: std::ffi::OsString) -> String {
+    String::from_utf8_lossy(&text.into_vec()).into_owned()
+}
+
+/// What it was started with.
+struct AtStart {
+    descriptors: BTreeMap<String, &'static str>,
+    /// Taking the passed socket takes `LISTEN_FDS` and `LISTEN_PID` out of the environment.
+    environment: Vec<String>,
+}
+
+fn facts(at_start: &AtStart) -> Value {
     let ids = |ids: Option<[u32; 3]>| ids.map(|ids| ids.to_vec());
     json!({
         "pid": process::id(),
@@ -84,8 +94,8 @@ fn facts(at_start: &BTreeMap<String, &'static str>) -> Value {
         "uids": ids(getresuid().ok().map(|r| [r.real.as_raw(), r.effective.as_raw(), r.saved.as_raw()])),
         "gids": ids(getresgid().ok().map(|r| [r.real.as_raw(), r.effective.as_raw(), r.saved.as_raw()])),
         "groups": getgroups().ok().map(|groups| groups.iter().map(|gid| gid.as_raw()).collect::<Vec<_>>()),
-        "fds": at_start,
-        "env": env::vars_os().map(|(key, value)| format!("{}={}", lossy(key), lossy(value))).collect::<Vec<_>>(),
+        "fds": at_start.descriptors,
+        "env": at_start.environment,
         "args": env::args_os().map(lossy).collect::<Vec<_>>(),
         "cwd": env::current_dir().ok(),
         "root": fs::read_dir("/").map(|root| {
@@ -191,10 +201,14 @@ async fn respond(incoming: Request<Incoming>) -> Response<Body> {
     }
 }
 
-/// What was open before this program opened anything.
-static AT_START: std::sync::OnceLock<BTreeMap<String, &'static str>> = std::sync::OnceLock::new();
+/// Taken before this program opened or changed anything.
+static AT_START: std::sync::OnceLock<AtStart> = std::sync::OnceLock::new();
 
 fn main() -> io::Result<()> {
-    AT_START.get_or_init(descriptors);
+    let variable = |(name, value)| format!("{}={}", lossy(name), lossy(value));
+    AT_START.get_or_init(|| AtStart {
+        descriptors: descriptors(),
+        environment: env::vars_os().map(variable).collect(),
+    });
     serve(respond)
 }
