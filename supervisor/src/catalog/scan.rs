@@ -151,7 +151,7 @@ impl Scanner {
     /// Looks at an entry.
     pub fn look(&mut self, name: &OsStr, now: SystemTime) -> Look {
         let home = match folder::state(self.home.as_fd()) {
-            Ok(state) if false && state.deleted => return Look::HomeGone,
+            Ok(state) if state.deleted => return Look::HomeGone,
             Ok(state) => state,
             Err(errno) => return Look::Failed(format!("the functions folder can't be looked at: {errno}")),
         };
