@@ -60,6 +60,7 @@ mod tests {
             artifact: Digest([0; 32]),
             image: Image::Static,
             manifest: Arc::new(crate::ingress::tests::manifest()),
+            manifest_text: String::new(),
         };
         Instance::new(InstanceId(1), Arc::new(revision), address)
     }

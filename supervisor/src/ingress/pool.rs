@@ -150,6 +150,7 @@ mod tests {
             artifact: Digest([0; 32]),
             image: Image::Static,
             manifest: Arc::new(crate::ingress::tests::manifest()),
+            manifest_text: String::new(),
         };
         Arc::new(Instance::new(
             InstanceId(id),

@@ -147,6 +147,7 @@ impl Host {
             artifact: Digest([0; 32]),
             image: Image::Static,
             manifest: Arc::new(manifest),
+            manifest_text: String::new(),
         });
         let function = Function::new(FunctionName::parse(name).unwrap(), revision, self.sender.clone());
         self.functions.push(Arc::clone(&function));
