@@ -171,6 +171,14 @@ pub(crate) fn write(fd: RawFd, bytes: &[u8]) -> Result<usize> {
     )
 }
 
+/// Writes all of a file that exists in one call, as those of /proc want it.
+pub(crate) fn write_file(path: &CStr, bytes: &[u8]) -> Result {
+    let file = open(path, libc::O_WRONLY, 0)?;
+    let result = write(file, bytes);
+    close(file);
+    result.map(drop)
+}
+
 /// Closes all descriptors from `first` on, or (with `CLOSE_RANGE_CLOEXEC`) marks them to be closed by exec.
 pub(crate) fn close_range(first: u32, flags: u32) -> Result {
     let args = [first as usize, u32::MAX as usize, flags as usize, 0, 0, 0];

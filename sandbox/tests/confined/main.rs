@@ -17,6 +17,7 @@ fn main() -> ExitCode {
     match std::env::var("FUNCD_TEST_ROLE").as_deref() {
         Ok("start") => return roles::start(),
         Ok("own") => return roles::own(),
+        Ok("half") => return roles::half(),
         _ => {}
     }
     let mut args = Arguments::from_args();
@@ -103,6 +104,11 @@ fn main() -> ExitCode {
         roles::a_launcher_that_dropped_first_starts_the_same,
     );
     add("works_without_root", false, roles::works_without_root);
+    add(
+        "a_user_namespace_that_can_not_be_mapped_is_not_entered",
+        true,
+        roles::a_user_namespace_that_can_not_be_mapped_is_not_entered,
+    );
     add(
         "the_supervisor_confines_itself",
         false,

@@ -86,6 +86,25 @@ pub(crate) fn works_without_root() {
     }
 }
 
+pub(crate) fn a_user_namespace_that_can_not_be_mapped_is_not_entered() {
+    assert_eq!(again("half", |_| {}), "refused, and still here\n");
+}
+
+/// After it has changed its uid, a process may make a user namespace, but not write its maps: they are root's.
+pub(crate) fn half() -> ExitCode {
+    let uid = nix::unistd::Uid::from_raw(UID);
+    nix::unistd::setresuid(uid, uid, uid).unwrap();
+    let here = || fs::read_link("/proc/self/ns/user").unwrap();
+    let before = here();
+    let entered = namespace::enter_user_namespace();
+    if entered.is_err() && here() == before && nix::unistd::geteuid() == uid {
+        println!("refused, and still here");
+    } else {
+        println!("{entered:?}, in {:?} instead of {before:?}", here());
+    }
+    ExitCode::SUCCESS
+}
+
 pub(crate) fn start() -> ExitCode {
     let asked = |name: &str| std::env::var(name).is_ok_and(|value| value == "1");
     if asked("FUNCD_TEST_ROOTLESS")
