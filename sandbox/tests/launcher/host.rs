@@ -301,6 +301,36 @@ impl Running {
             .join(", ")
     }
 
+    /// What the launcher holds: descriptors, children, mounts, cgroups, instances' sockets and stored files.
+    pub(crate) fn holds(&self) -> Vec<(&'static str, usize)> {
+        let proc = PathBuf::from(format!("/proc/{}", self.launcher.id()));
+        let entries = |dir: &Path| fs::read_dir(dir).map_or(0, Iterator::count);
+        let text = |file: &str| fs::read_to_string(proc.join(file)).unwrap();
+        let children = text(&format!("task/{}/children", self.launcher.id()));
+        let leaves = self.cgroups().iter().map(|dir| entries(&dir.join("i"))).sum();
+        vec![
+            ("descriptors", entries(&proc.join("fd"))),
+            ("children", children.split_whitespace().count()),
+            ("mounts", text("mountinfo").lines().count()),
+            ("cgroup files", leaves),
+            ("sockets", entries(&self.dir.path().join("run/i"))),
+            ("stored", entries(&self.dir.path().join("state/store"))),
+        ]
+    }
+
+    /// Waits until the launcher holds the same again: what it makes ahead is made again between two starts.
+    pub(crate) fn holds_again(&self, before: &[(&'static str, usize)]) {
+        let began = Instant::now();
+        loop {
+            let now = self.holds();
+            if now == before {
+                return;
+            }
+            assert!(began.elapsed() < PATIENCE, "{now:?} instead of {before:?}");
+            std::thread::yield_now();
+        }
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.launcher.id() as i32), signal).unwrap();
     }

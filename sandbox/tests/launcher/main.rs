@@ -89,6 +89,7 @@ fn run_tests() {
             a_dynamic_executable_and_a_script_see_the_system,
         ),
         ("grading_leaves_nothing", grading_leaves_nothing),
+        ("no_start_leaves_anything", no_start_leaves_anything),
     ];
     let root: &[Test] = &[
         (
@@ -524,6 +525,58 @@ fn a_missing_grant_is_made_for_the_function(who: As) {
     let function = host.launch(spec);
     assert_eq!(host.call(function.id), "hello\n");
     assert_eq!(fs::metadata(&data).unwrap().uid(), UID_FIRST);
+    host.stop();
+}
+
+/// Starts that succeed and starts that fail at each step that a spec can make fail, again and again: what the launcher holds
+/// stays what it was.
+fn no_start_leaves_anything(who: As) {
+    let (mut host, digest) = started(who);
+    let broken = host.dir.path().join("broken");
+    fs::write(&broken, "\x7fELF and nothing else").unwrap();
+    fs::set_permissions(&broken, fs::Permissions::from_mode(0o755)).unwrap();
+    let broken = host.store(&broken);
+    let dynamic = host.dir.path().join("dynamic");
+    compile(&dynamic, &[]);
+    let dynamic = host.store(&dynamic);
+    type Change = fn(&mut funcd_sandbox::spec::Spec);
+    let failing: &[(&str, Change)] = &[
+        ("floor", |spec| spec.args.clear()),
+        ("artifact", |spec| spec.artifact = Digest([7; 32])),
+        ("grant", |spec| spec.read = vec!["/usr/no/such/path".into()]),
+        ("descriptors", |spec| spec.image = Image::Script),
+        ("port", |spec| spec.socket = Socket::Port(80)),
+        ("memory", |spec| spec.limits.memory_bytes = 1 << 20),
+        ("pids", |spec| spec.limits.pids = 1),
+    ];
+    let round = |host: &mut Running| {
+        for (what, change) in failing {
+            for artifact in [broken, dynamic] {
+                let mut spec = host.spec(artifact, &["exit"]);
+                change(&mut spec);
+                let id = host.ask(spec);
+                // Where the spec can be kept, a file that is no executable is what fails.
+                match host.recv().0 {
+                    Event::LaunchFailed { .. } => {}
+                    Event::Launched { .. } => drop(host.exit_of(id)),
+                    other => panic!("{other:?} instead of an answer to {what}"),
+                }
+            }
+        }
+        for socket in [Socket::Unix, Socket::Port(80)] {
+            let mut spec = host.spec(digest, &["exit"]);
+            spec.socket = socket;
+            let function = host.launch(spec);
+            host.exit_of(function.id);
+        }
+    };
+    round(&mut host);
+    let before = host.holds();
+    let rounds = std::env::var("FUNCD_TEST_ROUNDS").map_or(10, |rounds| rounds.parse().unwrap());
+    for _ in 0..rounds {
+        round(&mut host);
+    }
+    host.holds_again(&before);
     host.stop();
 }
 
