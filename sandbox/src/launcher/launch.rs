@@ -233,6 +233,7 @@ impl Launcher {
             identity,
             landlock_abi: self.plan.landlock_abi,
             seccomp: self.plan.seccomp,
+            first_out_of_memory: true,
         };
         let spawned = confine::spawn(&confinement).map_err(explain)?;
         let (stdout, stderr) = (Rc::new(ends.stdout.0), Rc::new(ends.stderr.0));

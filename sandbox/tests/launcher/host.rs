@@ -269,6 +269,10 @@ impl Running {
         UnixStream::connect(format!("/proc/self/fd/{}/{id}", sockets.as_raw_fd())).unwrap()
     }
 
+    pub(crate) fn pid(&self) -> i32 {
+        self.launcher.id() as i32
+    }
+
     /// The pid of the supervisor: the launcher's only child whose role is that.
     pub(crate) fn supervisor(&self) -> i32 {
         let children = format!("/proc/{0}/task/{0}/children", self.launcher.id());

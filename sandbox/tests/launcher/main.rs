@@ -90,6 +90,10 @@ fn run_tests() {
         ),
         ("grading_leaves_nothing", grading_leaves_nothing),
         ("no_start_leaves_anything", no_start_leaves_anything),
+        (
+            "functions_go_first_when_the_host_is_out_of_memory",
+            functions_go_first_when_the_host_is_out_of_memory,
+        ),
     ];
     let root: &[Test] = &[
         (
@@ -577,6 +581,21 @@ fn no_start_leaves_anything(who: As) {
         round(&mut host);
     }
     host.holds_again(&before);
+    host.stop();
+}
+
+fn functions_go_first_when_the_host_is_out_of_memory(who: As) {
+    let (mut host, digest) = started(who);
+    let function = host.launch(host.spec(digest, &["serve"]));
+    read_line(&function.stdout);
+    let score = |pid: i32| -> i32 {
+        let text = fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap();
+        text.trim().parse().unwrap()
+    };
+    let own = score(std::process::id() as i32);
+    // The launcher, and so each supervisor, keeps what it was started with.
+    assert_eq!([score(host.pid()), score(host.supervisor())], [own, own]);
+    assert!(score(function.pid) > own || own == 1000);
     host.stop();
 }
 
