@@ -42,6 +42,9 @@ const SYSTEM: [&str; 13] = [
 /// Connections that wait in an instance's socket; the kernel lowers it to net.core.somaxconn.
 const BACKLOG: i32 = 1024;
 
+/// How far an id may lie above the last: a supervisor that took the largest at once would leave none to those after it.
+const ID_GAP: u64 = 1 << 16;
+
 /// A launch that failed.
 struct Failed {
     step: Step,
@@ -110,9 +113,10 @@ impl Launcher {
     }
 
     fn launch(&mut self, id: InstanceId, spec: Spec) -> Result<(), Failed> {
-        if id.0 <= self.last_id || id.0 > Token::MAX_ID {
+        let ids = self.last_id.saturating_add(1)..=self.last_id.saturating_add(ID_GAP).min(Token::MAX_ID);
+        if !ids.contains(&id.0) {
             let why = format!(
-                "its id is not larger than {}; this is a bug of the supervisor",
+                "its id is not larger than {}, or by far too much; this is a bug of the supervisor",
                 self.last_id
             );
             return Err(Failed::refused(libc::EINVAL, why));
@@ -303,6 +307,7 @@ impl Launcher {
             if let Some(instance) = self.instances.remove(&id) {
                 instance.sandbox.kill_all();
                 self.children.remove(&instance.sandbox.child);
+                let _ = std::fs::remove_file(self.folders.socket(&id.to_string()));
                 self.leave(instance.sandbox.into_leaf(), None);
             }
             return Err(Failed::new(Step::Clone, &e, "raise fs.epoll.max_user_watches"));

@@ -333,6 +333,17 @@ fn a_start_below_the_floor_is_refused(who: As) {
         &[],
     );
     assert!(matches!(host.recv().0, Event::LaunchFailed { message, .. } if message.contains("not larger")));
+    // Nor can one supervisor use up all ids.
+    host.send(
+        &Request::Launch {
+            id: funcd_sandbox::spec::InstanceId(u64::MAX >> 3),
+            spec: Box::new(host.spec(digest, &["serve"])),
+        },
+        &[],
+    );
+    assert!(matches!(host.recv().0, Event::LaunchFailed { message, .. } if message.contains("too much")));
+    let still = host.launch(host.spec(digest, &["exit"]));
+    assert_eq!(host.exit_of(still.id), Exit::Code { code: 7 });
     let mut broken = host.dir.path().join("broken");
     fs::write(&broken, "\x7fELF and nothing else").unwrap();
     fs::set_permissions(&broken, fs::Permissions::from_mode(0o755)).unwrap();
