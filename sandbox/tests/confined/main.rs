@@ -18,6 +18,7 @@ fn main() -> ExitCode {
         Ok("start") => return roles::start(),
         Ok("own") => return roles::own(),
         Ok("half") => return roles::half(),
+        Ok("crowded") => return roles::crowded(),
         _ => {}
     }
     let mut args = Arguments::from_args();
@@ -108,6 +109,11 @@ fn main() -> ExitCode {
         "a_user_namespace_that_can_not_be_mapped_is_not_entered",
         true,
         roles::a_user_namespace_that_can_not_be_mapped_is_not_entered,
+    );
+    add(
+        "descriptors_that_there_is_no_room_for_are_closed",
+        false,
+        roles::descriptors_that_there_is_no_room_for_are_closed,
     );
     add(
         "the_supervisor_confines_itself",
