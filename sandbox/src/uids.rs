@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// The uids of functions, and the file that remembers them (one `name uid` per line).
@@ -149,7 +150,9 @@ impl Uids {
             .collect();
         let next = self.path.with_extension("new");
         let write = || -> io::Result<()> {
-            let mut file = File::create(&next)?;
+            let mut options = File::options();
+            options.write(true).create(true).truncate(true).mode(0o600);
+            let mut file = options.custom_flags(libc::O_NOFOLLOW).open(&next)?;
             file.write_all(text.as_bytes())?;
             file.sync_all()?;
             fs::rename(&next, &self.path)
