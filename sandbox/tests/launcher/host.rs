@@ -23,6 +23,11 @@ use nix::unistd::Pid;
 
 /// No step of a test takes longer, on any machine.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// Architectures that came later have only the other one.
+#[cfg(target_arch = "x86_64")]
+const SYS_EPOLL_WAIT: libc::c_long = libc::SYS_epoll_wait;
+#[cfg(not(target_arch = "x86_64"))]
+const SYS_EPOLL_WAIT: libc::c_long = libc::SYS_epoll_pwait;
 /// nobody, on every Linux.
 const NOBODY: u32 = 65534;
 /// The first uid of functions in tests.
@@ -308,6 +313,7 @@ impl Running {
     /// What the launcher holds: descriptors, children, mounts, cgroups, instances' sockets and stored files.
     pub(crate) fn holds(&self) -> Vec<(&'static str, usize)> {
         let proc = PathBuf::from(format!("/proc/{}", self.launcher.id()));
+        self.wait_until_idle(&proc);
         let entries = |dir: &Path| fs::read_dir(dir).map_or(0, Iterator::count);
         let text = |file: &str| fs::read_to_string(proc.join(file)).unwrap();
         let children = text(&format!("task/{}/children", self.launcher.id()));
@@ -322,12 +328,23 @@ impl Running {
         ]
     }
 
-    /// Waits until the launcher holds the same again: what it makes ahead is made again between two starts.
-    pub(crate) fn holds_again(&self, before: &[(&'static str, usize)]) {
+    /// Waits until the launcher sleeps, which it does once all that it makes ahead is made.
+    fn wait_until_idle(&self, proc: &Path) {
+        let began = Instant::now();
+        let sleeps = [libc::SYS_epoll_pwait, SYS_EPOLL_WAIT].map(|number| format!("{number} "));
+        let now = || fs::read_to_string(proc.join("syscall")).unwrap();
+        while !sleeps.iter().any(|call| now().starts_with(call)) {
+            assert!(began.elapsed() < PATIENCE, "the launcher is busy: {}", now());
+            std::thread::yield_now();
+        }
+    }
+
+    /// Waits until the launcher holds no more than before: cgroups that something is still in go a moment later.
+    pub(crate) fn holds_no_more(&self, before: &[(&'static str, usize)]) {
         let began = Instant::now();
         loop {
             let now = self.holds();
-            if now == before {
+            if now.iter().zip(before).all(|(now, before)| now.1 <= before.1) {
                 return;
             }
             assert!(began.elapsed() < PATIENCE, "{now:?} instead of {before:?}");

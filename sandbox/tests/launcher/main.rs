@@ -591,7 +591,7 @@ fn no_start_leaves_anything(who: As) {
     for _ in 0..rounds {
         round(&mut host);
     }
-    host.holds_again(&before);
+    host.holds_no_more(&before);
     host.stop();
 }
 
