@@ -80,8 +80,9 @@ struct Ends {
 /// What exists of [`SYSTEM`] on this host.
 pub(super) fn system() -> Vec<PathBuf> {
     let usable = |path: &&Path| {
-        // At the top a symlink is made again in the sandbox (`/lib -> usr/lib`); deeper ones would lead to nothing.
-        path.exists() && (path.parent() == Some(Path::new("/")) || !path.is_symlink())
+        // At the top a symlink is made again in the sandbox (`/lib -> usr/lib`); deeper ones are not followed.
+        let top = path.parent() == Some(Path::new("/"));
+        path.canonicalize().is_ok_and(|real| top || real == **path)
     };
     SYSTEM
         .iter()
