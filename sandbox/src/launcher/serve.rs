@@ -138,7 +138,7 @@ impl Launcher {
 
     /// How long the loop may wait: not at all while there is background work.
     fn timeout(&self, now: Instant) -> Option<Duration> {
-        if self.has_work() {
+        if self.has_work(now) {
             return Some(Duration::ZERO);
         }
         let drain = match self.phase {
@@ -181,12 +181,12 @@ impl Launcher {
         self.remove_leaving(now);
     }
 
-    fn has_work(&self) -> bool {
+    fn has_work(&self, now: Instant) -> bool {
         !self.copies.is_empty()
             || !self.usage.is_empty()
             || self.pool.is_low()
             || self.networks.is_low()
-            || self.uids.is_unsaved()
+            || self.uids.is_unsaved(now)
     }
 
     /// One piece of background work, about a millisecond at most.
@@ -201,7 +201,7 @@ impl Launcher {
                     "can't make a network namespace ahead of a start: {e}"
                 ));
             }
-        } else if self.uids.is_unsaved() {
+        } else if self.uids.is_unsaved(Instant::now()) {
             if let Err(e) = self.uids.save() {
                 log(format_args!("{e}"));
             }
