@@ -45,6 +45,9 @@ const BACKLOG: i32 = 1024;
 /// How far an id may lie above the last: a supervisor that took the largest at once would leave none to those after it.
 const ID_GAP: u64 = 1 << 16;
 
+/// The longest message about a failed launch, in characters.
+const MAX_WHY: usize = 2000;
+
 /// A launch that failed.
 struct Failed {
     step: Step,
@@ -101,6 +104,8 @@ impl Launcher {
                 "{function:?}: instance {id} was not started at step {}: {why}",
                 step.as_str()
             );
+            // It may quote the spec, and thousands of them may wait for a supervisor that does not read.
+            let message = message.chars().take(MAX_WHY).collect();
             self.tell(
                 &Event::LaunchFailed {
                     id,

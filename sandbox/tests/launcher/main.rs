@@ -324,6 +324,12 @@ fn a_start_below_the_floor_is_refused(who: As) {
     assert!(host.refused(spec).contains("write_roots"));
     let unknown = host.spec(Digest([7; 32]), &["serve"]);
     assert!(host.refused(unknown).contains("step artifact"));
+    let mut spec = host.spec(digest, &["serve"]);
+    spec.function = "x".repeat(40_000);
+    assert!(
+        host.refused(spec).len() <= 2000,
+        "the launcher would keep all of it"
+    );
     // An id that was used, also for a failed start, is never used again.
     host.send(
         &Request::Launch {
