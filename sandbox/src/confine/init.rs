@@ -154,6 +154,8 @@ fn run(prepared: &Prepared<'_>, close: [RawFd; 2], status: RawFd, report: RawFd)
     if let Err(failure) = prepared.enclose() {
         fail(status, failure);
     }
+    // Its memory is a copy of the launcher's, which is not the function's to read where both have one uid. Exec undoes this.
+    let _ = calls::prctl(libc::PR_SET_DUMPABLE, [0; 4]);
     match clone::plain_fork() {
         Err(errno) => fail(
             status,

@@ -89,6 +89,10 @@ fn run_tests() {
             a_dynamic_executable_and_a_script_see_the_system,
         ),
         ("grading_leaves_nothing", grading_leaves_nothing),
+        (
+            "a_mini_init_keeps_its_memory_to_itself",
+            a_mini_init_keeps_its_memory_to_itself,
+        ),
         ("no_start_leaves_anything", no_start_leaves_anything),
         (
             "functions_go_first_when_the_host_is_out_of_memory",
@@ -598,6 +602,26 @@ fn no_start_leaves_anything(who: As) {
         round(&mut host);
     }
     host.holds_no_more(&before);
+    host.stop();
+}
+
+fn a_mini_init_keeps_its_memory_to_itself(who: As) {
+    use std::os::unix::fs::MetadataExt;
+    let (mut host, digest) = started(who);
+    let function = host.launch(host.spec(digest, &["serve"]));
+    read_line(&function.stdout);
+    let status = fs::read_to_string(format!("/proc/{}/status", function.pid)).unwrap();
+    let parent = status
+        .lines()
+        .find_map(|line| line.strip_prefix("PPid:"))
+        .unwrap();
+    let parent: i32 = parent.trim().parse().unwrap();
+    if parent == host.pid() {
+        println!("no mini-init is needed here");
+    } else {
+        // The files of a process that is not dumpable are root's (proc(5)).
+        assert_eq!(fs::metadata(format!("/proc/{parent}/mem")).unwrap().uid(), 0);
+    }
     host.stop();
 }
 
