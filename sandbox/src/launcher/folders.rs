@@ -186,9 +186,9 @@ fn open_folder(path: &Path, readable: bool) -> Result<OwnedFd, LauncherError> {
     open.map(OwnedFd::from).map_err(|e| folder(path, "open", e))
 }
 
-/// Locks the folder that is named by `flag`.
+/// Locks the folder that is named by `flag`. A file for each flag, as one folder may serve as both.
 fn lock(dir: &Path, flag: &'static str) -> Result<Flock<File>, LauncherError> {
-    let path = dir.join("lock");
+    let path = dir.join(format!("{flag}.lock"));
     let mut options = OpenOptions::new();
     let file = options
         .write(true)
@@ -231,7 +231,8 @@ mod tests {
         let held = lock(dir.path(), "run").unwrap();
         let said = lock(dir.path(), "run").unwrap_err().to_string();
         assert!(said.contains("another funcd runs with this run folder"), "{said}");
-        drop(held);
+        let state = lock(dir.path(), "state").expect("the same folder may serve as both");
+        drop((held, state));
         lock(dir.path(), "run").unwrap();
     }
 
