@@ -5,8 +5,8 @@ use std::future::Future;
 use std::io;
 use std::net::TcpListener;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -103,6 +103,7 @@ impl Workers {
 /// When a thread, its runtime or its listener can't be set up; workers that had started are stopped.
 pub fn spawn_workers(listeners: Vec<TcpListener>, shared: Arc<Shared>) -> io::Result<Workers> {
     let (drain, draining) = watch::channel(None);
+    let (started, starts) = mpsc::channel();
     let mut workers = Workers {
         threads: Vec::new(),
         drain,
@@ -110,12 +111,15 @@ pub fn spawn_workers(listeners: Vec<TcpListener>, shared: Arc<Shared>) -> io::Re
     for (number, listener) in listeners.into_iter().enumerate() {
         listener::prepare(&listener)?;
         let runtime = tokio::runtime::Builder::new_current_thread();
-        let (shared, draining) = (Arc::clone(&shared), draining.clone());
+        let (shared, draining, started) = (Arc::clone(&shared), draining.clone(), started.clone());
         let thread = std::thread::Builder::new()
             .name(format!("worker-{number}"))
-            .spawn(move || work(runtime, listener, shared, draining));
+            .spawn(move || work(runtime, listener, shared, (draining, started)));
         workers.threads.push(thread?);
     }
+    drop(started);
+    // Callers of a listener without a worker would wait for ever: then rather none at all, and another supervisor.
+    starts.into_iter().collect::<io::Result<()>>()?;
     Ok(workers)
 }
 
@@ -123,7 +127,7 @@ fn work(
     mut runtime: tokio::runtime::Builder,
     listener: TcpListener,
     shared: Arc<Shared>,
-    mut draining: watch::Receiver<Option<Instant>>,
+    (mut draining, started): (watch::Receiver<Option<Instant>>, mpsc::Sender<io::Result<()>>),
 ) -> usize {
     let runtime = match runtime
         .enable_all()
@@ -131,10 +135,13 @@ fn work(
     {
         Ok(runtime) => runtime,
         Err(error) => {
-            tracing::error!(%error, "a worker can't make its runtime (epoll, eventfd): raise the limit of open files");
+            let what = "a worker can't make its runtime (epoll, eventfd), raise the limit of open files";
+            let _ = started.send(Err(io::Error::new(error.kind(), format!("{what}: {error}"))));
             return 0;
         }
     };
+    let _ = started.send(Ok(()));
+    drop(started);
     runtime.block_on(async move {
         let worker = Worker::new(shared);
         let sweeper = tokio::task::spawn_local(Rc::clone(&worker).sweep());

@@ -222,3 +222,25 @@ fn connections_beyond_the_bound_are_told_so() {
     eventually("there is room again", || host.shared.connections() == 0);
     assert!(host.get("/nobody").starts_with("HTTP/1.1 404 "));
 }
+
+/// In a process of its own, whose limit of open files has no room for the second worker.
+#[test]
+fn workers_start_all_or_none() {
+    use nix::sys::resource::{Resource, setrlimit};
+    const CROWDED: &str = "FUNCD_TEST_CROWDED";
+    if std::env::var_os(CROWDED).is_none() {
+        let mut again = std::process::Command::new(std::env::current_exe().unwrap());
+        again.args(["--exact", "bounds::workers_start_all_or_none"]);
+        let out = again.env(CROWDED, "1").output().unwrap();
+        return assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stdout));
+    }
+    let host = Host::new();
+    let listeners: Vec<_> = (0..4)
+        .map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap())
+        .collect();
+    let open = std::fs::read_dir("/proc/self/fd").unwrap().count() as u64;
+    setrlimit(Resource::RLIMIT_NOFILE, open + 4, open + 4).unwrap();
+    let refused = funcd::ingress::spawn_workers(listeners, host.shared()).map(drop);
+    let said = refused.unwrap_err().to_string();
+    assert!(said.contains("raise the limit of open files"), "{said}");
+}

@@ -140,6 +140,11 @@ impl Host {
         }
     }
 
+    /// What its workers share.
+    pub(crate) fn shared(&self) -> Arc<Shared> {
+        Arc::clone(&self.shared)
+    }
+
     /// A function without an instance.
     pub(crate) fn function(&mut self, name: &str, manifest: Manifest) -> Arc<Function> {
         let revision = Arc::new(Revision {
