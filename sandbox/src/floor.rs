@@ -383,7 +383,7 @@ mod tests {
             ("pids", |s| s.limits.pids = 0),
             ("files", |s| s.limits.files = 3),
             ("port 0", |s| s.socket = Socket::Port(0)),
-            ("memo", |s| s.memo = vec![0; 4097]),
+            ("memo", |s| s.memo = vec![0; MAX_MEMO + 1]),
             ("write_roots", |s| s.write = vec!["/etc".into()]),
             ("write_roots", |s| s.write = vec!["/srvx".into()]),
             ("read_roots", |s| s.read = vec!["/root".into()]),

@@ -1,7 +1,7 @@
 //! How the supervisor confines itself. Called by it before it starts threads; never undone.
 
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::BorrowedFd;
 
 use landlock::{
     ABI, Access as _, AccessFs, PathBeneath, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetStatus, Scope,
@@ -69,26 +69,5 @@ fn restrict(access: &Access<'_>, abi: ABI) -> Result<(), Box<dyn std::error::Err
         RulesetStatus::NotEnforced => Err("the kernel has it but did not enforce it".into()),
         // Partially: rights of directories on files, which the crate leaves out of the rule.
         RulesetStatus::PartiallyEnforced | RulesetStatus::FullyEnforced => Ok(()),
-    }
-}
-
-/// The supervisor's end of the socket to the launcher, which is its descriptor 3.
-///
-/// # Errors
-/// When descriptor 3 is no such socket: the role is not for people to start.
-pub fn inherited_socket() -> io::Result<OwnedFd> {
-    const SOCKET: RawFd = 3;
-    use nix::sys::socket::{SockType, getsockopt, sockopt};
-    // Nothing else in this process owns descriptor 3: the role is checked before anything is opened.
-    let socket = crate::sys::own(SOCKET);
-    match getsockopt(&socket, sockopt::SockType) {
-        Ok(SockType::SeqPacket) => Ok(socket),
-        _ => {
-            std::mem::forget(socket);
-            Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "this role is started by `funcd serve` only",
-            ))
-        }
     }
 }

@@ -380,7 +380,7 @@ mod tests {
             "own uid + empty capabilities",
         ];
         assert_eq!(names, expected);
-        assert_eq!(Plan::new(&best()).pid_namespace, false);
+        assert!(!Plan::new(&best()).pid_namespace);
         assert!(Plan::new(&best()).shared_network);
     }
 

@@ -293,7 +293,18 @@ mod tests {
             path
         }
 
+        /// Copies as the supervisor does, which tries again: other tests fork, and a fork holds this test's own writer
+        /// until it executes.
         fn copy(&mut self, path: &Path) -> Result<(Digest, u64), StoreError> {
+            loop {
+                match self.copy_once(path) {
+                    Err(StoreError::BeingWritten) => std::thread::yield_now(),
+                    other => return other,
+                }
+            }
+        }
+
+        fn copy_once(&mut self, path: &Path) -> Result<(Digest, u64), StoreError> {
             let copy = self.store.begin(File::open(path).unwrap().into())?;
             self.run(copy)
         }
@@ -357,14 +368,9 @@ mod tests {
         let (digest, size) = case.copy(&path).unwrap();
         assert_eq!(size, bytes.len() as u64);
         assert_eq!(digest.0, ring::digest::digest(&SHA256, &bytes).as_ref());
-        let mut stored = Vec::new();
-        if nix::unistd::geteuid().is_root() {
-            stored = fs::read(case.store.path(&digest)).unwrap();
-            assert_eq!(stored, bytes);
-        } else {
-            println!("skipped: reading back a mode 0111 file needs root");
-        }
-        drop(stored);
+        let path = case.store.path(&digest);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o400)).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), bytes);
     }
 
     #[test]
@@ -415,7 +421,7 @@ mod tests {
         let mut case = Case::new();
         let path = case.file(b"half", 0o755);
         let writer = OpenOptions::new().append(true).open(&path).unwrap();
-        assert_eq!(case.copy(&path), Err(StoreError::BeingWritten));
+        assert_eq!(case.copy_once(&path), Err(StoreError::BeingWritten));
         drop(writer);
         case.copy(&path).unwrap();
     }
@@ -424,7 +430,12 @@ mod tests {
     fn a_file_that_changes_meanwhile_is_not_stored() {
         let mut case = Case::new();
         let path = case.file(&vec![1; 2 * STEP], 0o755);
-        let copy = Box::new(case.store.begin(File::open(&path).unwrap().into()).unwrap());
+        let copy = loop {
+            match case.store.begin(File::open(&path).unwrap().into()) {
+                Err(StoreError::BeingWritten) => std::thread::yield_now(),
+                other => break Box::new(other.unwrap()),
+            }
+        };
         let mut buffer = vec![0; STEP];
         let Ok(Progress::More(copy)) = case.store.step(copy, &mut buffer) else {
             panic!("two steps are needed");

@@ -17,6 +17,8 @@ use crate::spec::{Digest, InstanceId, Spec};
 pub const MAX_MESSAGE: usize = 64 * 1024;
 /// The most descriptors that travel with one message.
 pub const MAX_FDS: usize = 32;
+/// `SCM_MAX_FD` of the kernel (unix(7)).
+const KERNEL_MAX_FDS: usize = 253;
 
 /// What the supervisor asks of the launcher.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -280,7 +282,8 @@ pub fn recv<T: DeserializeOwned>(
     socket: BorrowedFd<'_>,
     buffer: &mut [u8; MAX_MESSAGE],
 ) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
-    let mut control = nix::cmsg_space!([RawFd; MAX_FDS]);
+    // Room for all that the kernel passes in one message: of a truncated list, nobody could close what did arrive.
+    let mut control = nix::cmsg_space!([RawFd; KERNEL_MAX_FDS]);
     let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
     let mut parts = [IoSliceMut::new(buffer)];
     let received = recvmsg::<UnixAddr>(socket.as_raw_fd(), &mut parts, Some(&mut control), flags)?;
@@ -292,7 +295,8 @@ pub fn recv<T: DeserializeOwned>(
     }
     let truncated = received
         .flags
-        .intersects(MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC);
+        .intersects(MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC)
+        || fds.len() > MAX_FDS;
     let length = received.bytes;
     if length == 0 {
         return Ok(None);

@@ -14,6 +14,7 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use funcd_sandbox::launcher::{self, Host, LauncherError};
 use funcd_sandbox::own::{self, Access};
+use funcd_sandbox::wire;
 use nix::unistd::{User, geteuid};
 use tokio::runtime::{self, Runtime};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -126,7 +127,7 @@ fn supervisor_user(config: &Config) -> Result<Option<(u32, u32)>, DaemonError> {
 /// # Errors
 /// [`DaemonError::Supervisor`].
 pub fn supervise() -> Result<(), DaemonError> {
-    let socket = own::inherited_socket().map_err(supervisor("the socket to the launcher"))?;
+    let socket = wire::inherited().map_err(supervisor("the socket to the launcher"))?;
     let handover = handover::receive(&socket).map_err(supervisor("the handover"))?;
     let myself = File::open("/proc/self").map_err(supervisor("/proc/self"))?;
     let access = Access {

@@ -9,6 +9,7 @@
 //! ```
 
 mod discover;
+mod facts;
 mod leaf;
 mod pool;
 mod stats;
@@ -18,9 +19,10 @@ mod v2;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::rc::Rc;
 
+pub(crate) use facts::{Facts, Support};
 pub(crate) use leaf::{Ceiling, Leaf};
 pub(crate) use pool::Pool;
 
@@ -50,33 +52,6 @@ impl Controller {
             _ => None,
         }
     }
-}
-
-/// Whether something can be kept here.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Support {
-    /// Yes, by this mechanism.
-    Yes(String),
-    /// No.
-    No {
-        /// Why not.
-        cause: String,
-        /// What to do about it.
-        fix: String,
-    },
-}
-
-/// Which limits can be kept here, and how.
-#[derive(Debug, Clone)]
-pub(crate) struct Facts {
-    /// P5.
-    pub(crate) memory: Support,
-    /// P6.
-    pub(crate) pids: Support,
-    /// P7.
-    pub(crate) cpu: Support,
-    /// P8, beside pid namespaces.
-    pub(crate) kill: Support,
 }
 
 /// The directories of our subtree; shared with every leaf.
@@ -148,20 +123,8 @@ impl Tree {
                 Err(e) => v1_trouble = Some(format!("{}: {e}", place.mount.join(name).display())),
             }
         }
-        let why = Why {
-            trouble: v2_trouble.or(v1_trouble),
-            v2_mounted: found.v2_mounted,
-            refused: dirs.v2.as_ref().and_then(|v2| v2.refused.clone()),
-            place: dirs.v2.as_ref().map(|v2| v2.dir.clone()),
-        };
-        let mut facts = Facts {
-            memory: support(&dirs, Controller::Memory, "memory", &why),
-            pids: support(&dirs, Controller::Pids, "pids", &why),
-            cpu: support(&dirs, Controller::Cpu, "cpu", &why),
-            kill: kill_support(&dirs, &why),
-        };
         let dirs = Rc::new(dirs);
-        try_limits(&dirs, &mut facts);
+        let facts = facts::find(&dirs, v2_trouble.or(v1_trouble), found.v2_mounted);
         let supervisor = dirs.v2.as_ref().and_then(|v2| v2.supervisor());
         let supervisor_tasks = dirs
             .v1(Controller::Cpu)
@@ -232,106 +195,6 @@ impl Tree {
             Err(left.join("; "))
         }
     }
-}
-
-/// Why a controller is not there.
-struct Why {
-    trouble: Option<String>,
-    v2_mounted: bool,
-    refused: Option<String>,
-    place: Option<PathBuf>,
-}
-
-impl Why {
-    fn cause(&self, what: &str) -> String {
-        if let Some(trouble) = &self.trouble {
-            return format!("can't make a cgroup: {trouble}");
-        }
-        if let Some(refused) = &self.refused {
-            return refused.clone();
-        }
-        match (&self.place, self.v2_mounted) {
-            (Some(dir), _) => format!("cgroup {} is not given the `{what}` controller", dir.display()),
-            (None, true) => "no cgroup was delegated to this user".to_owned(),
-            (None, false) => format!("no cgroup hierarchy with `{what}` is mounted writable"),
-        }
-    }
-
-    fn fix(&self) -> String {
-        if nix::unistd::geteuid().is_root() {
-            "run funcd as a systemd service with `Delegate=yes`, or mount the cgroup hierarchy writable"
-                .to_owned()
-        } else {
-            "start it with `systemd-run --user --scope -p Delegate=yes funcd …`, or as root".to_owned()
-        }
-    }
-}
-
-fn support(dirs: &Dirs, controller: Controller, name: &str, why: &Why) -> Support {
-    if dirs.v2(controller).is_some() {
-        Support::Yes(format!("cgroup v2 {name}"))
-    } else if dirs.v1(controller).is_some() {
-        Support::Yes(format!("cgroup v1 {name}"))
-    } else {
-        Support::No {
-            cause: why.cause(name),
-            fix: why.fix(),
-        }
-    }
-}
-
-/// Only `cgroup.kill` is taken for a total kill: the v1 freezer is used as well as can be, but a pid namespace is surer.
-fn kill_support(dirs: &Dirs, why: &Why) -> Support {
-    match &dirs.v2 {
-        Some(v2) if v2.has_kill => Support::Yes("cgroup.kill".to_owned()),
-        Some(_) => Support::No {
-            cause: "this kernel has no cgroup.kill".to_owned(),
-            fix: "use Linux 5.14 or newer".to_owned(),
-        },
-        None => Support::No {
-            cause: why.cause("cgroup.kill"),
-            fix: why.fix(),
-        },
-    }
-}
-
-/// Asks for a limit of each kind on a leaf that nothing runs in: what the kernel refuses there is not kept.
-fn try_limits(dirs: &Rc<Dirs>, facts: &mut Facts) {
-    const PROBE: Ceiling = Ceiling {
-        memory_bytes: 64 << 20,
-        cpu_millis: 1000,
-        pids: 64,
-    };
-    let no = |e: &io::Error| Support::No {
-        cause: format!("a cgroup limit was refused: {e}"),
-        fix: "run funcd as root or as a systemd service with `Delegate=yes`".to_owned(),
-    };
-    let mut leaf = match Leaf::create(Rc::clone(dirs), 0) {
-        Ok(leaf) => leaf,
-        Err(e) => {
-            for fact in [
-                &mut facts.memory,
-                &mut facts.pids,
-                &mut facts.cpu,
-                &mut facts.kill,
-            ] {
-                *fact = no(&e);
-            }
-            return;
-        }
-    };
-    let tried = leaf.try_each(PROBE);
-    for (fact, result) in [
-        (&mut facts.memory, tried.0),
-        (&mut facts.pids, tried.1),
-        (&mut facts.cpu, tried.2),
-    ] {
-        if let (Support::Yes(_), Err(e)) = (&*fact, &result) {
-            *fact = no(e);
-        }
-    }
-    // Nothing ever ran in it, so the directory can't be busy.
-    let _ = leaf.remove();
 }
 
 fn look() -> discover::Found {
@@ -428,4 +291,161 @@ fn clear_once(dir: &Path) -> io::Result<bool> {
         }
     }
     Ok(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::Command;
+
+    use super::*;
+
+    /// Our subtree on this machine; none without root.
+    fn tree(what: &str) -> Option<Tree> {
+        if !nix::unistd::geteuid().is_root() {
+            let required = std::env::var_os("FUNCD_TEST_REQUIRE").is_some_and(|value| value == "all");
+            assert!(
+                !required,
+                "{what} needs root, and FUNCD_TEST_REQUIRE=all makes a skipped test a failure"
+            );
+            println!("skipped: {what} needs root");
+            return None;
+        }
+        Some(Tree::create(
+            &format!("funcd-test-{what}-{}", std::process::id()),
+            Join::IfDelegated,
+        ))
+    }
+
+    fn exists(leaf: &Leaf) -> bool {
+        let v2 = leaf.dirs.v2.iter().map(|v2| v2.leaves());
+        v2.chain(leaf.dirs.v1.iter().map(|v1| v1.leaves()))
+            .any(|dir| dir.join(&leaf.name).exists())
+    }
+
+    #[test]
+    fn a_leaf_is_limited_killed_and_removed() {
+        let Some(tree) = tree("leaf") else { return };
+        let mut pool = tree.pool();
+        pool.refill().unwrap();
+        let ceiling = Ceiling {
+            memory_bytes: 16 << 20,
+            cpu_millis: 500,
+            pids: 10,
+        };
+        let leaf = pool.take(ceiling).unwrap();
+        // Other limits than those that were written ahead, up and down again.
+        let mut leaf = leaf;
+        for memory_bytes in [64 << 20, 8 << 20] {
+            leaf.limit(Ceiling {
+                memory_bytes,
+                cpu_millis: 3000,
+                pids: 20,
+            })
+            .unwrap();
+        }
+        let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
+        for dir in leaf
+            .dirs
+            .v2
+            .iter()
+            .map(|v2| v2.leaves())
+            .chain(leaf.dirs.v1.iter().map(|v1| v1.leaves()))
+        {
+            write(
+                &dir.join(&leaf.name).join("cgroup.procs"),
+                &child.id().to_string(),
+            )
+            .unwrap();
+        }
+        assert!(!leaf.remove().unwrap(), "a process is in it");
+        let usage = leaf.usage();
+        assert_eq!(usage.pids, 1, "{usage:?}");
+        leaf.kill();
+        assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGKILL));
+        while !leaf.remove().unwrap() {
+            std::thread::yield_now();
+        }
+        assert!(!exists(&leaf));
+        tree.remove().unwrap();
+    }
+
+    #[test]
+    fn what_a_crash_left_is_ended_by_the_next_start() {
+        let Some(tree) = tree("crash") else { return };
+        let leaf = tree
+            .pool()
+            .take(Ceiling {
+                memory_bytes: 16 << 20,
+                cpu_millis: 500,
+                pids: 10,
+            })
+            .unwrap();
+        let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
+        let dirs = leaf
+            .dirs
+            .v2
+            .iter()
+            .map(|v2| v2.leaves())
+            .chain(leaf.dirs.v1.iter().map(|v1| v1.leaves()));
+        for dir in dirs {
+            write(
+                &dir.join(&leaf.name).join("cgroup.procs"),
+                &child.id().to_string(),
+            )
+            .unwrap();
+        }
+        let name = format!("funcd-test-crash-{}", std::process::id());
+        let again = Tree::create(&name, Join::IfDelegated);
+        assert!(!exists(&leaf));
+        assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGKILL));
+        again.remove().unwrap();
+    }
+
+    #[test]
+    fn an_out_of_memory_event_is_told_where_v1_limits() {
+        let Some(tree) = tree("oom") else { return };
+        let leaf = tree
+            .pool()
+            .take(Ceiling {
+                memory_bytes: 16 << 20,
+                cpu_millis: 500,
+                pids: 10,
+            })
+            .unwrap();
+        assert_eq!(leaf.oom_kills(), 0);
+        let watched = leaf.watch_oom().unwrap();
+        assert_eq!(watched.is_some(), leaf.dirs.v1(Controller::Memory).is_some());
+        if let Some(event) = watched {
+            let mut fds = [nix::poll::PollFd::new(
+                event.as_fd(),
+                nix::poll::PollFlags::POLLIN,
+            )];
+            assert_eq!(nix::poll::poll(&mut fds, nix::poll::PollTimeout::ZERO), Ok(0));
+        }
+        assert!(leaf.remove().unwrap());
+        tree.remove().unwrap();
+    }
+
+    #[test]
+    fn grading_leaves_nothing() {
+        let before = own_cgroups();
+        let grades = crate::launcher::grades(None);
+        assert_eq!(grades.len(), 10);
+        assert!(
+            grades
+                .iter()
+                .all(|grade| grade.mechanism.is_some() || !grade.fix.is_empty())
+        );
+        assert_eq!(own_cgroups(), before);
+    }
+
+    fn own_cgroups() -> usize {
+        let name = format!("funcd-{:08x}", std::process::id());
+        let found = look();
+        let v1 = found.v1.iter().map(|v1| v1.mount.join(&name));
+        let v2 = found.v2.iter().map(|v2| v2.base.join(&name));
+        v1.chain(v2).filter(|dir| dir.exists()).count()
+    }
 }

@@ -7,8 +7,6 @@ use super::serve::Launcher;
 use super::supervisor::Supervisor;
 use crate::exit::Exit;
 
-/// How long a supervisor that said goodbye may take to end by itself.
-const PARTING: Duration = Duration::from_secs(2);
 /// How long killed processes may take to be gone.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -20,11 +18,11 @@ impl Launcher {
             instance.sandbox.kill_all();
         }
         if let Some(supervisor) = &mut self.supervisor {
-            supervisor.let_go();
+            supervisor.let_go(began);
         }
         while !self.is_ended() && began.elapsed() < PATIENCE {
-            if began.elapsed() >= PARTING
-                && let Some(supervisor) = &mut self.supervisor
+            if let Some(supervisor) = &mut self.supervisor
+                && supervisor.stuck_at().is_some_and(|at| Instant::now() >= at)
             {
                 supervisor.give_up();
             }

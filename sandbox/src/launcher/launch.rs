@@ -229,7 +229,7 @@ impl Launcher {
                 proc: spec.image != Image::Static,
             }),
             pid_namespace: self.plan.pid_namespace,
-            rlimits: rlimit::limits(&spec.limits),
+            rlimits: self.rlimits(spec),
             identity,
             landlock_abi: self.plan.landlock_abi,
             seccomp: self.plan.seccomp,
@@ -237,6 +237,16 @@ impl Launcher {
         let spawned = confine::spawn(&confinement).map_err(explain)?;
         let (stdout, stderr) = (Rc::new(ends.stdout.0), Rc::new(ends.stderr.0));
         Ok((spawned, network, stdout, stderr, ends.listener))
+    }
+
+    /// The resource limits. `RLIMIT_NPROC` counts the processes of a uid, so all instances of a function together: with it, a
+    /// function could not grow beyond a few instances. It is kept only where no cgroup counts each instance by itself.
+    fn rlimits(&self, spec: &Spec) -> Vec<(u32, u64)> {
+        let mut limits = rlimit::limits(&spec.limits);
+        if self.counts_pids {
+            limits.retain(|(limit, _)| *limit != libc::RLIMIT_NPROC);
+        }
+        limits
     }
 
     /// Where a script is found by its interpreter.

@@ -157,7 +157,11 @@ fn bind_admin(path: &Path, supervisor: Option<(u32, u32)>) -> io::Result<OwnedFd
     } else {
         parent
     };
-    fs::create_dir_all(parent)?;
+    if !parent.exists() {
+        fs::create_dir_all(parent)?;
+        // The umask would let nobody but root to the socket, whose own mode says who may use it.
+        fs::set_permissions(parent, fs::Permissions::from_mode(0o755))?;
+    }
     // By way of the directory's descriptor, because `sun_path` has 108 bytes only.
     let mut options = fs::OpenOptions::new();
     let dir = options

@@ -8,6 +8,7 @@
 //! ```
 
 mod end;
+mod exits;
 mod folders;
 mod handover;
 mod launch;
@@ -155,7 +156,7 @@ pub fn grades(state: Option<&Path>) -> Vec<Grade> {
     let name = format!("funcd-{:08x}", std::process::id());
     let tree = cgroup::Tree::create(&name, cgroup::Join::IfDelegated);
     let root = nix::unistd::geteuid().is_root();
-    let owned = state.map_or(root, |state| folders::is_roots_own(state));
+    let owned = state.map_or(root, folders::is_roots_own);
     let (_, grades) = examine(&tree, owned, root);
     if let Err(e) = tree.remove() {
         log(format_args!("a cgroup made for grading stays: {e}"));

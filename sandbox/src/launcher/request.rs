@@ -1,5 +1,6 @@
 //! Answers to the supervisor's requests. Trusts nothing in them.
 
+use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
@@ -28,7 +29,8 @@ impl Launcher {
             };
             match wire::recv(socket, &mut self.message) {
                 Ok(Some((request, fds))) => self.on_request(request, fds),
-                Ok(None) => return self.end_supervisor("it closed its socket"),
+                // It ended, or is about to; how is told by its pidfd.
+                Ok(None) => return self.let_supervisor_go(),
                 Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => return,
                 Err(e) => return self.end_supervisor(&format!("it sent what is no message: {e}")),
             }
@@ -39,6 +41,7 @@ impl Launcher {
         match request {
             Request::Store { ticket } => self.on_store(ticket, fds),
             Request::Retain { artifacts } => {
+                let artifacts: BTreeSet<_> = artifacts.into_iter().collect();
                 let runs = |digest| {
                     self.instances
                         .values()

@@ -1,37 +1,32 @@
 //! The loop: handles what is ready, then does one small piece of background work, so that nothing waits long for it.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use nix::sys::signalfd::SignalFd;
 
+use super::exits::{Leaving, OOM_LOOK};
 use super::folders::Folders;
 use super::handover::Descriptors;
 use super::listeners::Listeners;
 use super::network::{Network, Networks};
 use super::poll::{Poll, Token};
-use super::supervisor::{self, LinkError, Supervisor};
+use super::supervisor::Supervisor;
 use super::{Host, LauncherError, log};
-use crate::cgroup::{Leaf, Pool, Tree};
-use crate::exit::Exit;
+use crate::cgroup::{Pool, Tree};
 use crate::floor::Floor;
 use crate::probe::{Grade, Plan};
 use crate::sandbox::Sandbox;
 use crate::spec::{Digest, InstanceId};
 use crate::store::{Copy, Progress, STEP, Store};
-use crate::sys::process::{self, Child, Status};
+use crate::sys::process::{self, Child};
 use crate::uids::Uids;
 use crate::wire::{Event, MAX_MESSAGE};
 
 /// Beyond the time that the supervisor may drain: for it to notice, and to say goodbye.
 const DRAIN_MARGIN: Duration = Duration::from_secs(5);
-/// How long after a v1 out-of-memory event the kernel's kill is looked for.
-const OOM_WATCH: Duration = Duration::from_secs(1);
-/// How often.
-const OOM_LOOK: Duration = Duration::from_millis(5);
 
 /// The whole state of a running launcher. One owner, one thread.
 pub(super) struct Launcher {
@@ -46,6 +41,8 @@ pub(super) struct Launcher {
     pub(super) networks: Networks,
     pub(super) plan: Plan,
     pub(super) grades: Vec<Grade>,
+    /// Whether cgroups limit the processes of each instance.
+    pub(super) counts_pids: bool,
     pub(super) floor: Floor,
     pub(super) store: Store,
     pub(super) uids: Uids,
@@ -88,16 +85,6 @@ impl Instance {
     pub(super) fn output(&self) -> Vec<Rc<OwnedFd>> {
         vec![Rc::clone(&self.stdout), Rc::clone(&self.stderr)]
     }
-}
-
-/// A leaf whose main process has ended, until nothing is in it.
-#[derive(Debug)]
-pub(super) struct Leaving {
-    pub(super) leaf: Leaf,
-    /// Who is to be told, and what.
-    pub(super) tell: Option<(InstanceId, Exit)>,
-    pub(super) tries: u32,
-    pub(super) next: Instant,
 }
 
 /// A copy that waits for its turn, or is under way.
@@ -188,7 +175,7 @@ impl Launcher {
             .and_then(Supervisor::stuck_at)
             .is_some_and(|at| now >= at)
         {
-            self.end_supervisor(&LinkError::Stalled.to_string());
+            self.end_supervisor("it does not read its messages, or does not end");
         }
         self.look_for_oom_kills(now);
         self.remove_leaving(now);
@@ -253,8 +240,6 @@ impl Launcher {
         self.tell(&Event::Stored { ticket, result }, Vec::new());
     }
 
-    // Signals.
-
     fn on_signals(&mut self) {
         while let Ok(Some(info)) = self.signals.read_signal() {
             match info.ssi_signo as i32 {
@@ -286,7 +271,12 @@ impl Launcher {
 
     /// Reaps what instances left behind: as their subreaper the launcher inherits it.
     pub(super) fn reap(&mut self) {
+        let mut last = 0;
         while let Ok(Some((pid, _))) = process::wait(Child::Any, false) {
+            // One that can't be reaped would be found for ever.
+            if std::mem::replace(&mut last, pid) == pid {
+                return;
+            }
             if let Some(&id) = self.children.get(&pid) {
                 self.on_instance_end(id);
             } else if self
@@ -299,225 +289,5 @@ impl Launcher {
                 return;
             }
         }
-    }
-
-    // The supervisor.
-
-    /// Tells the supervisor, if there is one.
-    pub(super) fn tell(&mut self, event: &Event, fds: Vec<Rc<OwnedFd>>) {
-        let Some(supervisor) = &mut self.supervisor else {
-            return;
-        };
-        let was_waiting = supervisor.is_waiting();
-        match supervisor.tell(event, fds) {
-            Ok(()) => self.watch_writable(was_waiting),
-            Err(e) => self.end_supervisor(&e.to_string()),
-        }
-    }
-
-    /// Writability is only of interest while something waits.
-    fn watch_writable(&mut self, was_waiting: bool) {
-        let Some(supervisor) = &self.supervisor else {
-            return;
-        };
-        let Some(socket) = supervisor.socket() else {
-            return;
-        };
-        let waits = supervisor.is_waiting();
-        if waits != was_waiting
-            && let Err(e) = self.poll.watch_writable(socket, Token::Supervisor, waits)
-        {
-            self.end_supervisor(&e.to_string());
-        }
-    }
-
-    pub(super) fn flush_supervisor(&mut self) {
-        let Some(supervisor) = &mut self.supervisor else {
-            return;
-        };
-        let was_waiting = supervisor.is_waiting();
-        match supervisor.flush() {
-            Ok(()) => self.watch_writable(was_waiting),
-            Err(e) => self.end_supervisor(&e.to_string()),
-        }
-    }
-
-    /// Ends a supervisor that can't be worked with; its end brings the next one.
-    pub(super) fn end_supervisor(&mut self, why: &str) {
-        if let Some(supervisor) = &mut self.supervisor {
-            log(format_args!("ending supervisor {}: {why}", supervisor.pid));
-            supervisor.give_up();
-        }
-    }
-
-    fn on_supervisor_end(&mut self) {
-        let Some(status) = self.supervisor.as_ref().and_then(Supervisor::try_reap) else {
-            return;
-        };
-        let Some(ended) = self.supervisor.take() else {
-            return;
-        };
-        // Nobody waits for these answers any more.
-        self.copies.clear();
-        self.usage.clear();
-        if self.phase != Phase::Serving {
-            self.phase = Phase::Over;
-            return;
-        }
-        let how = match status {
-            Status::Code(code) => Exit::Code { code },
-            Status::Signal(signal) => Exit::Signal { signal },
-        };
-        let now = Instant::now();
-        self.short_lives = if supervisor::was_short(ended.started, now) {
-            self.short_lives.saturating_add(1)
-        } else {
-            0
-        };
-        let pause = supervisor::pause(self.short_lives);
-        log(format_args!(
-            "supervisor {}: {how}; starting another in {} ms",
-            ended.pid,
-            pause.as_millis()
-        ));
-        if pause.is_zero() {
-            self.replace_supervisor(now);
-        } else {
-            self.restart_at = Some(now + pause);
-        }
-    }
-
-    fn replace_supervisor(&mut self, now: Instant) {
-        self.generation += 1;
-        if let Err(e) = self.start_supervisor() {
-            self.short_lives = self.short_lives.saturating_add(1);
-            let pause = supervisor::pause(self.short_lives);
-            log(format_args!("{e}; trying again in {} ms", pause.as_millis()));
-            self.restart_at = Some(now + pause);
-        }
-    }
-
-    /// Starts a supervisor and hands it what there is.
-    ///
-    /// # Errors
-    /// When it can't be started.
-    pub(super) fn start_supervisor(&mut self) -> Result<(), LauncherError> {
-        let tree = self
-            .tree
-            .as_ref()
-            .expect("the tree is there until `end`, which starts nothing");
-        let supervisor = Supervisor::start(&self.host, tree)?;
-        let watch = || -> io::Result<()> {
-            self.poll.add(supervisor.pidfd(), Token::SupervisorEnd)?;
-            supervisor
-                .socket()
-                .map_or(Ok(()), |socket| self.poll.add(socket, Token::Supervisor))
-        };
-        let watched = watch();
-        self.supervisor = Some(supervisor);
-        if let Err(source) = watched {
-            self.end_supervisor("it can't be watched");
-            return Err(LauncherError::Kernel {
-                what: "epoll_ctl",
-                source,
-            });
-        }
-        if let Err(e) = self.hand_over() {
-            self.end_supervisor(&e.to_string());
-        }
-        self.watch_writable(false);
-        Ok(())
-    }
-
-    // Instances.
-
-    pub(super) fn on_instance_end(&mut self, id: InstanceId) {
-        let Some(instance) = self.instances.get_mut(&id) else {
-            return;
-        };
-        let exit = match instance.sandbox.try_end() {
-            Ok(Some(exit)) => exit,
-            Ok(None) => return,
-            Err(e) => {
-                log(format_args!("instance {id} can't be waited for: {e}"));
-                Exit::Lost
-            }
-        };
-        let Some(instance) = self.instances.remove(&id) else {
-            return;
-        };
-        self.children.remove(&instance.sandbox.child);
-        self.short_of_memory.retain(|(other, _)| *other != id);
-        let _ = std::fs::remove_file(self.folders.socket(&id.to_string()));
-        self.leave(instance.sandbox.into_leaf(), Some((id, exit)));
-    }
-
-    /// Removes a leaf now, or as soon as nothing is in it; then tells.
-    pub(super) fn leave(&mut self, leaf: Leaf, tell: Option<(InstanceId, Exit)>) {
-        let now = Instant::now();
-        self.leaving.push(Leaving {
-            leaf,
-            tell,
-            tries: 0,
-            next: now,
-        });
-        self.remove_leaving(now);
-    }
-
-    pub(super) fn remove_leaving(&mut self, now: Instant) {
-        let mut index = 0;
-        while let Some(leaving) = self.leaving.get_mut(index) {
-            if leaving.next > now || !leaving.try_remove(now) {
-                index += 1;
-                continue;
-            }
-            if let Some((id, exit)) = self.leaving.swap_remove(index).tell {
-                self.tell(&Event::Exited { id, exit }, Vec::new());
-            }
-        }
-    }
-
-    /// v1 tells that the limit is reached just before it kills; v2 kills the whole group by itself.
-    fn on_oom(&mut self, id: InstanceId) {
-        let Some(instance) = self.instances.get(&id) else {
-            return;
-        };
-        if let Some(event) = &instance.oom {
-            // Only to have it silent again; the count says nothing.
-            let _ = nix::unistd::read(event, &mut [0; 8]);
-        }
-        self.short_of_memory.push((id, Instant::now() + OOM_WATCH));
-    }
-
-    fn look_for_oom_kills(&mut self, now: Instant) {
-        let instances = &mut self.instances;
-        self.short_of_memory.retain(|(id, until)| {
-            let Some(instance) = instances.get_mut(id) else {
-                return false;
-            };
-            let killed = instance.sandbox.leaf().oom_kills() > 0;
-            if killed {
-                instance.sandbox.kill_all();
-            }
-            !killed && now < *until
-        });
-    }
-}
-
-impl Leaving {
-    /// Whether it is gone; otherwise it is tried again later, the more rarely the longer it takes.
-    pub(super) fn try_remove(&mut self, now: Instant) -> bool {
-        match self.leaf.remove() {
-            Ok(true) => return true,
-            Ok(false) => {}
-            Err(e) if self.tries == 0 => log(format_args!("a cgroup can't be removed: {e}")),
-            Err(_) => {}
-        }
-        // On v1 what forked during the last kill is still there.
-        self.leaf.kill();
-        let pause = Duration::from_millis(1) * 2_u32.saturating_pow(self.tries.min(6));
-        self.tries += 1;
-        self.next = now + pause;
-        false
     }
 }

@@ -28,8 +28,12 @@ use crate::{confine, namespace};
 ///
 /// # Errors
 /// What can't be had; nothing stays behind.
-pub(super) fn start(host: Host) -> Result<Launcher, LauncherError> {
+pub(super) fn start(mut host: Host) -> Result<Launcher, LauncherError> {
     check(&host)?;
+    if !nix::unistd::geteuid().is_root() {
+        // The same user then: there is nothing to give away, and nobody to become.
+        host.supervisor = None;
+    }
     let signals = prepare_process()?;
     let folders = folders::prepare(&host)?;
     let uids = Uids::load(&folders.uids, host.uid_first, host.uid_count)?;
@@ -142,6 +146,7 @@ fn build(
         descriptors,
         poll: Poll::new().map_err(kernel("epoll"))?,
         signals,
+        counts_pids: facts.cgroup.pids,
         pool: tree.pool(),
         tree: Some(tree),
         networks: Networks::default(),

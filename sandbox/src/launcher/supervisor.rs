@@ -21,6 +21,8 @@ use crate::wire::{self, Event};
 const STALL: Duration = Duration::from_secs(30);
 /// A supervisor that lived longer than this is replaced at once.
 const SHORT_LIFE: Duration = Duration::from_secs(1);
+/// A supervisor whose connection is over may take this long to end.
+const PARTING: Duration = Duration::from_secs(2);
 /// The longest pause before a replacement: callers wait in the listen queues meanwhile.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
@@ -38,6 +40,8 @@ pub(super) struct Supervisor {
     /// Messages that may wait.
     capacity: usize,
     stalled: Option<Instant>,
+    /// Set when the connection is over: by then it must have ended.
+    end_by: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -109,6 +113,7 @@ impl Supervisor {
             // The inventory, and a few answers for each instance.
             capacity: 4096 + 8 * host.max_instances,
             stalled: None,
+            end_by: None,
         })
     }
 
@@ -177,22 +182,22 @@ impl Supervisor {
 
     /// When it counts as stuck, if it goes on like this.
     pub(super) fn stuck_at(&self) -> Option<Instant> {
-        self.stalled.map(|since| since + STALL)
+        self.end_by.or(self.stalled.map(|since| since + STALL))
     }
 
     /// Ends it: no message of it is read any more.
     pub(super) fn give_up(&mut self) {
-        self.socket = None;
-        self.queue.clear();
-        self.stalled = None;
+        self.let_go(Instant::now());
+        self.end_by = None;
         let _ = process::signal(self.pidfd(), libc::SIGKILL);
     }
 
-    /// Closes the connection and lets it end by itself.
-    pub(super) fn let_go(&mut self) {
+    /// Closes the connection and lets it end by itself, for a while.
+    pub(super) fn let_go(&mut self, now: Instant) {
         self.socket = None;
         self.queue.clear();
         self.stalled = None;
+        self.end_by = Some(now + PARTING);
     }
 
     /// Reaps it, if it has ended.

@@ -142,8 +142,8 @@ const PRCTL: Check = &[
             libc::PR_GET_TID_ADDRESS as u32,
             libc::PR_SET_THP_DISABLE as u32,
             libc::PR_GET_THP_DISABLE as u32,
-            libc::PR_GET_SPECULATION_CTRL as u32,
-            libc::PR_SET_SPECULATION_CTRL as u32,
+            52,          // PR_GET_SPECULATION_CTRL
+            53,          // PR_SET_SPECULATION_CTRL
             50,          // PR_SVE_SET_VL
             51,          // PR_SVE_GET_VL
             54,          // PR_PAC_RESET_KEYS

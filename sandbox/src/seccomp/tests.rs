@@ -10,6 +10,10 @@ use seccompiler::{
 
 use super::*;
 
+/// Code, jump if true, jump if false, constant.
+type Instruction = (u16, u8, u8, u32);
+type Program = Vec<Instruction>;
+
 const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
 const KILL: u32 = libc::SECCOMP_RET_KILL_PROCESS;
 
@@ -18,7 +22,7 @@ fn errno(value: i32) -> u32 {
 }
 
 /// Runs a classic BPF program on one `struct seccomp_data`; also counts its steps.
-fn run(program: &[(u16, u8, u8, u32)], arch: u32, number: u32, args: [u64; 6]) -> (u32, usize) {
+fn run(program: &[Instruction], arch: u32, number: u32, args: [u64; 6]) -> (u32, usize) {
     let mut data = Vec::new();
     data.extend(number.to_le_bytes());
     data.extend(arch.to_le_bytes());
@@ -43,7 +47,7 @@ fn run(program: &[(u16, u8, u8, u32)], arch: u32, number: u32, args: [u64; 6]) -
     unreachable!()
 }
 
-fn ours(arch: Arch) -> Vec<(u16, u8, u8, u32)> {
+fn ours(arch: Arch) -> Program {
     let program = assemble(arch.audit(), &function_policy(arch));
     program.iter().map(|i| (i.code, i.jt, i.jf, i.k)).collect()
 }
@@ -171,7 +175,7 @@ fn itertools(a: [u64; 3], b: [u64; 3], c: [u64; 3]) -> impl Iterator<Item = (u64
     })
 }
 
-fn oracle(arch: Arch) -> Vec<(u16, u8, u8, u32)> {
+fn oracle(arch: Arch) -> Program {
     let mut rules = BTreeMap::new();
     for call in table::ALLOWED.iter().chain(table::CHECKED) {
         let Some(number) = arch.number(call) else { continue };
@@ -256,7 +260,7 @@ proptest! {
 
     #[test]
     fn allows_exactly_what_seccompiler_allows(number in number(), args in prop::array::uniform6(argument())) {
-        static PROGRAMS: LazyLock<[[Vec<(u16, u8, u8, u32)>; 2]; 2]> =
+        static PROGRAMS: LazyLock<[[Program; 2]; 2]> =
             LazyLock::new(|| [Arch::X86_64, Arch::Aarch64].map(|arch| [ours(arch), oracle(arch)]));
         for (arch, [ours, oracle]) in [Arch::X86_64, Arch::Aarch64].into_iter().zip(PROGRAMS.iter()) {
             let answer = run(ours, arch.audit(), number, args).0;

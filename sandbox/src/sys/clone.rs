@@ -153,7 +153,7 @@ unsafe fn clone_and_call(
         asm!("svc 0", "cbnz x0, 2f", "mov x29, xzr", "mov x30, xzr", "mov x0, {argument}", "blr {entry}", "brk 1", "2:",
              argument = in(reg) argument, entry = in(reg) entry,
              in("x8") libc::SYS_clone3, inout("x0") args as *const CloneArgs as isize => result,
-             in("x1") size_of::<CloneArgs>(), lateout("x30") _);
+             in("x1") size_of::<CloneArgs>(), out("x30") _);
     }
     result
 }

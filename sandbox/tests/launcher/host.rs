@@ -15,7 +15,7 @@ use funcd_sandbox::exit::Exit;
 use funcd_sandbox::launcher::{self, Host};
 use funcd_sandbox::property::Property;
 use funcd_sandbox::spec::{Digest, Image, InstanceId, Limits, Socket, Spec};
-use funcd_sandbox::wire::{self, Event, Handover, MAX_MESSAGE, Request};
+use funcd_sandbox::wire::{self, Event, Handover, MAX_MESSAGE, Request, StoreError};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket};
@@ -84,7 +84,7 @@ pub(crate) fn run_launcher(dir: &Path, who: &str, behaviour: &str) -> Result<(),
             text(behaviour),
         ],
         config: b"the configuration".to_vec(),
-        max_instances: 50,
+        max_instances: 1200,
         drain_millis: 10_000,
     })
 }
@@ -170,19 +170,23 @@ impl Running {
             .expect("the supervisor is alive")
     }
 
-    /// Stores the executable at `path`.
+    /// Stores the executable at `path`; tries again as a supervisor does, because other tests fork, and a fork holds this
+    /// test's writer until it executes.
     pub(crate) fn store(&mut self, path: &Path) -> Digest {
         let file = File::open(path).unwrap();
-        self.send(&Request::Store { ticket: 5 }, &[file.as_raw_fd()]);
-        match self.recv().0 {
-            Event::Stored {
-                ticket: 5,
-                result: Ok((digest, size)),
-            } => {
-                assert_eq!(size, file.metadata().unwrap().len());
-                digest
+        loop {
+            self.send(&Request::Store { ticket: 5 }, &[file.as_raw_fd()]);
+            let Event::Stored { ticket: 5, result } = self.recv().0 else {
+                panic!("the answer to a copy comes next");
+            };
+            match result {
+                Ok((digest, size)) => {
+                    assert_eq!(size, file.metadata().unwrap().len());
+                    return digest;
+                }
+                Err(StoreError::BeingWritten) => {}
+                Err(other) => panic!("{other:?}"),
             }
-            other => panic!("{other:?} instead of stored"),
         }
     }
 
@@ -234,12 +238,10 @@ impl Running {
             panic!("{event:?} instead of launched");
         };
         assert_eq!(id, asked);
-        let [stdout, _stderr] = <[OwnedFd; 2]>::try_from(fds).unwrap();
-        Started {
-            id,
-            pid,
-            stdout: stdout.into(),
-        }
+        // The third, its listener, is dropped: nothing but the instance holds it then.
+        assert!(fds.len() == 2 || fds.len() == 3);
+        let stdout = fds.into_iter().next().unwrap().into();
+        Started { id, pid, stdout }
     }
 
     pub(crate) fn refused(&mut self, spec: Spec) -> String {
@@ -281,6 +283,22 @@ impl Running {
             .expect("a supervisor runs")
             .parse()
             .unwrap()
+    }
+
+    /// What the launcher holds of memory for itself.
+    pub(crate) fn memory(&self) -> String {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.launcher.id())).unwrap();
+        let line = |name: &&str| {
+            status
+                .lines()
+                .find(|line| line.starts_with(*name))
+                .unwrap_or_default()
+        };
+        ["VmRSS", "RssAnon"]
+            .iter()
+            .map(line)
+            .collect::<Vec<_>>()
+            .join(", ")
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
@@ -343,18 +361,7 @@ impl Running {
             .iter()
             .map(|byte| format!("{byte:02x}"))
             .collect();
-        let mut found = Vec::new();
-        let mut below = vec![PathBuf::from("/sys/fs/cgroup")];
-        while let Some(dir) = below.pop() {
-            for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-                if entry.file_name().to_string_lossy() == format!("funcd-{name}") {
-                    found.push(entry.path());
-                } else if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                    below.push(entry.path());
-                }
-            }
-        }
-        found
+        cgroups_named(&format!("funcd-{name}"))
     }
 }
 
@@ -372,16 +379,24 @@ impl Drop for Running {
 }
 
 fn command(dir: &Path, who: As, behaviour: &str) -> Command {
-    let mut command = Command::new("/proc/self/exe");
-    command.arg("launcher").arg(dir);
+    let mut command = command_of("launcher", dir, who);
     match who {
         As::Root => command.arg("root"),
         As::User => command.arg("user"),
     };
     command.arg(behaviour);
+    command
+}
+
+fn command_of(role: &str, dir: &Path, who: As) -> Command {
+    let mut command = Command::new("/proc/self/exe");
+    command.arg(role).arg(dir);
     if who == As::User && nix::unistd::geteuid().is_root() {
         for folder in ["", "functions", "state", "run", "data"] {
-            chown(dir.join(folder), Some(NOBODY), Some(NOBODY)).unwrap();
+            let folder = dir.join(folder);
+            if folder.exists() {
+                chown(folder, Some(NOBODY), Some(NOBODY)).unwrap();
+            }
         }
         command.uid(NOBODY).gid(NOBODY);
     }
@@ -437,4 +452,41 @@ pub(crate) fn read_line(mut from: &File) -> String {
         }
         line.push(byte[0]);
     }
+}
+
+/// The cgroups with this name, in any hierarchy.
+pub(crate) fn cgroups_named(name: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut below = vec![PathBuf::from("/sys/fs/cgroup")];
+    while let Some(dir) = below.pop() {
+        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+            if entry.file_name() == name {
+                found.push(entry.path());
+            } else if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                below.push(entry.path());
+            }
+        }
+    }
+    found
+}
+
+/// The role of `doctor`: one line for each property.
+pub(crate) fn print_grades() {
+    for grade in launcher::grades(None) {
+        match grade.mechanism {
+            Some(mechanism) => println!("{} kept by {mechanism}", grade.property),
+            None => println!("{} missing: {}; {}", grade.property, grade.cause, grade.fix),
+        }
+    }
+}
+
+/// Grades this machine in a process of its own: its pid, and what it prints.
+pub(crate) fn grades(who: As) -> (u32, String) {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = command_of("grades", dir.path(), who);
+    let child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let pid = child.id();
+    let out = child.wait_with_output().unwrap();
+    assert!(out.status.success());
+    (pid, String::from_utf8(out.stdout).unwrap())
 }

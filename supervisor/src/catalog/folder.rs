@@ -114,7 +114,7 @@ pub fn look(folder: BorrowedFd<'_>, name: &OsStr) -> nix::Result<Option<FileId>>
 /// # Errors
 /// Those of open(2); `ELOOP` for a symbolic link.
 pub fn open_file(folder: BorrowedFd<'_>, name: &OsStr) -> nix::Result<OwnedFd> {
-    open(folder, name, OFlag::O_NOCTTY)
+    open(folder, name, OFlag::O_NONBLOCK | OFlag::O_NOCTTY)
 }
 
 /// Opens a folder.

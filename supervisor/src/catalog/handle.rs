@@ -61,7 +61,7 @@ pub struct Handle(pub(super) mpsc::UnboundedSender<Answer>);
 
 impl Handle {
     /// The candidate with this serial could not be stored now (still being written, changed while copied): it comes again as
-    /// a new [`Change::Deploy`], a little later each time. `why` is shown by `funcd ls` until then.
+    /// a new [`Change::Deploy`](super::Change::Deploy), a little later each time. `why` is shown by `funcd ls` until then.
     pub fn retry(&self, name: &FunctionName, serial: u64, why: impl Into<String>) {
         let _ = self.0.send(Answer::Retry(name.clone(), serial, why.into()));
     }

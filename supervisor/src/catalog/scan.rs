@@ -151,15 +151,22 @@ impl Scanner {
     /// Looks at an entry.
     pub fn look(&mut self, name: &OsStr, now: SystemTime) -> Look {
         let home = match folder::state(self.home.as_fd()) {
-            Ok(state) if false && state.deleted => return Look::HomeGone,
+            Ok(state) if state.deleted => return Look::HomeGone,
             Ok(state) => state,
             Err(errno) => return Look::Failed(format!("the functions folder can't be looked at: {errno}")),
         };
         let entry = match folder::look(self.home.as_fd(), name) {
             Ok(Some(entry)) => entry,
             Ok(None) => {
-                self.cache.remove(name);
-                return Look::Absent;
+                // Asked again, since all of it may have been deleted between the two.
+                return match folder::state(self.home.as_fd()) {
+                    Ok(state) if !state.deleted => {
+                        self.cache.remove(name);
+                        Look::Absent
+                    }
+                    Ok(_) => Look::HomeGone,
+                    Err(errno) => Look::Failed(format!("the functions folder can't be looked at: {errno}")),
+                };
             }
             Err(errno) => return Look::Failed(format!("it can't be looked at: {errno}")),
         };

@@ -91,6 +91,8 @@ struct Tracked {
     sight: Option<(Box<Sighting>, Instant)>,
     /// When to look next.
     due: Option<Instant>,
+    /// Its absence means nothing before: the folder itself was replaced, and may still be filled.
+    missing_until: Option<Instant>,
     told: Option<Told>,
     status: Entry,
 }
@@ -123,6 +125,7 @@ impl Tracked {
             last_event: None,
             sight: None,
             due: None,
+            missing_until: None,
             told: None,
             status: settling("it has just appeared"),
         }
@@ -228,6 +231,15 @@ impl Settle {
         }
     }
 
+    /// The functions folder is another one now: what is not in it yet gets [`Rules::stalled`] to come back before it counts
+    /// as removed. The caller looks at everything.
+    pub fn home_replaced(&mut self, now: Instant) {
+        self.events_lost();
+        for tracked in self.entries.values_mut() {
+            tracked.missing_until = Some(now + self.rules.stalled);
+        }
+    }
+
     /// Entries to look at now.
     pub fn take_due(&mut self, now: Instant) -> Vec<OsString> {
         let due = self
@@ -256,6 +268,15 @@ impl Settle {
         match look {
             Look::HomeGone => None,
             Look::Absent => {
+                let missing = self.entries.get_mut(name)?;
+                if let Some(until) = missing.missing_until.filter(|until| *until > now) {
+                    missing.due = Some(until);
+                    self.set_status(
+                        name,
+                        settling("it is not in the new functions folder yet; what runs keeps running"),
+                    );
+                    return None;
+                }
                 let gone = self.entries.remove(name)?;
                 self.changed = true;
                 gone.told.map(|_| Decision::Remove)
@@ -280,6 +301,7 @@ impl Settle {
             _ => now,
         };
         tracked.sight = Some((sighting, since));
+        tracked.missing_until = None;
         if let Err((at, why)) = tracked.is_complete(now, &self.rules) {
             tracked.due = Some(at);
             // What is only noticed now, and was deployed as it is, needs no word.

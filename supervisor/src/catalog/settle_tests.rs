@@ -275,6 +275,30 @@ fn a_failed_look_is_no_absence() {
 }
 
 #[test]
+fn a_new_home_has_time_to_be_filled() {
+    let mut bench = Bench::deployed();
+    bench.settle.home_replaced(bench.now);
+    assert_eq!(bench.look(Look::Absent), None);
+    assert!(bench.status().contains("what runs keeps running"));
+    assert_eq!(bench.pass(Duration::from_secs(59), &Look::Absent), []);
+    assert_eq!(
+        bench.pass(Duration::from_secs(2), &Look::Absent),
+        [Decision::Remove]
+    );
+
+    // Once it was seen in there, its removal is one.
+    let mut bench = Bench::deployed();
+    bench.settle.home_replaced(bench.now);
+    let one = bench.good(1);
+    assert_eq!(bench.look(one), None);
+    bench.event(Event::Gone);
+    assert_eq!(
+        bench.pass(Duration::from_secs(1), &Look::Absent),
+        [Decision::Remove]
+    );
+}
+
+#[test]
 fn an_overflow_forgets_the_writer() {
     let mut bench = Bench::new();
     bench.event(Event::Written);

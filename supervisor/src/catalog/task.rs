@@ -40,6 +40,8 @@ pub struct Catalog {
     watch: Watch,
     /// The functions folder was deleted or renamed, and not found again since.
     home_gone: bool,
+    /// Look at everything next.
+    scan_wanted: bool,
     /// The folder has more entries than are looked at.
     too_many: bool,
     /// Told to deploy, waits for a slot.
@@ -65,6 +67,7 @@ impl Catalog {
             settle: Settle::new(options.rules),
             watch: Watch::off(),
             home_gone: false,
+            scan_wanted: false,
             too_many: false,
             queue: VecDeque::new(),
             slots: Arc::new(Semaphore::new(OUTSTANDING)),
@@ -80,22 +83,25 @@ impl Catalog {
     /// everything: a function that the daemon inherited and that is not in it was removed meanwhile.
     pub async fn run(mut self, changes: mpsc::UnboundedSender<Change>) {
         self.start_watch();
-        self.scan_all(&changes).await;
+        self.scan_wanted = true;
         let mut rescan = tokio::time::interval(self.options.rescan.max(Duration::from_millis(1)));
         rescan.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         rescan.reset();
         let mut answered = true;
         loop {
+            if std::mem::take(&mut self.scan_wanted) {
+                self.scan_all(&changes).await;
+            }
             self.publish(&changes);
             let due = self.settle.next_due();
             let asleep = tokio::time::sleep_until(due.unwrap_or_else(now).into());
             tokio::select! {
                 () = changes.closed() => return,
-                told = self.watch.next() => self.told(told, &changes).await,
+                told = self.watch.next() => self.told(told),
                 () = asleep, if due.is_some() => self.look_at_due(&changes),
-                _ = rescan.tick() => self.scan_all(&changes).await,
+                _ = rescan.tick() => self.scan_wanted = true,
                 answer = self.answers.recv(), if answered => match answer {
-                    Some(answer) => self.answer(answer, &changes).await,
+                    Some(answer) => self.answer(answer),
                     None => answered = false,
                 },
                 slot = Arc::clone(&self.slots).acquire_owned(), if !self.queue.is_empty() => {
@@ -121,17 +127,13 @@ impl Catalog {
         }
     }
 
-    async fn told(&mut self, told: std::io::Result<Vec<Told>>, changes: &mpsc::UnboundedSender<Change>) {
-        let told = match told {
-            Ok(told) => told,
-            Err(e) => {
-                warn!("watching the functions folder failed: {e}; watching anew");
-                self.watch = Watch::off();
-                self.start_watch();
-                vec![Told::Overflow]
-            }
-        };
-        let mut everything = false;
+    fn told(&mut self, told: std::io::Result<Vec<Told>>) {
+        let told = told.unwrap_or_else(|e| {
+            warn!("watching the functions folder failed: {e}; watching anew");
+            self.watch = Watch::off();
+            self.start_watch();
+            vec![Told::Overflow]
+        });
         for told in told {
             match told {
                 Told::Event { name, .. } if policy::is_ignored(&name) => {}
@@ -150,16 +152,11 @@ impl Catalog {
                     metrics::counter!(METRIC_OVERFLOWS).increment(1);
                     warn!("the kernel dropped events of the functions folder: looking at everything");
                     self.settle.events_lost();
-                    everything = true;
+                    self.scan_wanted = true;
                 }
-                Told::HomeTouched => everything = true,
+                Told::HomeTouched => self.scan_wanted = true,
                 Told::HomeGone => self.lose_home(),
             }
-        }
-        if everything {
-            self.scan_all(changes).await;
-        } else {
-            self.look_at_due(changes);
         }
     }
 
@@ -192,7 +189,15 @@ impl Catalog {
         let look = self.scanner.look(name, SystemTime::now());
         match &look {
             Look::HomeGone => self.lose_home(),
-            Look::Absent => self.watch.drop_folder(name),
+            Look::Absent => {
+                // If the functions folder was renamed and then emptied, the first of the two was told by now.
+                let pending = self.watch.pending();
+                self.told(pending);
+                if self.home_gone {
+                    return;
+                }
+                self.watch.drop_folder(name);
+            }
             Look::Failed(why) => debug!(function = folder_name(name), "{why}"),
             Look::Seen(sighting) => {
                 let entry = &sighting.identity.entry;
@@ -281,7 +286,7 @@ impl Catalog {
                 info!(folder = %path.display(), "the functions folder is there again");
                 self.scanner.move_to(home);
                 self.home_gone = false;
-                self.settle.events_lost();
+                self.settle.home_replaced(now());
                 self.start_watch();
                 true
             }
@@ -292,7 +297,7 @@ impl Catalog {
         }
     }
 
-    async fn answer(&mut self, answer: Answer, changes: &mpsc::UnboundedSender<Change>) {
+    fn answer(&mut self, answer: Answer) {
         match answer {
             Answer::Retry(name, serial, why) => {
                 self.settle.retry(now(), name.as_str().as_ref(), serial, &why)
@@ -301,7 +306,7 @@ impl Catalog {
                 self.settle.refuse(name.as_str().as_ref(), serial, refusal)
             }
             Answer::Accept(name, serial) => self.settle.accept(name.as_str().as_ref(), serial),
-            Answer::Rescan => self.scan_all(changes).await,
+            Answer::Rescan => self.scan_wanted = true,
         }
     }
 

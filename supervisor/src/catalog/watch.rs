@@ -143,29 +143,41 @@ impl Watch {
     /// # Errors
     /// Those of reading the queue: watch anew.
     pub async fn next(&mut self) -> io::Result<Vec<Told>> {
-        let Some(inotify) = &self.inotify else {
-            return std::future::pending().await;
-        };
-        let mut events = Vec::new();
-        while events.is_empty() {
+        loop {
+            let Some(inotify) = &self.inotify else {
+                return std::future::pending().await;
+            };
             let mut ready = inotify.readable().await?;
-            for _ in 0..READS {
-                match ready.get_inner().0.read_events() {
-                    Ok(more) => events.extend(more),
-                    Err(Errno::EAGAIN) => {
-                        ready.clear_ready();
-                        break;
-                    }
-                    Err(Errno::EINTR) => {}
-                    Err(errno) => return Err(errno.into()),
-                }
+            let (events, more) = read(&ready.get_inner().0)?;
+            if !more {
+                ready.clear_ready();
+            }
+            if !events.is_empty() {
+                return Ok(self.translate_all(&events));
             }
         }
+    }
+
+    /// What is told already, without waiting.
+    ///
+    /// # Errors
+    /// As [`Watch::next`].
+    pub fn pending(&mut self) -> io::Result<Vec<Told>> {
+        match &self.inotify {
+            None => Ok(Vec::new()),
+            Some(inotify) => {
+                let (events, _) = read(&inotify.get_ref().0)?;
+                Ok(self.translate_all(&events))
+            }
+        }
+    }
+
+    fn translate_all(&mut self, events: &[InotifyEvent]) -> Vec<Told> {
         let mut told = Vec::new();
-        for event in &events {
+        for event in events {
             self.translate(event, &mut told);
         }
-        Ok(told)
+        told
     }
 
     fn translate(&mut self, event: &InotifyEvent, told: &mut Vec<Told>) {
@@ -218,6 +230,20 @@ impl Watch {
             new_folder: folder && event.mask.intersects(Flag::IN_CREATE | Flag::IN_MOVED_TO),
         });
     }
+}
+
+/// Events of the queue, and whether there may be more.
+fn read(inotify: &Inotify) -> nix::Result<(Vec<InotifyEvent>, bool)> {
+    let mut events = Vec::new();
+    for _ in 0..READS {
+        match inotify.read_events() {
+            Ok(more) => events.extend(more),
+            Err(Errno::EAGAIN) => return Ok((events, false)),
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok((events, true))
 }
 
 /// What is asked of the kernel about files in a folder.

@@ -34,7 +34,7 @@ pub struct Config {
     pub admin_listen: Option<SocketAddr>,
     /// Worker threads; default: one per core.
     pub workers: usize,
-    /// Networks whose `X-Forwarded-*`, `Forwarded` and `X-Request-Id` are believed, as `address/prefix`.
+    /// Networks whose `X-Forwarded-*` and `Forwarded` headers are believed, as `address/prefix`.
     pub trusted: Vec<String>,
     /// The user that the supervisor runs as, when root.
     pub user: String,

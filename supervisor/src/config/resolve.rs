@@ -18,6 +18,8 @@ use crate::typed::{self, Found, Layer, Place, Spanned, TypedError};
 
 /// Unix socket paths end at 108 bytes, a NUL included (unix(7)).
 const MAX_SOCKET_PATH: usize = 107;
+/// The launcher hands the configuration to the supervisor in one message of 64 KiB, beside other things.
+const MAX_JSON: usize = 48 * 1024;
 /// Not given to any system or container range by systemd's table (UIDS-GIDS): 1879048192 to 2147352575 is free.
 const UID_FIRST: u64 = 1_900_000_000;
 
@@ -87,6 +89,12 @@ pub(super) fn resolve(read: Typed, environment: &Environment) -> Result<Loaded, 
         state,
         run,
     };
+    let json = serde_json::to_vec(&config).map_or(0, |json| json.len());
+    if json > MAX_JSON {
+        return Err(ConfigError::Other(format!(
+            "the configuration has {json} bytes as JSON, at most {MAX_JSON} are handed to the supervisor: shorten [defaults]"
+        )));
+    }
     let rows = show::rows(&config, &defaults, &keys.origins);
     Ok(Loaded {
         config,

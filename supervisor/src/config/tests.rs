@@ -345,6 +345,17 @@ error: \"nonsense\" is not an address with a port
 }
 
 #[test]
+fn a_configuration_fits_into_its_message() {
+    let args = format!("[defaults]\nargs = [\"{}\"]", "x".repeat(31_000));
+    let roots = format!("read_roots = [\"/{}\"]\n", "r".repeat(20_000));
+    for (text, good) in [(args.clone(), true), (roots.clone() + &args, false)] {
+        let root = root(&[("etc/funcd/funcd.toml", &text)]);
+        let loaded = load(&Flags::default(), &environment(root.path(), 0, &[]));
+        assert_eq!(loaded.is_ok(), good, "{:?}", loaded.err());
+    }
+}
+
+#[test]
 fn a_mistyped_variable_is_a_warning() {
     let root = root(&[]);
     let vars = [("FUNCD_LITSEN", "x"), ("FUNCD_TEST_REQUIRE", "all")];

@@ -38,3 +38,105 @@ fn worth_waiting(instance: &Instance, error: &io::Error) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, TcpListener};
+    use std::os::fd::OwnedFd;
+    use std::sync::Arc;
+
+    use funcd_sandbox::spec::{Digest, Image, InstanceId};
+    use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket};
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::function::handle::Revision;
+    use crate::function::instance::SocketStock;
+    use crate::name::RevisionId;
+
+    fn instance(address: Address) -> Instance {
+        let revision = Revision {
+            id: RevisionId(Digest([0; 32])),
+            artifact: Digest([0; 32]),
+            image: Image::Static,
+            manifest: Arc::new(crate::ingress::tests::manifest()),
+            manifest_text: String::new(),
+        };
+        Instance::new(InstanceId(1), Arc::new(revision), address)
+    }
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(20)
+    }
+
+    /// A `port` instance in this network namespace, with so many sockets.
+    fn port(port: u16, sockets: usize) -> Instance {
+        let (control, _) = mpsc::unbounded_channel();
+        let stock = SocketStock::new(control);
+        let socket = || {
+            socket(
+                AddressFamily::Inet,
+                SockType::Stream,
+                SockFlag::SOCK_CLOEXEC,
+                None,
+            )
+            .unwrap()
+        };
+        stock.refill((0..sockets).map(|_| socket()).collect::<Vec<OwnedFd>>());
+        instance(Address::Port { port, stock })
+    }
+
+    #[tokio::test]
+    async fn a_port_that_is_not_bound_yet_is_waited_for() {
+        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let number = free.local_addr().unwrap().port();
+        drop(free);
+        let starting = port(number, 1000);
+        let bind_later = async {
+            // Long enough for a first refusal; nothing depends on it.
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            TcpListener::bind((Ipv4Addr::LOCALHOST, number)).unwrap()
+        };
+        let (connected, _listener) = tokio::join!(connect(&starting, soon()), bind_later);
+        connected.unwrap();
+
+        // One that has answered before is gone when it refuses.
+        let ended = port(number, 1);
+        drop(_listener);
+        assert!(ended.note_answer() && !ended.note_answer());
+        let refused = connect(&ended, soon()).await.unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+    }
+
+    #[tokio::test]
+    async fn a_full_listen_queue_is_waited_out_until_the_deadline() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let full = socket(
+            AddressFamily::Unix,
+            SockType::Stream,
+            SockFlag::SOCK_CLOEXEC,
+            None,
+        )
+        .unwrap();
+        bind(
+            std::os::fd::AsRawFd::as_raw_fd(&full),
+            &UnixAddr::new(&path).unwrap(),
+        )
+        .unwrap();
+        listen(&full, Backlog::new(0).unwrap()).unwrap();
+        let full = std::os::unix::net::UnixListener::from(full);
+        let instance = instance(Address::Unix(path));
+        let _first = connect(&instance, soon()).await.unwrap();
+        let late = connect(&instance, Instant::now() + Duration::from_millis(20))
+            .await
+            .unwrap_err();
+        assert!(
+            matches!(late.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut),
+            "{late}"
+        );
+        let accept = async { full.accept().unwrap() };
+        let (second, _) = tokio::join!(connect(&instance, soon()), accept);
+        second.unwrap();
+    }
+}

@@ -116,6 +116,8 @@ pub struct Control {
     pub(super) synced: Sync,
     /// Everything is on its way out.
     pub(super) draining: bool,
+    /// The launcher was told that nothing is left.
+    pub(super) said_goodbye: bool,
     pub(super) routes: Arc<ArcSwap<Routes>>,
     pub(super) sockets: PathBuf,
     pub(super) _sockets: OwnedFd,
@@ -142,6 +144,7 @@ impl Control {
             next_id: parts.next_id,
             synced: Sync::Reading,
             draining: false,
+            said_goodbye: false,
             routes: parts.routes,
             // The folder may lie where this user can't walk to; the descriptor always leads there, and the path stays
             // short enough for a socket address.
@@ -178,6 +181,7 @@ impl Control {
             }
             if control.draining && control.owners.is_empty() {
                 control.draining = false;
+                control.said_goodbye = true;
                 if let Err(e) = control.launcher.send(&Request::Goodbye, Vec::new()) {
                     return control.lost(Some(e));
                 }
@@ -188,6 +192,8 @@ impl Control {
     fn lost(&mut self, why: Option<io::Error>) {
         match why {
             Some(e) => tracing::error!(error = %e, "lost the launcher"),
+            // After the goodbye that is the answer to it.
+            None if self.said_goodbye => {}
             None => tracing::error!("the launcher has closed its end"),
         }
         let _ = self.notices.send(Notice::LauncherGone);

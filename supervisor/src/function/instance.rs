@@ -222,6 +222,10 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        // Most requests are a head only: a plain write costs less.
+        if let [whole] = bufs {
+            return self.poll_write(cx, whole);
+        }
         match self.get_mut() {
             Stream::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Stream::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),

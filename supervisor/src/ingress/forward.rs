@@ -36,7 +36,7 @@ enum Broken {
     /// Nothing was written: here is the request again.
     NotWritten(Box<Request<Upload>>),
     /// Something was written, then the connection ended.
-    Died(hyper::Error),
+    Died(Option<hyper::Error>),
     /// The deadline.
     TooLate,
 }
@@ -93,13 +93,17 @@ pub(super) async fn forward(
             }
             Err(Broken::NotWritten(_)) => return Err(refused()),
             Err(Broken::Died(error)) => match (Fault::of(watch), spare) {
-                (None, Some(spare)) if !error.is_parse() => {
-                    debug!(function = function.name.as_str(), %error, "an idle connection ended; sent again");
+                (None, Some(spare)) if !error.as_ref().is_some_and(hyper::Error::is_parse) => {
+                    debug!(
+                        function = function.name.as_str(),
+                        ?error,
+                        "an idle connection ended; sent again"
+                    );
                     repeated = true;
                     request = spare;
                 }
                 (Some(fault), _) => return Err(faulty(fault)),
-                (None, _) => return Err(died(&error)),
+                (None, _) => return Err(died(error.as_ref())),
             },
             Err(Broken::TooLate) => {
                 return Err(Problem::new(
@@ -138,7 +142,7 @@ async fn dial(lease: &Lease, deadline: Instant) -> Result<Box<Upstream>, Problem
         }
         Err(_) => return Err(refused()),
     };
-    Upstream::over(stream).await.map_err(|error| died(&error))
+    Upstream::over(stream).await.map_err(|error| died(Some(&error)))
 }
 
 /// Sends the request and polls its connection, in this task, until there is a head.
@@ -154,12 +158,11 @@ async fn exchange(
             Poll::Ready(Ok(response)) => Poll::Ready(Ok(response)),
             Poll::Ready(Err(mut error)) => Poll::Ready(Err(match error.take_message() {
                 Some(request) => Broken::NotWritten(Box::new(request)),
-                None => Broken::Died(error.into_error()),
+                None => Broken::Died(Some(error.into_error())),
             })),
             Poll::Pending if watch.missed(&watch.head) => Poll::Ready(Err(Broken::TooLate)),
-            Poll::Pending if ended => {
-                unreachable!("an ended connection has answered its request, if only by an error")
-            }
+            // hyper answers before it ends; but an instance must not be able to hang a request by proving it wrong.
+            Poll::Pending if ended => Poll::Ready(Err(Broken::Died(None))),
             Poll::Pending => Poll::Pending,
         }
     })
@@ -201,8 +204,8 @@ fn faulty(fault: Fault) -> Problem {
     Problem::new(kind, fault.to_string()).closing()
 }
 
-fn died(error: &hyper::Error) -> Problem {
-    if error.is_parse() {
+fn died(error: Option<&hyper::Error>) -> Problem {
+    if let Some(error) = error.filter(|error| error.is_parse()) {
         Problem::new(
             Kind::MalformedResponse,
             format!("the function's response head is malformed: {error}"),

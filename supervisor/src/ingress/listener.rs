@@ -15,7 +15,7 @@ use super::worker::Worker;
 
 /// What a connection beyond the bound is told.
 const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\nretry-after: 2\r\n\
-    proxy-status: funcd; error=connection_limit_reached\r\nconnection: close\r\ncontent-length: 99\r\n\r\n\
+    proxy-status: funcd; error=connection_limit_reached\r\nconnection: close\r\ncontent-length: 98\r\n\r\n\
     {\"type\":\"urn:funcd:error:too-many-connections\",\"title\":\"Too many open connections\",\"status\":503}\r\n";
 
 /// Options that accepted connections inherit, so that accepting one costs one system call.

@@ -13,6 +13,7 @@ mod body;
 mod connection;
 mod forward;
 mod headers;
+mod ids;
 mod inspect;
 mod listener;
 mod pool;
@@ -30,4 +31,4 @@ pub use trust::BadNetwork;
 pub use worker::{Shared, Workers, spawn_workers};
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

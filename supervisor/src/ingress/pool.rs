@@ -34,7 +34,7 @@ impl Upstream {
     /// Makes an HTTP connection of a fresh byte stream; nothing is written yet.
     pub(super) async fn over(stream: Stream) -> hyper::Result<Box<Upstream>> {
         let mut builder = http1::Builder::new();
-        builder.max_buf_size(BUFFER);
+        builder.max_buf_size(BUFFER).max_header_size(BUFFER);
         let (sender, connection) = builder.handshake(TokioIo::new(stream)).await?;
         Ok(Box::new(Upstream {
             sender,
@@ -71,7 +71,6 @@ impl Upstream {
 }
 
 /// A connection is more than half a kilobyte: boxed it moves between pool and request by its address.
-#[expect(clippy::vec_box, reason = "moved far more often than made")]
 type Parked = Vec<Box<Upstream>>;
 
 /// The idle connections of one worker.
@@ -130,5 +129,79 @@ pub(super) async fn pop_open(pool: &std::cell::RefCell<Pool>, instance: &Instanc
         if upstream.is_idle() {
             return Some(upstream);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use funcd_sandbox::spec::{Digest, Image};
+    use tokio::net::UnixStream;
+
+    use super::*;
+    use crate::function::handle::Revision;
+    use crate::function::instance::Address;
+    use crate::name::RevisionId;
+
+    fn instance(id: u64) -> Arc<Instance> {
+        let revision = Revision {
+            id: RevisionId(Digest([0; 32])),
+            artifact: Digest([0; 32]),
+            image: Image::Static,
+            manifest: Arc::new(crate::ingress::tests::manifest()),
+            manifest_text: String::new(),
+        };
+        Arc::new(Instance::new(
+            InstanceId(id),
+            Arc::new(revision),
+            Address::Unix("/none".into()),
+        ))
+    }
+
+    async fn open() -> (Box<Upstream>, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        (Upstream::over(Stream::Unix(ours)).await.unwrap(), theirs)
+    }
+
+    #[tokio::test]
+    async fn the_last_in_is_the_first_out_and_closed_ones_are_skipped() {
+        let pool = RefCell::<Pool>::default();
+        let instance = instance(1);
+        let (one, _there) = open().await;
+        let (two, gone) = open().await;
+        let now = Instant::now();
+        pool.borrow_mut().put(&instance, one, now);
+        pool.borrow_mut()
+            .put(&instance, two, now + Duration::from_millis(1));
+        drop(gone);
+        // The close is seen once the runtime has looked at its sockets.
+        tokio::task::yield_now().await;
+        let popped = pop_open(&pool, &instance).await.unwrap();
+        assert!(popped.reused && popped.parked == now);
+        assert!(pop_open(&pool, &instance).await.is_none());
+    }
+
+    #[tokio::test]
+    async fn what_is_old_or_of_an_ended_instance_is_stale() {
+        let mut pool = Pool::default();
+        let (stays, ends) = (instance(1), instance(2));
+        let now = Instant::now();
+        let mut there = vec![];
+        for (instance, age) in [(&stays, 60), (&stays, 1), (&ends, 0)] {
+            let (upstream, end) = open().await;
+            there.push(end);
+            pool.put(instance, upstream, now + Duration::from_secs(60 - age));
+        }
+        assert_eq!(pool.take_stale(now + IDLE).len(), 1);
+        ends.stop_accepting();
+        assert_eq!(pool.take_stale(now + IDLE).len(), 1);
+        let (late, _end) = open().await;
+        pool.put(&ends, late, now);
+        assert!(
+            pool.pop(&ends).is_none(),
+            "an ended instance's connection is not kept"
+        );
+        assert!(pool.pop(&stays).is_some());
     }
 }

@@ -12,7 +12,8 @@ use tracing::warn;
 
 use super::body::{Download, Reply, Upload};
 use super::forward::{self, Answer};
-use super::headers::{self, BadHead, RequestId, Said};
+use super::headers::{self, BadHead, Said};
+use super::ids::{self, RequestId};
 use super::respond::{Kind, Problem, respond};
 use super::upgrade;
 use super::visit::Visit;
@@ -25,7 +26,7 @@ pub(super) async fn handle(
 ) -> Result<Response<Reply>, Infallible> {
     let version = request.version();
     visit.settle(version);
-    let id = headers::request_id(request.headers(), &mut *visit.worker().chance.borrow_mut());
+    let id = ids::request_id(request.headers(), &mut *visit.worker().chance.borrow_mut());
     match answer(&mut visit, request, &id).await {
         Ok((answer, permit, client)) => Ok(pass_on(visit, answer, permit, client, &id)),
         Err(problem) => Ok(refuse(visit, &problem, version, &id)),
@@ -56,10 +57,14 @@ async fn answer(
         .ok_or_else(unknown_route)?;
     visit.found(&target);
 
-    let (timeout, body_limit) = {
+    let (timeout, body_limit, one_at_a_time) = {
         let live = target.function.live();
-        let bounds = &live.revision.manifest.request;
-        (bounds.timeout, bounds.body)
+        let manifest = &live.revision.manifest;
+        (
+            manifest.request.timeout,
+            manifest.request.body,
+            manifest.scale.concurrency == 1,
+        )
     };
     if body.size_hint().lower() > body_limit {
         return Err(too_large(body_limit));
@@ -86,7 +91,6 @@ async fn answer(
     }
     parts.uri = headers::rewrite_target(&parts.uri, strip);
     frame_anew(&mut parts, &body);
-    let one_at_a_time = target.function.live().revision.manifest.scale.concurrency == 1;
     if one_at_a_time && !switch {
         // An idle connection would occupy a server that serves one connection at a time.
         parts
@@ -160,7 +164,7 @@ fn pass_on(
     headers::strip_response(&mut parts.headers, client.is_some());
     parts
         .headers
-        .entry(headers::X_REQUEST_ID)
+        .entry(ids::X_REQUEST_ID)
         .or_insert_with(|| id.0.clone());
     let reply = match client {
         Some(client) => {
@@ -185,8 +189,8 @@ fn refuse(mut visit: Visit, problem: &Problem, version: Version, id: &RequestId)
     visit.failed(row.slug);
     let id_text = id.0.to_str().unwrap_or("");
     match problem.kind {
-        // What callers do wrong, or bring about, must not fill the log.
-        Kind::QueueFull => visit.shed(problem.kind),
+        // What callers do wrong, or bring about, must not fill the log; nor what is known and logged once already.
+        Kind::QueueFull | Kind::Unavailable => visit.shed(problem.kind),
         _ if row.status.is_client_error() => {}
         _ => warn!(
             function = visit.function(),

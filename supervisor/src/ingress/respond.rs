@@ -7,7 +7,7 @@ use http::header::{self, HeaderName, HeaderValue};
 use http::{Response, StatusCode, Version};
 use rand::Rng;
 
-use super::headers::{RequestId, X_REQUEST_ID};
+use super::ids::{RequestId, X_REQUEST_ID};
 
 const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 const X_FUNCD_SHED: HeaderName = HeaderName::from_static("x-funcd-shed");

@@ -231,6 +231,7 @@ mod tests {
             artifact: Digest([0; 32]),
             image: Image::Static,
             manifest: Arc::new(manifest()),
+            manifest_text: String::new(),
         };
         let (control, _) = tokio::sync::mpsc::unbounded_channel();
         let function = Function::new(FunctionName::parse(name).unwrap(), Arc::new(revision), control);

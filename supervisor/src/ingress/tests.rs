@@ -7,7 +7,7 @@ use funcd_sandbox::spec::Limits;
 use crate::catalog::manifest::{Contract, Health, Manifest, RequestBounds, Scale};
 
 /// A manifest of defaults.
-pub(super) fn manifest() -> Manifest {
+pub(crate) fn manifest() -> Manifest {
     Manifest {
         exec: "hello".into(),
         args: vec![],

@@ -63,7 +63,7 @@ impl Shared {
 
     /// More than three quarters of the connections are taken.
     pub(super) fn is_crowded(&self) -> bool {
-        self.connections() > self.bounds.connections / 4 * 3
+        self.connections() > self.bounds.connections.saturating_mul(3) / 4
     }
 }
 
@@ -168,8 +168,8 @@ impl Worker {
         let epoch = Instant::now();
         let mut http1 = http1::Builder::new();
         // Time-outs are the watch's: hyper's own would make a timer for each head. A half-closed client is gone:
-        // only so is it noticed that nobody waits for the answer any more. No pipeline_flush: with it hyper (1.12) never
-        // flushes its own 400 and 431, as what it could not parse stays in its buffer.
+        // only so is it noticed that nobody waits for the answer any more. `pipeline_flush` stays off: with it hyper (1.12)
+        // buffers a response without bound while the caller reads nothing, and never flushes its own 400 and 431.
         http1
             .half_close(false)
             .max_header_size(bounds.head_bytes)

@@ -1,0 +1,11 @@
+//! The ingress from outside: real workers on loopback, callers that write raw bytes, functions that are plain servers
+//! on Unix sockets. No sandbox, no launcher.
+
+#![allow(clippy::unwrap_used, reason = "tests: the harness is no #[test] itself")]
+
+mod bodies;
+mod bounds;
+mod framing;
+mod heads;
+mod host;
+mod upstream;
