@@ -192,6 +192,7 @@ impl Entry {
         effects: &mut Effects<'_>,
     ) {
         self.current.proven = true;
+        instance.note_running();
         self.slots.push(Slot {
             state: State::Ready,
             revision: Arc::clone(&self.current.revision),
@@ -221,20 +222,24 @@ impl Entry {
         self.settle(effects);
     }
 
-    /// The process runs; `instance` is how to reach it.
-    pub(super) fn launched(
-        &mut self,
-        id: InstanceId,
-        pid: i32,
-        instance: Arc<Instance>,
-        effects: &mut Effects<'_>,
-    ) {
+    /// It can be connected to, before its process exists or, for one that listens itself, once it does.
+    pub(super) fn bound(&mut self, id: InstanceId, instance: Arc<Instance>, effects: &mut Effects<'_>) {
         if let Some(slot) = self.slots.iter_mut().find(|slot| slot.id == Some(id)) {
-            slot.pid = Some(pid);
             if matches!(slot.state, State::Draining { .. }) {
                 instance.stop_accepting();
             }
             slot.instance = Some(instance);
+        }
+        self.publish(effects);
+    }
+
+    /// Its process runs.
+    pub(super) fn launched(&mut self, id: InstanceId, pid: i32, effects: &mut Effects<'_>) {
+        if let Some(slot) = self.slots.iter_mut().find(|slot| slot.id == Some(id)) {
+            slot.pid = Some(pid);
+            if let Some(instance) = &slot.instance {
+                instance.note_running();
+            }
         }
         self.settle(effects);
     }

@@ -134,7 +134,8 @@ impl Story {
             .find(|slot| slot.id == Some(InstanceId(id)));
         let revision = Arc::clone(&slot.expect("the instance was asked for").revision);
         let instance = Instance::new(InstanceId(id), revision, Address::Unix(PathBuf::from("/nowhere")));
-        self.with(|entry, effects| entry.launched(InstanceId(id), 100, Arc::new(instance), effects));
+        self.with(|entry, effects| entry.bound(InstanceId(id), Arc::new(instance), effects));
+        self.with(|entry, effects| entry.launched(InstanceId(id), 100, effects));
     }
 
     fn ready(&mut self, id: u64) -> Rollout {
