@@ -60,6 +60,8 @@ pub struct Confinement {
     pub landlock_abi: Option<u32>,
     /// Whether the seccomp filter is loaded.
     pub seccomp: bool,
+    /// Whether it is ended before this process when the whole host is out of memory.
+    pub first_out_of_memory: bool,
 }
 
 /// The root of an instance: a read-only tmpfs that holds the grants, `/tmp` and a minimal `/dev`.

@@ -1,13 +1,19 @@
 //! The launcher's own word on what may be started: every [`Spec`] is checked against it, whatever the supervisor
 //! believes. A refusal says what, why and what to do. Never widens: nothing that comes over the wire changes a [`Floor`].
 
+use std::ffi::OsStr;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
+
 use crate::launcher::Host;
+use crate::mounts::text;
 use crate::probe::Grade;
 use crate::property::Property;
 use crate::spec::{Limits, Spec};
+use crate::sys::{calls, own};
 
 /// Arguments and environment variables together, at most.
 const MAX_STRINGS: usize = 512;
@@ -149,15 +155,24 @@ impl Floor {
         let (Some(above), Some(name)) = (path.parent(), path.file_name()) else {
             return refuse(format!("write = {path:?}: not a directory that can be made"));
         };
-        let path = resolve_below(above, &self.write_roots, "write")?.join(name);
-        let make = || -> io::Result<()> {
-            std::fs::create_dir(&path)?;
-            if let Some((uid, gid)) = owner {
-                std::os::unix::fs::lchown(&path, Some(uid), Some(gid))?;
-            }
-            Ok(())
-        };
-        make().map_err(|e| Refusal(format!("write = {path:?}: can't be made: {e}; make it yourself")))
+        let above = resolve_below(above, &self.write_roots, "write")?;
+        make_below(&above, name, owner)
+            .map_err(|e| Refusal(format!("write = {path:?}: can't be made: {e}; make it yourself")))
+    }
+}
+
+/// By descriptors: a function that may write to a directory above can put a symlink there at any moment.
+fn make_below(above: &Path, name: &OsStr, owner: Option<(u32, u32)>) -> io::Result<()> {
+    let system = io::Error::from_raw_os_error;
+    let above = calls::open_plain(&text(above).map_err(system)?)
+        .map(own)
+        .map_err(system)?;
+    nix::sys::stat::mkdirat(&above, name, Mode::from_bits_truncate(0o700))?;
+    let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let made = nix::fcntl::openat(&above, name, flags, Mode::empty())?;
+    match owner {
+        Some((uid, gid)) => std::os::unix::fs::fchown(&made, Some(uid), Some(gid)),
+        None => Ok(()),
     }
 }
 
@@ -490,6 +505,23 @@ mod tests {
                 .to_string()
                 .contains("make it")
         );
+    }
+
+    #[test]
+    fn nothing_is_made_behind_a_symlink_that_came_after_the_check() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().canonicalize().unwrap();
+        let (checked, outside) = (dir.join("checked"), dir.join("outside"));
+        std::fs::create_dir(&checked).unwrap();
+        std::fs::create_dir(&outside).unwrap();
+        let name = OsStr::new("made");
+        make_below(&checked, name, None).unwrap();
+        assert!(checked.join(name).is_dir());
+        std::fs::rename(&checked, dir.join("moved")).unwrap();
+        symlink(&outside, &checked).unwrap();
+        let error = make_below(&checked, name, None).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ELOOP));
+        assert!(!outside.join(name).exists());
     }
 
     proptest! {

@@ -11,6 +11,7 @@ mod landlock;
 pub mod launcher;
 mod mounts;
 pub mod namespace;
+mod oom;
 pub mod own;
 pub mod probe;
 pub mod property;

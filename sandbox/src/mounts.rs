@@ -38,6 +38,8 @@ enum Entry {
         source: CString,
         path: CString,
         attributes: u64,
+        /// Whether only root can change where both paths lead: they are directly below `/`.
+        fixed: bool,
     },
     Device {
         minor: u64,
@@ -112,20 +114,34 @@ impl Root {
             return Ok(());
         }
         let directory = fs::metadata(bind.source).map_err(|e| errno(&e))?.is_dir();
-        let above = if directory { Some(path) } else { path.parent() };
-        if let Some(above) = above {
-            self.directory(above)?;
-        }
-        if !directory {
-            self.entries.push(Entry::File(text(path)?));
+        // Below another grant its place is there already, and making it could follow a symlink out of the root.
+        if !self.is_below_a_bind(path) {
+            let above = if directory { Some(path) } else { path.parent() };
+            if let Some(above) = above {
+                self.directory(above)?;
+            }
+            if !directory {
+                self.entries.push(Entry::File(text(path)?));
+            }
         }
         let attributes = if bind.writable { DATA } else { READ_ONLY };
         self.entries.push(Entry::Bind {
             source: text(bind.source)?,
             path: text(path)?,
             attributes,
+            fixed: top,
         });
         Ok(())
+    }
+
+    /// Whether something that is bound already holds this path.
+    fn is_below_a_bind(&self, path: &Path) -> bool {
+        self.entries.iter().any(|entry| {
+            let Entry::Bind { path: above, .. } = entry else {
+                return false;
+            };
+            path.starts_with(OsStr::from_bytes(above.as_bytes()))
+        })
     }
 
     /// A directory and those above it, each once.
@@ -174,9 +190,21 @@ impl Entry {
                 source,
                 path,
                 attributes,
+                fixed: true,
             } => {
                 calls::mount(Some(source), path, None, libc::MS_BIND | libc::MS_REC, None)?;
                 calls::mount_add_attributes(path, *attributes)
+            }
+            // A function that may write to a directory above may have put a symlink there since the grant was checked.
+            // Exec closes the descriptors.
+            Entry::Bind {
+                source,
+                path,
+                attributes,
+                fixed: false,
+            } => {
+                let copy = calls::copy_mounts(calls::open_plain(source)?, *attributes)?;
+                calls::place_mounts(copy, calls::open_plain(path)?)
             }
             Entry::Tmp { options } => mount_new(c"tmpfs", c"tmp", 0, options),
             // Only what it may trace, which is itself. A user namespace may not mount it where the host's is masked, as it
@@ -271,6 +299,7 @@ mod tests {
             source: text(format!("/{path}")).unwrap(),
             path: text(path).unwrap(),
             attributes,
+            fixed: path == "usr",
         };
         let expected = [
             Entry::Directory(c"etc".into()),
@@ -278,7 +307,7 @@ mod tests {
             bind("etc/passwd", READ_ONLY),
             Entry::Directory(c"usr".into()),
             bind("usr", READ_ONLY),
-            Entry::Directory(c"usr/bin".into()),
+            // It is there, in what is bound above it.
             bind("usr/bin", DATA),
         ];
         assert_eq!(entries, expected);
@@ -289,6 +318,39 @@ mod tests {
         assert_eq!(plan(&[("/no/such/path", false)]), Err(libc::ENOENT));
         for path in ["/", "relative", "/usr/../etc", "", "/etc\0"] {
             assert_eq!(plan(&[(path, false)]), Err(libc::EINVAL), "{path:?}");
+        }
+    }
+
+    #[test]
+    fn a_symlink_put_into_the_place_of_a_grant_is_not_followed() {
+        if !nix::unistd::geteuid().is_root() {
+            return println!("skipped: making mount namespaces needs root");
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().canonicalize().unwrap();
+        let (outer, inner, staging) = (dir.join("outer"), dir.join("outer/inner"), dir.join("staging"));
+        fs::create_dir_all(&inner).unwrap();
+        fs::create_dir(&staging).unwrap();
+        let mounts = Mounts {
+            staging,
+            tmp_bytes: 1 << 20,
+            proc: false,
+        };
+        let bind = |path| Bind {
+            source: path,
+            path,
+            writable: true,
+        };
+        let build = |root: &Root| crate::namespace::in_child(libc::CLONE_NEWNS, || root.build());
+        let alone = Root::plan(&mounts, &[bind(&inner)]).unwrap();
+        let both = Root::plan(&mounts, &[bind(&outer), bind(&inner)]).unwrap();
+        for root in [&alone, &both] {
+            build(root).unwrap();
+        }
+        fs::remove_dir(&inner).unwrap();
+        std::os::unix::fs::symlink("/etc", &inner).unwrap();
+        for root in [&alone, &both] {
+            assert_eq!(build(root).unwrap_err().raw_os_error(), Some(libc::ELOOP));
         }
     }
 }

@@ -5,7 +5,6 @@
 //! user namespace does not have.
 
 use std::cell::Cell;
-use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -74,16 +73,27 @@ pub fn sockets_in(netns: BorrowedFd<'_>, count: usize) -> io::Result<Vec<OwnedFd
 /// Called by a launcher without privileges at its start, while it has one thread: enters a user namespace that maps its
 /// own uid and gid to themselves, and so gains all capabilities over the namespaces that it makes.
 ///
+/// A child tries first, as there is no way back: some hosts let anybody make the namespace but nobody write its maps (Ubuntu's
+/// AppArmor restriction, a read-only /proc), and in a namespace without maps nothing can be mounted or made.
+///
 /// # Errors
 /// Those of unshare(2) (`EPERM` where user namespaces are switched off, `EINVAL` with more than one thread), and of writing
-/// the maps.
+/// the maps; the process then stays where it was.
 pub fn enter_user_namespace() -> io::Result<()> {
     let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
-    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWUSER)?;
     // Without privileges outside, the gid can be mapped only where nobody can use the map to drop a group.
-    fs::write("/proc/self/setgroups", "deny")?;
-    fs::write("/proc/self/uid_map", format!("{uid} {uid} 1"))?;
-    fs::write("/proc/self/gid_map", format!("{gid} {gid} 1"))?;
+    let maps = [
+        (c"/proc/self/setgroups", "deny".to_owned()),
+        (c"/proc/self/uid_map", format!("{uid} {uid} 1")),
+        (c"/proc/self/gid_map", format!("{gid} {gid} 1")),
+    ];
+    let write = || {
+        maps.iter()
+            .try_for_each(|(path, map)| calls::write_file(path, map.as_bytes()))
+    };
+    in_child(libc::CLONE_NEWUSER, write)?;
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWUSER)?;
+    write().map_err(io::Error::from_raw_os_error)?;
     ENTERED.store(true, Ordering::Relaxed);
     Ok(())
 }
@@ -111,6 +121,7 @@ pub(crate) fn in_child(flags: i32, act: impl Fn() -> Result<(), Errno>) -> io::R
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::net::{TcpListener, TcpStream};
     use std::os::fd::AsFd;
 

@@ -13,5 +13,26 @@ pub fn limits(limits: &Limits) -> Vec<(u32, u64)> {
         (libc::RLIMIT_MEMLOCK, 64 * 1024),
         (libc::RLIMIT_MSGQUEUE, 0),
         (libc::RLIMIT_FSIZE, limits.tmp_bytes),
+        // Desktops let their users take real-time priorities, before which everything else would wait.
+        (libc::RLIMIT_RTPRIO, 0),
+        (libc::RLIMIT_NICE, 0),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Hosts where these are not 0 anyway are desktops, so no story would notice.
+    #[test]
+    fn no_real_time_priority_is_left() {
+        let limits = limits(&Limits {
+            memory_bytes: 0,
+            cpu_millis: 0,
+            pids: 0,
+            tmp_bytes: 0,
+            files: 0,
+        });
+        assert!(limits.contains(&(libc::RLIMIT_RTPRIO, 0)) && limits.contains(&(libc::RLIMIT_NICE, 0)));
+    }
 }

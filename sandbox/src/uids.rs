@@ -4,7 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// How long after a save that failed it is tried again: what is not saved may be given to another function after a crash.
+const AGAIN: Duration = Duration::from_secs(30);
 
 /// The uids of functions, and the file that remembers them (one `name uid` per line).
 #[derive(Debug)]
@@ -15,15 +20,15 @@ pub(crate) struct Uids {
     by_name: BTreeMap<String, u32>,
     taken: BTreeSet<u32>,
     unsaved: bool,
-    /// The last save failed: the next new function tries again.
-    failed: bool,
+    /// When the last save failed: it is tried again later, and by the next new function.
+    failed: Option<Instant>,
 }
 
 /// Why there is no uid.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum UidError {
     /// The file can't be read or written.
-    #[error("{path}: {source}; make it readable and writable for this user", path = path.display())]
+    #[error("{path}: {source}; make room on its disk, and it readable and writable for this user", path = path.display())]
     File {
         /// Which file.
         path: PathBuf,
@@ -78,7 +83,7 @@ impl Uids {
             by_name: BTreeMap::new(),
             taken: BTreeSet::new(),
             unsaved: false,
-            failed: false,
+            failed: None,
         };
         for (index, line) in text.lines().enumerate() {
             let entry = line
@@ -124,13 +129,16 @@ impl Uids {
         }
         self.taken.insert(uid);
         self.unsaved = true;
-        self.failed = false;
+        self.failed = None;
         Ok(uid)
     }
 
     /// Whether [`Uids::save`] has something to do.
-    pub(crate) fn is_unsaved(&self) -> bool {
-        self.unsaved && !self.failed
+    pub(crate) fn is_unsaved(&self, now: Instant) -> bool {
+        self.unsaved
+            && self
+                .failed
+                .is_none_or(|failed| now.saturating_duration_since(failed) >= AGAIN)
     }
 
     /// Writes the file if something is new: all of it or nothing of it, whatever happens meanwhile. Off the start path,
@@ -149,13 +157,15 @@ impl Uids {
             .collect();
         let next = self.path.with_extension("new");
         let write = || -> io::Result<()> {
-            let mut file = File::create(&next)?;
+            let mut options = File::options();
+            options.write(true).create(true).truncate(true).mode(0o600);
+            let mut file = options.custom_flags(libc::O_NOFOLLOW).open(&next)?;
             file.write_all(text.as_bytes())?;
             file.sync_all()?;
             fs::rename(&next, &self.path)
         };
         if let Err(source) = write() {
-            self.failed = true;
+            self.failed = Some(Instant::now());
             return Err(UidError::File {
                 path: self.path.clone(),
                 source,
@@ -182,6 +192,21 @@ mod tests {
         let mut again = Uids::load(&path, 1000, 10).unwrap();
         assert_eq!(again.get("b").unwrap(), b);
         assert_eq!(again.get("c").unwrap(), 1002);
+    }
+
+    #[test]
+    fn a_save_that_failed_is_tried_again_later() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("state");
+        let mut uids = Uids::load(&folder.join("uids"), 1000, 10).unwrap();
+        uids.get("a").unwrap();
+        assert!(uids.is_unsaved(Instant::now()));
+        assert!(uids.save().is_err(), "its folder is missing");
+        assert!(!uids.is_unsaved(Instant::now()));
+        fs::create_dir(&folder).unwrap();
+        assert!(uids.is_unsaved(Instant::now() + AGAIN));
+        uids.save().unwrap();
+        assert!(!uids.is_unsaved(Instant::now() + AGAIN));
     }
 
     #[test]

@@ -283,7 +283,7 @@ pub fn send_bytes(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[RawFd]) -> io::Re
 ///
 /// # Errors
 /// `WouldBlock` when there is none now; `InvalidData` when it is too large, carries too many descriptors or is not a
-/// message (its descriptors are closed).
+/// message (its descriptors are closed). A message whose descriptors this process has no room for comes without any.
 pub fn recv<T: DeserializeOwned>(
     socket: BorrowedFd<'_>,
     buffer: &mut [u8; MAX_MESSAGE],
@@ -293,17 +293,19 @@ pub fn recv<T: DeserializeOwned>(
     let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
     let mut parts = [IoSliceMut::new(buffer)];
     let received = recvmsg::<UnixAddr>(socket.as_raw_fd(), &mut parts, Some(&mut control), flags)?;
+    let (length, flags) = (received.bytes, received.flags);
     let mut fds = Vec::new();
-    for message in received.cmsgs()? {
-        if let ControlMessageOwned::ScmRights(raw) = message {
-            fds.extend(raw.into_iter().map(crate::sys::own));
+    if flags.contains(MsgFlags::MSG_CTRUNC) {
+        // As the control buffer is large enough, this process has too many open: those that came must not stay open too.
+        drop(cut_short(&control));
+    } else {
+        for message in received.cmsgs()? {
+            if let ControlMessageOwned::ScmRights(raw) = message {
+                fds.extend(raw.into_iter().map(crate::sys::own));
+            }
         }
     }
-    let truncated = received
-        .flags
-        .intersects(MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC)
-        || fds.len() > MAX_FDS;
-    let length = received.bytes;
+    let truncated = flags.contains(MsgFlags::MSG_TRUNC) || fds.len() > MAX_FDS;
     if length == 0 {
         return Ok(None);
     }
@@ -314,6 +316,24 @@ pub fn recv<T: DeserializeOwned>(
         ));
     }
     Ok(Some((decode(&buffer[..length])?, fds)))
+}
+
+/// The descriptors of a list that the kernel cut short, which nix does not read: one header (cmsg(3)), then the descriptors,
+/// in a buffer that was all zeros before.
+fn cut_short(control: &[u8]) -> Vec<OwnedFd> {
+    const HEADER: usize = size_of::<usize>() + 2 * size_of::<i32>();
+    let length = control
+        .first_chunk()
+        .map_or(0, |length| usize::from_ne_bytes(*length));
+    let numbers = control.get(HEADER..length).unwrap_or_default();
+    numbers
+        .chunks_exact(size_of::<RawFd>())
+        .map(|number| {
+            crate::sys::own(RawFd::from_ne_bytes(
+                number.try_into().expect("as long as chunks are"),
+            ))
+        })
+        .collect()
 }
 
 #[cfg(test)]

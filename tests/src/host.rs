@@ -22,6 +22,7 @@ use crate::{artifacts, eventually, need, until};
 #[derive(Debug)]
 pub struct Plan {
     folder: TempDir,
+    log: PathBuf,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
 }
@@ -97,10 +98,17 @@ impl Plan {
             fs::set_permissions(&path, Permissions::from_mode(mode)).expect("the folder is ours");
         }
         Plan {
+            log: folder.path().join("log"),
             folder,
             arguments: Vec::new(),
             environment: Vec::new(),
         }
+    }
+
+    /// With another file for what it writes to stdout and stderr; it is not looked at.
+    pub fn log_to(mut self, file: &str) -> Plan {
+        self.log = file.into();
+        self
     }
 
     /// With more arguments to `funcd serve`.
@@ -157,7 +165,7 @@ impl Plan {
     /// With its log, when it does not get ready.
     #[track_caller]
     pub fn start(self) -> Host {
-        let log = File::create(self.path().join("log")).expect("the folder is ours");
+        let log = File::create(&self.log).expect("the folder is ours");
         let both = log.try_clone().expect("a descriptor is left");
         let mut child = self
             .command()
@@ -635,6 +643,7 @@ impl Host {
         self.wait_ended();
         let (this, _) = self.take_apart();
         Plan {
+            log: this.path().join("log"),
             folder: this,
             arguments: Vec::new(),
             environment: Vec::new(),

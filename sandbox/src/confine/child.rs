@@ -5,6 +5,7 @@ use std::os::fd::RawFd;
 use super::Failure;
 use super::prepare::Prepared;
 use crate::exit::Step;
+use crate::oom;
 use crate::sys::Errno;
 use crate::sys::calls;
 
@@ -77,6 +78,8 @@ impl Prepared<'_> {
         (1..libc::SIGSYS + 1)
             .filter(|signal| ![libc::SIGKILL, libc::SIGSTOP].contains(signal))
             .for_each(calls::default_disposition);
+        // While it sees the host's /proc. Anybody may raise it; only root of the host could lower it again.
+        self.oom_score.into_iter().for_each(oom::go_first);
         // The modes of what `build_root` makes; see there.
         calls::umask(0);
         Ok(())

@@ -12,6 +12,7 @@ use super::{Confinement, DROPPED, Failure};
 use crate::exit::Step;
 use crate::landlock::{Grant, Rules};
 use crate::mounts::{Bind, DEVICES, Root, errno, text};
+use crate::oom;
 use crate::seccomp;
 use crate::sys::calls;
 use crate::sys::exec::Vectors;
@@ -30,6 +31,7 @@ pub(super) struct Prepared<'a> {
     pub(super) root: Option<Root>,
     pub(super) rules: Option<Rules>,
     pub(super) filter: Option<&'static [libc::sock_filter]>,
+    pub(super) oom_score: Option<&'static [u8]>,
     /// Whether the child must drop what others inherit dropped.
     pub(super) drop_bounding: bool,
     pub(super) set_no_new_privs: bool,
@@ -85,6 +87,7 @@ impl<'a> Prepared<'a> {
             root: root(confinement).map_err(at(Step::Mounts))?,
             rules: rules(confinement).map_err(at(Step::Landlock))?,
             filter: confinement.seccomp.then(seccomp::function_filter),
+            oom_score: confinement.first_out_of_memory.then(oom::of_functions),
             drop_bounding: !dropped && calls::has_capability(CAP_SETPCAP),
             set_no_new_privs: !dropped,
             launcher: calls::getpid(),

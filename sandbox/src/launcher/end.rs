@@ -55,6 +55,8 @@ impl Launcher {
     fn wait_a_moment(&mut self) {
         // Any event does; what it was about is looked up below.
         let _ = self.poll.wait(Some(Duration::from_millis(5)));
+        // Or it would not wait any more.
+        while let Ok(Some(_)) = self.signals.read_signal() {}
         let ids: Vec<_> = self.instances.keys().copied().collect();
         for id in ids {
             self.on_instance_end(id);

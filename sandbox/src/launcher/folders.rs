@@ -33,7 +33,7 @@ pub(super) struct Folders {
     /// Whether a launcher before this one ended without clearing up.
     pub(super) crashed: bool,
     /// Held as long as this launcher lives.
-    _lock: Flock<File>,
+    _locks: [Flock<File>; 2],
 }
 
 /// Makes, locks and clears the folders.
@@ -42,34 +42,58 @@ pub(super) struct Folders {
 /// The folder that is not usable, or another launcher that uses it.
 pub(super) fn prepare(host: &Host) -> Result<Folders, LauncherError> {
     let functions = open_folder(&host.functions, true)?;
-    make(&host.run, 0o755, None)?;
+    make(&host.run)?;
     let run = host
         .run
         .canonicalize()
         .map_err(|e| folder(&host.run, "resolve", e))?;
-    let lock = lock(&run)?;
-    make(&host.state, 0o755, None)?;
+    check_is_ours(&run)?;
+    let run_lock = lock(&run, "run")?;
+    make(&host.state)?;
+    let state_lock = lock(&host.state, "state")?;
     let store = host.state.join("store");
-    make(&store, 0o700, None)?;
-    let logs = host.state.join("logs");
-    make(&logs, 0o750, host.supervisor)?;
-    let sockets = run.join("i");
+    make_ours(&store, 0o700, None)?;
+    let logs = make_ours(&host.state.join("logs"), 0o750, host.supervisor)?;
     // The supervisor's group may pass, and each socket is for the supervisor's user alone.
-    make(&sockets, 0o710, host.supervisor.map(|(_, gid)| (0, gid)))?;
+    let group = host.supervisor.map(|(_, gid)| (0, gid));
+    drop(make_ours(&run.join("i"), 0o710, group)?);
     let staging = run.join("root");
-    make(&staging, 0o755, None)?;
-    clear_sockets(&sockets)?;
+    make_ours(&staging, 0o755, None)?;
+    clear_sockets(&run)?;
     Ok(Folders {
-        sockets: open_folder(&sockets, false)?,
+        // The supervisor, which gets it too, may not list it.
+        sockets: open_folder(&run.join("i"), false)?,
         staging,
         functions,
-        logs: open_folder(&logs, true)?,
+        logs,
         store_owned_by_root: is_roots_own(&host.state) && is_roots_own(&store),
         store,
         uids: host.state.join("uids"),
         crashed: run.join("listen").exists(),
         run,
-        _lock: lock,
+        _locks: [run_lock, state_lock],
+    })
+}
+
+/// In the run folder this process removes, overwrites and gives away what has a certain name: who can put a link there
+/// could have it done anywhere.
+fn check_is_ours(run: &Path) -> Result<(), LauncherError> {
+    let meta = fs::metadata(run).map_err(|e| folder(run, "look at", e))?;
+    let me = nix::unistd::geteuid();
+    // An ordinary user's group is often the user's alone.
+    let others = if me.is_root() { 0o022 } else { 0o002 };
+    let what = if meta.uid() != me.as_raw() && meta.uid() != 0 {
+        format!("it belongs to uid {}", meta.uid())
+    } else if meta.mode() & others != 0 {
+        format!("others can write to it (mode {:o})", meta.mode() & 0o7777)
+    } else {
+        return Ok(());
+    };
+    Err(LauncherError::Folder {
+        path: run.to_path_buf(),
+        what: "use",
+        source: io::Error::new(io::ErrorKind::PermissionDenied, what),
+        fix: "remove that with `chmod go-w`, or choose a folder of its own for it with --run",
     })
 }
 
@@ -102,7 +126,7 @@ impl Folders {
         for name in ["listen", "admin-listen"] {
             let _ = fs::remove_file(self.run.join(name));
         }
-        let _ = clear_sockets(&self.run.join("i"));
+        let _ = clear_sockets(&self.run);
     }
 }
 
@@ -115,15 +139,31 @@ fn folder(path: &Path, what: &'static str, source: io::Error) -> LauncherError {
     }
 }
 
-fn make(path: &Path, mode: u32, owner: Option<(u32, u32)>) -> Result<(), LauncherError> {
-    let existed = path.is_dir();
-    fs::create_dir_all(path).map_err(|e| folder(path, "make", e))?;
-    let meta = fs::metadata(path).map_err(|e| folder(path, "look at", e))?;
-    let me = nix::unistd::geteuid().as_raw();
-    // A folder that was there, with modes of its own, is the operator's; those below it are ours to set.
-    if existed && owner.is_none() && mode == 0o755 {
+/// A folder that may be there with modes of its own: those are the operator's.
+fn make(path: &Path) -> Result<(), LauncherError> {
+    if path.is_dir() {
         return Ok(());
     }
+    fs::create_dir_all(path).map_err(|e| folder(path, "make", e))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755))
+        .map_err(|e| folder(path, "set the mode of", e))
+}
+
+/// A folder inside of one of the above, whose modes are ours to set; opened. Never by way of a symlink: what is set here
+/// must not be set on a folder elsewhere.
+fn make_ours(path: &Path, mode: u32, owner: Option<(u32, u32)>) -> Result<OwnedFd, LauncherError> {
+    match fs::create_dir(path) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(folder(path, "make", e)),
+        _ => {}
+    }
+    let mut options = OpenOptions::new();
+    let opened = options
+        .read(true)
+        .custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW)
+        .open(path)
+        .map_err(|e| folder(path, "open", e))?;
+    let meta = opened.metadata().map_err(|e| folder(path, "look at", e))?;
+    let me = nix::unistd::geteuid().as_raw();
     if meta.uid() != me && owner.is_none_or(|(uid, _)| uid != meta.uid()) {
         let theirs = io::Error::new(
             io::ErrorKind::PermissionDenied,
@@ -132,10 +172,12 @@ fn make(path: &Path, mode: u32, owner: Option<(u32, u32)>) -> Result<(), Launche
         return Err(folder(path, "use", theirs));
     }
     if let Some((uid, gid)) = owner {
-        std::os::unix::fs::chown(path, Some(uid), Some(gid)).map_err(|e| folder(path, "give away", e))?;
+        std::os::unix::fs::fchown(&opened, Some(uid), Some(gid)).map_err(|e| folder(path, "give away", e))?;
     }
-    fs::set_permissions(path, fs::Permissions::from_mode(mode))
-        .map_err(|e| folder(path, "set the mode of", e))
+    opened
+        .set_permissions(fs::Permissions::from_mode(mode))
+        .map_err(|e| folder(path, "set the mode of", e))?;
+    Ok(opened.into())
 }
 
 fn open_folder(path: &Path, readable: bool) -> Result<OwnedFd, LauncherError> {
@@ -144,8 +186,9 @@ fn open_folder(path: &Path, readable: bool) -> Result<OwnedFd, LauncherError> {
     open.map(OwnedFd::from).map_err(|e| folder(path, "open", e))
 }
 
-fn lock(run: &Path) -> Result<Flock<File>, LauncherError> {
-    let path = run.join("lock");
+/// Locks the folder that is named by `flag`.
+fn lock(dir: &Path, flag: &'static str) -> Result<Flock<File>, LauncherError> {
+    let path = dir.join("lock");
     let mut options = OpenOptions::new();
     let file = options
         .write(true)
@@ -158,7 +201,8 @@ fn lock(run: &Path) -> Result<Flock<File>, LauncherError> {
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| {
         if errno == nix::errno::Errno::EWOULDBLOCK {
             LauncherError::Running {
-                path: run.to_path_buf(),
+                path: dir.to_path_buf(),
+                flag,
             }
         } else {
             folder(&path, "lock", errno.into())
@@ -166,14 +210,15 @@ fn lock(run: &Path) -> Result<Flock<File>, LauncherError> {
     })
 }
 
-fn clear_sockets(dir: &Path) -> Result<(), LauncherError> {
+fn clear_sockets(run: &Path) -> Result<(), LauncherError> {
+    let dir = run.join("i");
     let clear = || -> io::Result<()> {
-        for entry in fs::read_dir(dir)? {
+        for entry in fs::read_dir(&dir)? {
             fs::remove_file(entry?.path())?;
         }
         Ok(())
     };
-    clear().map_err(|e| folder(dir, "empty", e))
+    clear().map_err(|e| folder(&dir, "empty", e))
 }
 
 #[cfg(test)]
@@ -183,11 +228,31 @@ mod tests {
     #[test]
     fn one_launcher_per_run_folder() {
         let dir = tempfile::tempdir().unwrap();
-        let held = lock(dir.path()).unwrap();
-        let said = lock(dir.path()).unwrap_err().to_string();
-        assert!(said.contains("another funcd runs"), "{said}");
+        let held = lock(dir.path(), "run").unwrap();
+        let said = lock(dir.path(), "run").unwrap_err().to_string();
+        assert!(said.contains("another funcd runs with this run folder"), "{said}");
         drop(held);
-        lock(dir.path()).unwrap();
+        lock(dir.path(), "run").unwrap();
+    }
+
+    #[test]
+    fn a_symlink_in_the_place_of_a_folder_is_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (elsewhere, link) = (dir.path().join("elsewhere"), dir.path().join("i"));
+        fs::create_dir(&elsewhere).unwrap();
+        fs::set_permissions(&elsewhere, fs::Permissions::from_mode(0o755)).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, &link).unwrap();
+        assert!(make_ours(&link, 0o700, None).is_err());
+        assert_eq!(fs::metadata(&elsewhere).unwrap().mode() & 0o7777, 0o755);
+    }
+
+    #[test]
+    fn a_run_folder_that_others_can_write_to_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        check_is_ours(dir.path()).unwrap();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o1777)).unwrap();
+        let said = check_is_ours(dir.path()).unwrap_err().to_string();
+        assert!(said.contains("mode 1777") && said.contains("--run"), "{said}");
     }
 
     #[test]

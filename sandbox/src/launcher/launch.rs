@@ -47,6 +47,12 @@ const REST: Duration = Duration::from_millis(5);
 /// Connections that wait in an instance's socket; the kernel lowers it to net.core.somaxconn.
 const BACKLOG: i32 = 1024;
 
+/// How far an id may lie above the last: a supervisor that took the largest at once would leave none to those after it.
+const ID_GAP: u64 = 1 << 16;
+
+/// The longest message about a failed launch, in characters.
+const MAX_WHY: usize = 2000;
+
 /// A launch that failed.
 struct Failed {
     step: Step,
@@ -82,8 +88,9 @@ struct Ends {
 /// What exists of [`SYSTEM`] on this host.
 pub(super) fn system() -> Vec<PathBuf> {
     let usable = |path: &&Path| {
-        // At the top a symlink is made again in the sandbox (`/lib -> usr/lib`); deeper ones would lead to nothing.
-        path.exists() && (path.parent() == Some(Path::new("/")) || !path.is_symlink())
+        // At the top a symlink is made again in the sandbox (`/lib -> usr/lib`); deeper ones are not followed.
+        let top = path.parent() == Some(Path::new("/"));
+        path.canonicalize().is_ok_and(|real| top || real == **path)
     };
     SYSTEM
         .iter()
@@ -102,6 +109,8 @@ impl Launcher {
                 "{function:?}: instance {id} was not started at step {}: {why}",
                 step.as_str()
             );
+            // It may quote the spec, and thousands of them may wait for a supervisor that does not read.
+            let message = message.chars().take(MAX_WHY).collect();
             self.tell(
                 &Event::LaunchFailed {
                     id,
@@ -115,9 +124,10 @@ impl Launcher {
     }
 
     fn launch(&mut self, id: InstanceId, spec: Spec) -> Result<(), Failed> {
-        if id.0 <= self.last_id || id.0 > Token::MAX_ID {
+        let ids = self.last_id.saturating_add(1)..=self.last_id.saturating_add(ID_GAP).min(Token::MAX_ID);
+        if !ids.contains(&id.0) {
             let why = format!(
-                "its id is not larger than {}; this is a bug of the supervisor",
+                "its id is not larger than {}, or by far too much; this is a bug of the supervisor",
                 self.last_id
             );
             return Err(Failed::refused(libc::EINVAL, why));
@@ -242,6 +252,7 @@ impl Launcher {
             identity,
             landlock_abi: self.plan.landlock_abi,
             seccomp: self.plan.seccomp,
+            first_out_of_memory: true,
         };
         let spawned = confine::spawn(&confinement).map_err(explain)?;
         let (stdout, stderr) = (Rc::new(ends.stdout.0), Rc::new(ends.stderr.0));
@@ -311,6 +322,7 @@ impl Launcher {
             if let Some(instance) = self.instances.remove(&id) {
                 instance.sandbox.kill_all();
                 self.children.remove(&instance.sandbox.child);
+                let _ = std::fs::remove_file(self.folders.socket(&id.to_string()));
                 self.leave(instance.sandbox.into_leaf(), None);
             }
             return Err(Failed::new(Step::Clone, &e, "raise fs.epoll.max_user_watches"));

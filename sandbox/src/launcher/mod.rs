@@ -84,11 +84,13 @@ pub enum LauncherError {
         /// What to do.
         fix: &'static str,
     },
-    /// Another launcher uses the run folder.
-    #[error("{path}: another funcd runs with this run folder; stop it, or choose another with --run", path = path.display())]
+    /// Another launcher uses the run or the state folder.
+    #[error("{path}: another funcd runs with this {flag} folder; stop it, or choose another with --{flag}", path = path.display())]
     Running {
-        /// The run folder.
+        /// The folder.
         path: PathBuf,
+        /// `run` or `state`.
+        flag: &'static str,
     },
     /// An address can't be listened on.
     #[error("can't listen on {address}: {source}; free it, or choose another address")]

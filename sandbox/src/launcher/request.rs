@@ -84,7 +84,9 @@ impl Launcher {
             result: Err(StoreError::Refused(what.to_owned())),
         };
         let Ok([file]) = <[OwnedFd; 1]>::try_from(fds) else {
-            return self.tell(&refuse("exactly one file must come with the request"), Vec::new());
+            // Or none came, because there is no room for it.
+            let what = "exactly one file must come with the request: raise the limit of open files of funcd";
+            return self.tell(&refuse(what), Vec::new());
         };
         if self.copies.len() >= MAX_COPIES {
             return self.tell(

@@ -187,7 +187,7 @@ impl Launcher {
     fn has_work(&self, now: Instant) -> bool {
         !self.copies.is_empty()
             || !self.usage.is_empty()
-            || self.uids.is_unsaved()
+            || self.uids.is_unsaved(now)
             || (self.is_low() && self.rest_until <= now)
     }
 
@@ -209,7 +209,7 @@ impl Launcher {
                     "can't make a network namespace ahead of a start: {e}"
                 ));
             }
-        } else if self.uids.is_unsaved() {
+        } else if self.uids.is_unsaved(Instant::now()) {
             if let Err(e) = self.uids.save() {
                 log(format_args!("{e}"));
             }

@@ -99,6 +99,7 @@ impl Supervisor {
             // It confines itself further once it has opened what it needs; see `own`.
             landlock_abi: None,
             seccomp: false,
+            first_out_of_memory: false,
         })
         .map_err(|failure| {
             let why = nix::errno::Errno::from_raw(failure.errno).desc();

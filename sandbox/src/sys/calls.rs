@@ -171,6 +171,14 @@ pub(crate) fn write(fd: RawFd, bytes: &[u8]) -> Result<usize> {
     )
 }
 
+/// Writes all of a file that exists in one call, as those of /proc want it.
+pub(crate) fn write_file(path: &CStr, bytes: &[u8]) -> Result {
+    let file = open(path, libc::O_WRONLY, 0)?;
+    let result = write(file, bytes);
+    close(file);
+    result.map(drop)
+}
+
 /// Closes all descriptors from `first` on, or (with `CLOSE_RANGE_CLOEXEC`) marks them to be closed by exec.
 pub(crate) fn close_range(first: u32, flags: u32) -> Result {
     let args = [first as usize, u32::MAX as usize, flags as usize, 0, 0, 0];
@@ -255,6 +263,42 @@ pub(crate) fn mount_add_attributes(target: &CStr, attributes: u64) -> Result {
         0,
     ];
     call(libc::SYS_mount_setattr, args).map(drop)
+}
+
+/// Opens a path only to refer to it, and only if nothing in it is a symlink (`ELOOP` otherwise).
+pub(crate) fn open_plain(path: &CStr) -> Result<RawFd> {
+    // struct open_how: flags, mode, resolve.
+    let how = [
+        (libc::O_PATH | libc::O_CLOEXEC) as u64,
+        0,
+        libc::RESOLVE_NO_SYMLINKS,
+    ];
+    let args = [CWD, pointer(path), how.as_ptr() as usize, size_of_val(&how), 0, 0];
+    call(libc::SYS_openat2, args).map(|fd| fd as RawFd)
+}
+
+/// A copy of the mounts at and below what a descriptor refers to, mounted nowhere yet, with attributes added to all of them.
+pub(crate) fn copy_mounts(from: RawFd, attributes: u64) -> Result<RawFd> {
+    let empty = pointer(c"");
+    let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC;
+    let flags = flags as usize | (libc::AT_RECURSIVE | libc::AT_EMPTY_PATH) as usize;
+    let copy = call(libc::SYS_open_tree, [from as usize, empty, flags, 0, 0, 0])?;
+    let attr = [attributes, 0, 0, 0];
+    let flags = (libc::AT_RECURSIVE | libc::AT_EMPTY_PATH) as usize;
+    let args = [copy, empty, flags, attr.as_ptr() as usize, size_of_val(&attr), 0];
+    call(libc::SYS_mount_setattr, args)?;
+    Ok(copy as RawFd)
+}
+
+/// Mounts such a copy on what a descriptor refers to.
+pub(crate) fn place_mounts(copy: RawFd, to: RawFd) -> Result {
+    let empty = pointer(c"");
+    let flags = (libc::MOVE_MOUNT_F_EMPTY_PATH | libc::MOVE_MOUNT_T_EMPTY_PATH) as usize;
+    call(
+        libc::SYS_move_mount,
+        [copy as usize, empty, to as usize, empty, flags, 0],
+    )
+    .map(drop)
 }
 
 /// Makes the working directory the root and puts the old root on top of it (pivot_root(2), `pivot_root(".", ".")`).

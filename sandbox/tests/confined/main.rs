@@ -17,6 +17,8 @@ fn main() -> ExitCode {
     match std::env::var("FUNCD_TEST_ROLE").as_deref() {
         Ok("start") => return roles::start(),
         Ok("own") => return roles::own(),
+        Ok("half") => return roles::half(),
+        Ok("crowded") => return roles::crowded(),
         _ => {}
     }
     let mut args = Arguments::from_args();
@@ -103,6 +105,16 @@ fn main() -> ExitCode {
         roles::a_launcher_that_dropped_first_starts_the_same,
     );
     add("works_without_root", false, roles::works_without_root);
+    add(
+        "a_user_namespace_that_can_not_be_mapped_is_not_entered",
+        true,
+        roles::a_user_namespace_that_can_not_be_mapped_is_not_entered,
+    );
+    add(
+        "descriptors_that_there_is_no_room_for_are_closed",
+        false,
+        roles::descriptors_that_there_is_no_room_for_are_closed,
+    );
     add(
         "the_supervisor_confines_itself",
         false,

@@ -51,6 +51,8 @@ pub(crate) fn sees_exactly_what_it_was_given(pid_namespace: bool) {
         ("rlimit 6", "256 256"),
         ("rlimit 7", "1024 1024"),
         ("rlimit 8", "65536 65536"),
+        ("rlimit 13", "0 0"),
+        ("rlimit 14", "0 0"),
     ]);
     assert_eq!(ended.fact("pdeathsig"), if pid_namespace { "0" } else { "9" });
     assert_ne!(ended.main == ended.pid, pid_namespace);

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::Read;
 use std::net::TcpListener;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
@@ -84,6 +84,54 @@ pub(crate) fn works_without_root() {
         });
         assert_eq!(text, "/function/hello said 2 sockets\n");
     }
+}
+
+pub(crate) fn a_user_namespace_that_can_not_be_mapped_is_not_entered() {
+    assert_eq!(again("half", |_| {}), "refused, and still here\n");
+}
+
+/// After it has changed its uid, a process may make a user namespace, but not write its maps: they are root's.
+pub(crate) fn half() -> ExitCode {
+    let uid = nix::unistd::Uid::from_raw(UID);
+    nix::unistd::setresuid(uid, uid, uid).unwrap();
+    let here = || fs::read_link("/proc/self/ns/user").unwrap();
+    let before = here();
+    let entered = namespace::enter_user_namespace();
+    if entered.is_err() && here() == before && nix::unistd::geteuid() == uid {
+        println!("refused, and still here");
+    } else {
+        println!("{entered:?}, in {:?} instead of {before:?}", here());
+    }
+    ExitCode::SUCCESS
+}
+
+pub(crate) fn descriptors_that_there_is_no_room_for_are_closed() {
+    assert_eq!(
+        again("crowded", |_| {}),
+        "Store { ticket: 1 } without descriptors, and none stays\n"
+    );
+}
+
+/// Receives a message with more descriptors than this process may have open.
+pub(crate) fn crowded() -> ExitCode {
+    use funcd_sandbox::wire::{self, MAX_FDS, MAX_MESSAGE, Request};
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).unwrap();
+    let fds = [theirs.as_raw_fd(); MAX_FDS];
+    wire::send(ours.as_fd(), &Request::Store { ticket: 1 }, &fds).unwrap();
+    let open = || fs::read_dir("/proc/self/fd").unwrap().count();
+    let before = open();
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    // All below are taken, but for a few.
+    setrlimit(Resource::RLIMIT_NOFILE, theirs.as_raw_fd() as u64 + 6, hard).unwrap();
+    let received = wire::recv::<Request>(theirs.as_fd(), &mut Box::new([0; MAX_MESSAGE]));
+    let (request, fds) = received.unwrap().unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
+    assert_eq!((fds.len(), open()), (0, before));
+    println!("{request:?} without descriptors, and none stays");
+    ExitCode::SUCCESS
 }
 
 pub(crate) fn start() -> ExitCode {

@@ -107,6 +107,7 @@ impl Start {
             identity: nix::unistd::geteuid().is_root().then_some((UID, UID)),
             landlock_abi: abi(),
             seccomp: true,
+            first_out_of_memory: true,
         };
         Start {
             confinement,

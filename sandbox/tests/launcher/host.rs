@@ -23,6 +23,11 @@ use nix::unistd::Pid;
 
 /// No step of a test takes longer, on any machine.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// Architectures that came later have only the other one.
+#[cfg(target_arch = "x86_64")]
+const SYS_EPOLL_WAIT: libc::c_long = libc::SYS_epoll_wait;
+#[cfg(not(target_arch = "x86_64"))]
+const SYS_EPOLL_WAIT: libc::c_long = libc::SYS_epoll_pwait;
 /// nobody, on every Linux.
 const NOBODY: u32 = 65534;
 /// The first uid of functions in tests.
@@ -281,6 +286,10 @@ impl Running {
         UnixStream::connect(format!("/proc/self/fd/{}/{id}", sockets.as_raw_fd())).unwrap()
     }
 
+    pub(crate) fn pid(&self) -> i32 {
+        self.launcher.id() as i32
+    }
+
     /// The pid of the supervisor: the launcher's only child whose role is that.
     pub(crate) fn supervisor(&self) -> i32 {
         let children = format!("/proc/{0}/task/{0}/children", self.launcher.id());
@@ -311,6 +320,48 @@ impl Running {
             .map(line)
             .collect::<Vec<_>>()
             .join(", ")
+    }
+
+    /// What the launcher holds: descriptors, children, mounts, cgroups, instances' sockets and stored files.
+    pub(crate) fn holds(&self) -> Vec<(&'static str, usize)> {
+        let proc = PathBuf::from(format!("/proc/{}", self.launcher.id()));
+        self.wait_until_idle(&proc);
+        let entries = |dir: &Path| fs::read_dir(dir).map_or(0, Iterator::count);
+        let text = |file: &str| fs::read_to_string(proc.join(file)).unwrap();
+        let children = text(&format!("task/{}/children", self.launcher.id()));
+        let leaves = self.cgroups().iter().map(|dir| entries(&dir.join("i"))).sum();
+        vec![
+            ("descriptors", entries(&proc.join("fd"))),
+            ("children", children.split_whitespace().count()),
+            ("mounts", text("mountinfo").lines().count()),
+            ("cgroup files", leaves),
+            ("sockets", entries(&self.dir.path().join("run/i"))),
+            ("stored", entries(&self.dir.path().join("state/store"))),
+        ]
+    }
+
+    /// Waits until the launcher sleeps, which it does once all that it makes ahead is made.
+    fn wait_until_idle(&self, proc: &Path) {
+        let began = Instant::now();
+        let sleeps = [libc::SYS_epoll_pwait, SYS_EPOLL_WAIT].map(|number| format!("{number} "));
+        let now = || fs::read_to_string(proc.join("syscall")).unwrap();
+        while !sleeps.iter().any(|call| now().starts_with(call)) {
+            assert!(began.elapsed() < PATIENCE, "the launcher is busy: {}", now());
+            std::thread::yield_now();
+        }
+    }
+
+    /// Waits until the launcher holds no more than before: cgroups that something is still in go a moment later.
+    pub(crate) fn holds_no_more(&self, before: &[(&'static str, usize)]) {
+        let began = Instant::now();
+        loop {
+            let now = self.holds();
+            if now.iter().zip(before).all(|(now, before)| now.1 <= before.1) {
+                return;
+            }
+            assert!(began.elapsed() < PATIENCE, "{now:?} instead of {before:?}");
+            std::thread::yield_now();
+        }
     }
 
     pub(crate) fn signal(&self, signal: Signal) {

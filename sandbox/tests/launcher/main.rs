@@ -89,6 +89,11 @@ fn run_tests() {
             a_dynamic_executable_and_a_script_see_the_system,
         ),
         ("grading_leaves_nothing", grading_leaves_nothing),
+        ("no_start_leaves_anything", no_start_leaves_anything),
+        (
+            "functions_go_first_when_the_host_is_out_of_memory",
+            functions_go_first_when_the_host_is_out_of_memory,
+        ),
     ];
     let root: &[Test] = &[
         (
@@ -319,6 +324,12 @@ fn a_start_below_the_floor_is_refused(who: As) {
     assert!(host.refused(spec).contains("write_roots"));
     let unknown = host.spec(Digest([7; 32]), &["serve"]);
     assert!(host.refused(unknown).contains("step artifact"));
+    let mut spec = host.spec(digest, &["serve"]);
+    spec.function = "x".repeat(40_000);
+    assert!(
+        host.refused(spec).len() <= 2000,
+        "the launcher would keep all of it"
+    );
     // An id that was used, also for a failed start, is never used again.
     host.send(
         &Request::Launch {
@@ -328,6 +339,17 @@ fn a_start_below_the_floor_is_refused(who: As) {
         &[],
     );
     assert!(matches!(host.recv().0, Event::LaunchFailed { message, .. } if message.contains("not larger")));
+    // Nor can one supervisor use up all ids.
+    host.send(
+        &Request::Launch {
+            id: funcd_sandbox::spec::InstanceId(u64::MAX >> 3),
+            spec: Box::new(host.spec(digest, &["serve"])),
+        },
+        &[],
+    );
+    assert!(matches!(host.recv().0, Event::LaunchFailed { message, .. } if message.contains("too much")));
+    let still = host.launch(host.spec(digest, &["exit"]));
+    assert_eq!(host.exit_of(still.id), Exit::Code { code: 7 });
     let mut broken = host.dir.path().join("broken");
     fs::write(&broken, "\x7fELF and nothing else").unwrap();
     fs::set_permissions(&broken, fs::Permissions::from_mode(0o755)).unwrap();
@@ -524,6 +546,73 @@ fn a_missing_grant_is_made_for_the_function(who: As) {
     let function = host.launch(spec);
     assert_eq!(host.call(function.id), "hello\n");
     assert_eq!(fs::metadata(&data).unwrap().uid(), UID_FIRST);
+    host.stop();
+}
+
+/// Starts that succeed and starts that fail at each step that a spec can make fail, again and again: what the launcher holds
+/// stays what it was.
+fn no_start_leaves_anything(who: As) {
+    let (mut host, digest) = started(who);
+    let broken = host.dir.path().join("broken");
+    fs::write(&broken, "\x7fELF and nothing else").unwrap();
+    fs::set_permissions(&broken, fs::Permissions::from_mode(0o755)).unwrap();
+    let broken = host.store(&broken);
+    let dynamic = host.dir.path().join("dynamic");
+    compile(&dynamic, &[]);
+    let dynamic = host.store(&dynamic);
+    type Change = fn(&mut funcd_sandbox::spec::Spec);
+    let failing: &[(&str, Change)] = &[
+        ("floor", |spec| spec.args.clear()),
+        ("artifact", |spec| spec.artifact = Digest([7; 32])),
+        ("grant", |spec| spec.read = vec!["/usr/no/such/path".into()]),
+        ("descriptors", |spec| spec.image = Image::Script),
+        ("port", |spec| spec.socket = Socket::Port(80)),
+        ("memory", |spec| spec.limits.memory_bytes = 1 << 20),
+        ("pids", |spec| spec.limits.pids = 1),
+    ];
+    let round = |host: &mut Running| {
+        for (what, change) in failing {
+            for artifact in [broken, dynamic] {
+                let mut spec = host.spec(artifact, &["exit"]);
+                change(&mut spec);
+                let id = host.ask(spec);
+                // Where the spec can be kept, a file that is no executable is what fails.
+                match host.recv().0 {
+                    Event::LaunchFailed { .. } => {}
+                    Event::Launched { .. } => drop(host.exit_of(id)),
+                    other => panic!("{other:?} instead of an answer to {what}"),
+                }
+            }
+        }
+        for socket in [Socket::Unix, Socket::Port(80)] {
+            let mut spec = host.spec(digest, &["exit"]);
+            spec.socket = socket;
+            let function = host.launch(spec);
+            host.exit_of(function.id);
+        }
+    };
+    round(&mut host);
+    let before = host.holds();
+    let rounds = std::env::var("FUNCD_TEST_ROUNDS").map_or(10, |rounds| rounds.parse().unwrap());
+    for _ in 0..rounds {
+        round(&mut host);
+    }
+    host.holds_no_more(&before);
+    host.stop();
+}
+
+fn functions_go_first_when_the_host_is_out_of_memory(who: As) {
+    let (mut host, digest) = started(who);
+    let function = host.launch(host.spec(digest, &["serve"]));
+    read_line(&function.stdout);
+    let score = |pid: i32| -> i32 {
+        let text = fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap();
+        text.trim().parse().unwrap()
+    };
+    let own = score(std::process::id() as i32);
+    // The launcher, and so each supervisor, keeps what it was started with.
+    assert_eq!([score(host.pid()), score(host.supervisor())], [own, own]);
+    assert!(score(function.pid) > own || own == 1000);
     host.stop();
 }
 

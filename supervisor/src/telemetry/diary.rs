@@ -39,6 +39,8 @@ pub fn start(format: Format) {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter(|key| std::env::var(key).ok()))
         .with_writer(std::io::stderr)
+        // It would be told on stderr as well, and the failure of that is a panic: a full disk must not end the supervisor.
+        .log_internal_errors(false)
         .with_ansi(colours);
     // An error means that a log was started already, as in tests: that one stays.
     let _ = match format {

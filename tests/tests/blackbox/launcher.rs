@@ -20,6 +20,7 @@ pub(crate) fn register(suite: &mut Suite) {
         sigterm_twice_does_not_hang,
         two_hosts_live_side_by_side,
         a_taken_port_is_named,
+        a_log_that_can_not_be_written_stops_nothing,
     ]);
 }
 
@@ -190,4 +191,14 @@ fn a_taken_port_is_named() {
         String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains(&address) && said.contains("in use"), "{said}");
+}
+
+fn a_log_that_can_not_be_written_stops_nothing() {
+    let host = Plan::new().log_to("/dev/full").start();
+    host.deploy("unheard", "hello", "");
+    host.get_ok("/unheard/");
+    // What it would have to say makes no difference: it is the first supervisor still.
+    let supervisor = host.supervisor();
+    host.remove("unheard");
+    assert_eq!(host.supervisor(), supervisor);
 }
