@@ -63,3 +63,30 @@ impl AsyncWrite for Heard {
         Pin::new(&mut self.get_mut().0).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::UnixStream;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_answer_is_read_though_the_server_has_closed() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        theirs.write_all(b"answer").await.unwrap();
+        drop(theirs);
+        let mut heard = Heard(Stream::Unix(ours));
+        assert_eq!(heard.write(b"body").await.unwrap(), 4);
+        assert_eq!(
+            heard
+                .write_vectored(&[io::IoSlice::new(b"bo"), io::IoSlice::new(b"dy")])
+                .await
+                .unwrap(),
+            4
+        );
+        let mut answer = String::new();
+        heard.read_to_string(&mut answer).await.unwrap();
+        assert_eq!(answer, "answer");
+    }
+}
