@@ -22,7 +22,7 @@ use super::view::{ConfigView, Document, Instances, Problem, Snapshot, Version, f
 use super::{Ask, Readiness, Sources};
 use crate::name::FunctionName;
 use crate::telemetry::capture::Follow;
-use crate::telemetry::metrics::record_process;
+use crate::telemetry::metrics::{record_process, render};
 use crate::telemetry::record::Record;
 
 /// `control` answers at once, unless something is badly wrong.
@@ -128,7 +128,7 @@ async fn version() -> Response {
 async fn metrics(State(sources): State<Arc<Sources>>) -> Response {
     record_process();
     let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
-    (kind, sources.metrics.render()).into_response()
+    (kind, render(&sources.metrics)).into_response()
 }
 
 /// The query of the health paths: `?verbose` or `?verbose=…`.
