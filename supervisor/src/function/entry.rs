@@ -433,7 +433,9 @@ impl Entry {
                 until: None,
             }),
             (false, Some(until)) if instances.is_empty() && until > effects.now => {
-                let ended = self.last_exit.as_ref().map_or_else(String::new, Ended::describe);
+                // Callers get the kind of end alone: the launcher's words name paths and settings of this host.
+                let ended = self.last_exit.as_ref();
+                let ended = ended.map_or_else(String::new, |ended| ended.exit.to_string());
                 Some(Refusal {
                     reason: format!("its last instances ended before they were ready: {ended}"),
                     until: Some(until),
