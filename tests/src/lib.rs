@@ -14,6 +14,7 @@ pub mod http;
 pub mod leftovers;
 pub mod load;
 pub mod need;
+pub mod operate;
 pub mod process;
 pub mod suite;
 
