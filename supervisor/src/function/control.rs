@@ -18,9 +18,10 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::deploy::Sync;
 use super::effects::Effects;
-use super::entry::{Ended, Entry, Rollout};
+use super::entry::Entry;
 use super::handle::{Revision, ToControl};
 use super::instance::{Address, Instance, SocketStock};
+use super::place::{Ended, Rollout};
 use super::prove::prove;
 use super::report::Report;
 use super::status::{self, FunctionStatus};
@@ -425,6 +426,8 @@ impl Control {
     }
 
     fn on_exit(&mut self, id: InstanceId, exit: Exit, message: String) {
+        // It uses nothing any more: nobody will ask again.
+        self.on_usage(id, Usage::default());
         let Some(name) = self.owners.remove(&id) else {
             return;
         };
