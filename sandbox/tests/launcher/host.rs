@@ -259,13 +259,17 @@ impl Running {
 
     pub(crate) fn refused(&mut self, spec: Spec) -> String {
         let asked = self.ask(spec);
-        let answer = match self.recv().0 {
-            Event::Bound { id } if id == asked => self.recv().0,
-            other => other,
-        };
-        match answer {
+        match self.answer_to(asked) {
             Event::LaunchFailed { id, message, .. } if id == asked => message,
             other => panic!("{other:?} instead of a refusal"),
+        }
+    }
+
+    /// What came of a launch, past the word that its socket is bound.
+    pub(crate) fn answer_to(&mut self, asked: InstanceId) -> Event {
+        match self.recv().0 {
+            Event::Bound { id } if id == asked => self.recv().0,
+            other => other,
         }
     }
 

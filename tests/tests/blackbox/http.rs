@@ -98,7 +98,7 @@ fn what_callers_claim_of_themselves_is_not_believed() {
         ("X-Forwarded-Host", "evil.example"),
         ("X-Forwarded-Proto", "https"),
         ("X-Forwarded-Prefix", "/evil"),
-        ("X-Forwarded-Port", "666"),
+        ("X-Forwarded-Port", "port-666"),
         ("X-Real-Ip", "6.6.6.6"),
         ("Forwarded", "for=6.6.6.6;proto=https"),
     ] {
@@ -109,7 +109,7 @@ fn what_callers_claim_of_themselves_is_not_believed() {
     assert_eq!(header(&seen, "x-forwarded-proto"), ["http"]);
     assert_eq!(header(&seen, "x-forwarded-prefix"), ["/echo"]);
     let all = seen["headers"].to_string();
-    for claimed in ["6.6.6.6", "evil", "https", "666"] {
+    for claimed in ["6.6.6.6", "evil", "https", "port-666"] {
         assert!(!all.contains(claimed), "{claimed} got through: {all}");
     }
     let forwarded = header(&seen, "forwarded").join(",");
