@@ -123,7 +123,7 @@ fn copy(source: &Path, to: &Path) -> Outcome<()> {
 /// The address for callers in a host's `listen` file; `None` while the file is being written.
 fn bound_address(text: &str) -> Option<SocketAddr> {
     let (line, _) = text.split_once('\n')?;
-    line.strip_prefix("http ")?.trim().parse().ok()
+    line.trim().parse().ok()
 }
 
 /// A running host; dropping it stops it.
@@ -248,12 +248,9 @@ mod tests {
     #[test]
     fn callers_have_the_first_line_once_it_is_whole() {
         let expected = Some("127.0.0.1:4711".parse().unwrap());
-        assert_eq!(
-            bound_address("http 127.0.0.1:4711\nadmin 127.0.0.1:4712\n"),
-            expected
-        );
+        assert_eq!(bound_address("127.0.0.1:4711\n127.0.0.1:4712\n"), expected);
         assert_eq!(bound_address(""), None);
-        assert_eq!(bound_address("http 127.0.0.1:47"), None);
+        assert_eq!(bound_address("127.0.0.1:47"), None);
     }
 
     #[test]

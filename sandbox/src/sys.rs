@@ -1,6 +1,6 @@
 //! The only unsafe code of this crate: raw system calls and descriptor ownership, each with its proof.
 //!
-//! Nothing in here decides anything. The calls in [`calls`] are safe to make between clone and exec: they neither allocate,
+//! Nothing in here decides anything. The calls in `calls` are safe to make between clone and exec: they neither allocate,
 //! nor take a lock, nor touch `errno`.
 
 pub(crate) mod calls;

@@ -95,6 +95,12 @@ pub enum Event {
         /// The digest and size in bytes of what was stored, or why not.
         result: Result<(Digest, u64), StoreError>,
     },
+    /// The instance's Unix socket is bound: what is sent there now is read by the process that is about to be started,
+    /// or, if it can't be, refused when that is told.
+    Bound {
+        /// Which instance.
+        id: InstanceId,
+    },
     /// The instance runs: exec succeeded. Descriptors: the read ends of its stdout and stderr (in the inventory too), and
     /// its listening socket if it has one, to be dropped once the instance has accepted a connection.
     Launched {

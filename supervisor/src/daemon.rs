@@ -3,11 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::future::Future;
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -50,6 +52,14 @@ pub enum DaemonError {
         /// Why not.
         source: io::Error,
     },
+    /// The functions folder, in its usual place, could not be made.
+    #[error("can't make the functions folder {}: {source}", path.display())]
+    Folder {
+        /// Which one.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
     /// The configured user does not exist.
     #[error(
         "there is no user {user:?} for the supervisor to run as: `useradd --system {user}`, or set `user`"
@@ -67,9 +77,29 @@ fn supervisor(what: &'static str) -> impl Fn(io::Error) -> DaemonError {
 /// Runs the launcher until it is told to stop. The caller has one thread.
 ///
 /// # Errors
-/// [`DaemonError::Launcher`] and [`DaemonError::NoUser`].
+/// [`DaemonError::Launcher`], [`DaemonError::Folder`] and [`DaemonError::NoUser`].
 pub fn serve(config: &Config, log_format: Option<Format>) -> Result<(), DaemonError> {
+    make_usual_folder(&config.functions, &config.state).map_err(|source| DaemonError::Folder {
+        path: config.functions.clone(),
+        source,
+    })?;
     Ok(launcher::run(host(config, log_format)?)?)
+}
+
+/// Makes the functions folder in the state folder. One elsewhere was named by somebody, and a typing error must not
+/// become a folder.
+fn make_usual_folder(functions: &Path, state: &Path) -> io::Result<()> {
+    if !functions.starts_with(state) {
+        return Ok(());
+    }
+    for path in [state, functions] {
+        if !path.is_dir() {
+            std::fs::create_dir_all(path)?;
+            // Whatever the umask: the supervisor's user must find its way, and nobody else may put executables there.
+            std::fs::set_permissions(path, Permissions::from_mode(0o755))?;
+        }
+    }
+    Ok(())
 }
 
 /// The launcher's floor for a configuration.
@@ -307,5 +337,23 @@ async fn answer(mut questions: mpsc::Receiver<admin::Ask>, asks: mpsc::Unbounded
 async fn log_end(what: &'static str, serving: impl Future<Output = io::Result<()>>) {
     if let Err(error) = serving.await {
         tracing::error!(%error, "{what} is not served");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_functions_folder_is_made_in_its_usual_place_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let (state, elsewhere) = (dir.path().join("state"), dir.path().join("functoins"));
+        make_usual_folder(&state.join("functions"), &state).unwrap();
+        for path in [&state, &state.join("functions")] {
+            let mode = path.metadata().unwrap().permissions().mode();
+            assert_eq!(mode & 0o7777, 0o755, "{}", path.display());
+        }
+        make_usual_folder(&elsewhere, &state).unwrap();
+        assert!(!elsewhere.exists());
     }
 }

@@ -1,5 +1,6 @@
 //! Picks the role before any thread exists, runs it, exits.
 
+use std::io::ErrorKind;
 use std::process::ExitCode;
 
 use funcd::cli::args::{Global, HostFlags, Serve};
@@ -37,7 +38,12 @@ fn probe() -> (Vec<Grade>, Option<u32>) {
 fn failure(error: DaemonError) -> Failure {
     let code = match &error {
         DaemonError::NoUser { .. } => Code::Config,
-        DaemonError::Launcher(_) | DaemonError::Supervisor { .. } => Code::Failure,
+        DaemonError::Folder { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
+            Code::Permission
+        }
+        DaemonError::Launcher(_) | DaemonError::Supervisor { .. } | DaemonError::Folder { .. } => {
+            Code::Failure
+        }
     };
     Failure::new(code, error.to_string())
 }

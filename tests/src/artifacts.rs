@@ -144,6 +144,7 @@ fn build() -> PathBuf {
         .arg(&target)
         .current_dir(root()));
     let triple = format!("{}-unknown-linux-musl", std::env::consts::ARCH);
+    add_target(&triple);
     let examples = match std::env::var_os("CARGO_TARGET_DIR") {
         Some(_) => target.join("examples"),
         None => root().join("examples/target"),
@@ -174,6 +175,21 @@ fn build() -> PathBuf {
         );
     }
     folder
+}
+
+/// rust-toolchain.toml brings the target of the usual machine; others get theirs here.
+fn add_target(triple: &str) {
+    let mut ask = Command::new("rustc");
+    let known = ask
+        .args(["--print", "target-libdir", "--target", triple])
+        .current_dir(root())
+        .output();
+    let folder = known.map(|output| PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()));
+    if !folder.is_ok_and(|folder| folder.is_dir()) {
+        run(Command::new("rustup")
+            .args(["target", "add", triple])
+            .current_dir(root()));
+    }
 }
 
 /// Copies a file, replacing what is there by rename: what still runs keeps its own.

@@ -14,6 +14,8 @@ pub mod http;
 pub mod leftovers;
 pub mod load;
 pub mod need;
+pub mod operate;
+mod plan;
 pub mod process;
 pub mod suite;
 

@@ -114,12 +114,20 @@ impl Process {
     }
 
     /// Who lives in the same sandbox, itself included, found by mount namespace and cgroup: also who has left its parents.
-    /// And the descendants of the launcher, where neither can be seen.
-    pub fn companions(&self, launcher: &Process) -> Vec<Process> {
+    ///
+    /// # Panics
+    /// When neither tells it apart from this process, so that nothing could be found.
+    pub fn companions(&self) -> Vec<Process> {
         let namespace = |pid: i32| fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
-        let own_namespace = namespace(self.pid).filter(|own| Some(own) != namespace(launcher.pid).as_ref());
+        let here = namespace(std::process::id() as i32);
+        let own_namespace = namespace(self.pid).filter(|own| Some(own) != here.as_ref());
         let mut own_cgroups = self.cgroups();
         own_cgroups.retain(|path| path.contains("funcd-"));
+        assert!(
+            own_namespace.is_some() || !own_cgroups.is_empty(),
+            "{} has no sandbox",
+            self.describe()
+        );
         let shares = |process: &Process| {
             own_namespace.is_some() && namespace(process.pid) == own_namespace
                 || process.cgroups().iter().any(|path| own_cgroups.contains(path))
@@ -128,11 +136,7 @@ impl Process {
             pid,
             started: stat.started,
         });
-        let mut found: Vec<Process> = everyone.filter(|process| shares(process)).collect();
-        found.extend(launcher.descendants());
-        found.sort();
-        found.dedup();
-        found
+        everyone.filter(shares).collect()
     }
 
     /// The uid that it runs as.

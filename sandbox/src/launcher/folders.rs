@@ -135,7 +135,7 @@ fn folder(path: &Path, what: &'static str, source: io::Error) -> LauncherError {
         path: path.to_path_buf(),
         what,
         source,
-        fix: "make it usable for the user that funcd runs as, or choose another folder",
+        fix: "make it, or make it usable for the user that funcd runs as, or choose another folder",
     }
 }
 

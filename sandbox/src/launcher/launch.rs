@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
@@ -38,6 +39,10 @@ const SYSTEM: [&str; 13] = [
     "/etc/pki/tls/certs",
     "/etc/localtime",
 ];
+
+/// After a start the launcher leaves the cores to the new process and its first request; what was made ahead and is used
+/// up is replaced later.
+const REST: Duration = Duration::from_millis(5);
 
 /// Connections that wait in an instance's socket; the kernel lowers it to net.core.somaxconn.
 const BACKLOG: i32 = 1024;
@@ -216,6 +221,10 @@ impl Launcher {
             .networks
             .take(&self.plan, spec.socket)
             .map_err(|e| Failed::new(Step::Network, &e, "see `funcd doctor`"))?;
+        if ends.listener.is_some() {
+            // While the process is made on this core, the request finds its way to the socket on another.
+            self.tell(&Event::Bound { id }, Vec::new());
+        }
         let confinement = Confinement {
             executable: executable.as_raw_fd(),
             artifact_path: self.artifact_path(spec),
@@ -319,6 +328,7 @@ impl Launcher {
             return Err(Failed::new(Step::Clone, &e, "raise fs.epoll.max_user_watches"));
         }
         self.tell(&Event::Launched { id, pid }, output);
+        self.rest_until = Instant::now() + REST;
         // From here on nobody waits.
         if let Some(instance) = self.instances.get_mut(&id)
             && let Ok(Some(event)) = instance.sandbox.leaf().watch_oom()

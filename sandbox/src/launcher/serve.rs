@@ -56,6 +56,8 @@ pub(super) struct Launcher {
     pub(super) short_of_memory: Vec<(InstanceId, Instant)>,
     pub(super) copies: VecDeque<(u64, CopyState)>,
     pub(super) usage: VecDeque<InstanceId>,
+    /// Nothing is made ahead before then.
+    pub(super) rest_until: Instant,
     pub(super) last_id: u64,
     pub(super) supervisor: Option<Supervisor>,
     pub(super) generation: u32,
@@ -121,7 +123,7 @@ impl Launcher {
                 self.handle(token);
             }
             self.on_time(Instant::now());
-            self.work();
+            self.work(Instant::now());
         }
         Ok(())
     }
@@ -148,7 +150,8 @@ impl Launcher {
         let stuck = self.supervisor.as_ref().and_then(Supervisor::stuck_at);
         let looks = self.short_of_memory.first().map(|_| now + OOM_LOOK);
         let leaving = self.leaving.iter().map(|leaving| leaving.next).min();
-        let next = [drain, stuck, looks, leaving, self.restart_at]
+        let refill = self.is_low().then_some(self.rest_until);
+        let next = [drain, stuck, looks, leaving, self.restart_at, refill]
             .into_iter()
             .flatten()
             .min();
@@ -184,18 +187,23 @@ impl Launcher {
     fn has_work(&self, now: Instant) -> bool {
         !self.copies.is_empty()
             || !self.usage.is_empty()
-            || self.pool.is_low()
-            || self.networks.is_low()
             || self.uids.is_unsaved(now)
+            || (self.is_low() && self.rest_until <= now)
+    }
+
+    /// Whether something that is made ahead was used up.
+    fn is_low(&self) -> bool {
+        self.pool.is_low() || self.networks.is_low()
     }
 
     /// One piece of background work, about a millisecond at most.
-    fn work(&mut self) {
-        if self.pool.is_low() {
+    fn work(&mut self, now: Instant) {
+        let rested = self.rest_until <= now;
+        if self.pool.is_low() && rested {
             if let Err(e) = self.pool.refill() {
                 log(format_args!("can't make a cgroup ahead of a start: {e}"));
             }
-        } else if self.networks.is_low() {
+        } else if self.networks.is_low() && rested {
             if let Err(e) = self.networks.refill() {
                 log(format_args!(
                     "can't make a network namespace ahead of a start: {e}"

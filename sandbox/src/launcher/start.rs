@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
+use std::time::Instant;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
@@ -161,6 +162,7 @@ fn build(
         short_of_memory: Vec::new(),
         copies: VecDeque::new(),
         usage: VecDeque::new(),
+        rest_until: Instant::now(),
         last_id: 0,
         supervisor: None,
         generation: 0,

@@ -237,7 +237,15 @@ impl Running {
     }
 
     pub(crate) fn launch(&mut self, spec: Spec) -> Started {
+        let bound = spec.socket == Socket::Unix;
         let asked = self.ask(spec);
+        if bound {
+            assert_eq!(
+                self.recv().0,
+                Event::Bound { id: asked },
+                "told before the process exists"
+            );
+        }
         let (event, fds) = self.recv();
         let Event::Launched { id, pid } = event else {
             panic!("{event:?} instead of launched");
@@ -251,9 +259,17 @@ impl Running {
 
     pub(crate) fn refused(&mut self, spec: Spec) -> String {
         let asked = self.ask(spec);
-        match self.recv().0 {
+        match self.answer_to(asked) {
             Event::LaunchFailed { id, message, .. } if id == asked => message,
             other => panic!("{other:?} instead of a refusal"),
+        }
+    }
+
+    /// What came of a launch, past the word that its socket is bound.
+    pub(crate) fn answer_to(&mut self, asked: InstanceId) -> Event {
+        match self.recv().0 {
+            Event::Bound { id } if id == asked => self.recv().0,
+            other => other,
         }
     }
 

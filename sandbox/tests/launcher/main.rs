@@ -581,7 +581,7 @@ fn no_start_leaves_anything(who: As) {
                 change(&mut spec);
                 let id = host.ask(spec);
                 // Where the spec can be kept, a file that is no executable is what fails.
-                match host.recv().0 {
+                match host.answer_to(id) {
                     Event::LaunchFailed { .. } => {}
                     Event::Launched { .. } => drop(host.exit_of(id)),
                     other => panic!("{other:?} instead of an answer to {what}"),

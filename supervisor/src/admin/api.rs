@@ -22,7 +22,7 @@ use super::view::{ConfigView, Document, Instances, Problem, Snapshot, Version, f
 use super::{Ask, Readiness, Sources};
 use crate::name::FunctionName;
 use crate::telemetry::capture::Follow;
-use crate::telemetry::metrics::record_process;
+use crate::telemetry::metrics::{record_process, render};
 use crate::telemetry::record::Record;
 
 /// `control` answers at once, unless something is badly wrong.
@@ -53,7 +53,7 @@ pub fn full(sources: Arc<Sources>) -> Router {
         .route("/v1/config", get(config))
         .route("/v1/version", get(version))
         .with_state(context);
-    own.merge(observe(sources))
+    own.merge(observe(sources)).method_not_allowed_fallback(only_get)
 }
 
 /// The routes that the TCP socket has too: they tell nothing about functions but numbers.
@@ -69,7 +69,15 @@ pub fn observe(sources: Arc<Sources>) -> Router {
                 "no such resource: docs/api.md lists them all",
             )
         })
+        .method_not_allowed_fallback(only_get)
         .with_state(sources)
+}
+
+async fn only_get() -> Response {
+    problem(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "all requests are GET: functions come and go with their files in the functions folder",
+    )
 }
 
 /// An answer that is not a success.
@@ -128,7 +136,7 @@ async fn version() -> Response {
 async fn metrics(State(sources): State<Arc<Sources>>) -> Response {
     record_process();
     let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
-    (kind, sources.metrics.render()).into_response()
+    (kind, render(&sources.metrics)).into_response()
 }
 
 /// The query of the health paths: `?verbose` or `?verbose=…`.

@@ -43,6 +43,14 @@ pub enum ClientError {
         /// Why.
         why: String,
     },
+    /// It stopped in the middle of an answer.
+    #[error("the funcd at {} ended its answer: {why}. It may be starting again: try once more", path.display())]
+    Ended {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
     /// Somebody listens, and we may not ask.
     #[error(
         "no permission to use {}: {why}. Become root, or a member of the socket's group",
@@ -139,7 +147,11 @@ impl Client {
             }
             let mut held: Vec<u8> = Vec::new();
             while let Some(frame) = body.frame().await {
-                let Ok(data) = frame.map_err(|e| self.unreachable(e))?.into_data() else {
+                let frame = frame.map_err(|e| ClientError::Ended {
+                    path: self.path.clone(),
+                    why: e.to_string(),
+                })?;
+                let Ok(data) = frame.into_data() else {
                     continue;
                 };
                 held.extend_from_slice(&data);

@@ -258,6 +258,16 @@ fn tcp_has_health_and_metrics_and_nothing_else() {
 }
 
 #[test]
+fn what_is_not_get_is_told_so() {
+    let host = Host::open();
+    let mut stream = std::net::TcpStream::connect(host.tcp).unwrap();
+    write!(stream, "POST /metrics HTTP/1.0\r\n\r\n").unwrap();
+    let answer = std::io::read_to_string(stream).unwrap();
+    assert!(answer.starts_with("HTTP/1.0 405"), "{answer}");
+    assert!(answer.contains("application/problem+json"), "{answer}");
+}
+
+#[test]
 fn a_peer_that_may_not_is_told_so_whatever_it_asks() {
     let me = nix::unistd::geteuid();
     if me.is_root() {

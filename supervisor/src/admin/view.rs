@@ -234,9 +234,11 @@ pub struct PropertyView {
     /// What keeps it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mechanism: Option<String>,
-    /// Why it is missing; empty when it is kept.
+    /// Why it is missing; empty, and absent in JSON, when it is kept.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub cause: String,
-    /// What to do about that; empty when it is kept.
+    /// What to do about that; like `cause`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub fix: String,
 }
 

@@ -66,7 +66,8 @@ fn neither(head: &[u8]) -> Refusal {
         [0, b'a', b's', b'm', ..] => other("a WebAssembly module"),
         _ => Refusal::new(
             kind::NOT_A_PROGRAM,
-            "it is neither an ELF program nor a script that begins with \"#!\"",
+            "it is neither an ELF program nor a script that begins with \"#!\": copy a compiled program, or write its \
+             interpreter into the first line",
         ),
     }
 }

@@ -25,7 +25,7 @@ use serde::Serialize;
 use crate::name::FunctionName;
 pub use handle::{Handle, Options};
 use manifest::Manifest;
-pub use task::{Catalog, METRIC_OVERFLOWS, METRIC_REFUSED};
+pub use task::Catalog;
 
 /// A difference between the folder and what the daemon was told before.
 #[derive(Debug)]

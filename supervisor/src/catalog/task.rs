@@ -21,11 +21,8 @@ use super::settle::{Decision, Settle};
 use super::watch::{Told, Watch};
 use super::{Candidate, Change, Entry, Slot, folder};
 use crate::name::FunctionName;
+use crate::telemetry::names;
 
-/// Counter: events of the functions folder that were lost, or could not be asked for, each followed by a full scan.
-pub const METRIC_OVERFLOWS: &str = "funcd_watch_overflows_total";
-/// Gauge, by `kind`: entries of the folder that are refused.
-pub const METRIC_REFUSED: &str = "funcd_entries_refused";
 /// Candidates that may be on their way with their open files.
 const OUTSTANDING: usize = 64;
 /// Entries that are looked at before other work of the thread gets its turn.
@@ -116,7 +113,7 @@ impl Catalog {
         match Watch::start(self.scanner.home()) {
             Ok(watch) => self.watch = watch,
             Err(e) => {
-                metrics::counter!(METRIC_OVERFLOWS).increment(1);
+                metrics::counter!(names::WATCH_OVERFLOWS_TOTAL).increment(1);
                 warn!(
                     folder = %self.options.path.display(),
                     "the functions folder can't be watched: {e}; it is only looked at every {:?} (see fs.inotify in sysctl)",
@@ -149,7 +146,7 @@ impl Catalog {
                     }
                 }
                 Told::Overflow => {
-                    metrics::counter!(METRIC_OVERFLOWS).increment(1);
+                    metrics::counter!(names::WATCH_OVERFLOWS_TOTAL).increment(1);
                     warn!("the kernel dropped events of the functions folder: looking at everything");
                     self.settle.events_lost();
                     self.scan_wanted = true;
@@ -164,7 +161,7 @@ impl Catalog {
         match self.watch.add_folder(self.scanner.home(), name) {
             Ok(()) => {}
             Err(nix::errno::Errno::ENOSPC) => {
-                metrics::counter!(METRIC_OVERFLOWS).increment(1);
+                metrics::counter!(names::WATCH_OVERFLOWS_TOTAL).increment(1);
                 warn!(
                     function = folder_name(name),
                     "no watch is left for this folder: changes in it are noticed every {:?}; raise fs.inotify.max_user_watches",
@@ -374,7 +371,7 @@ impl Catalog {
             }
         }
         for (kind, count) in counts {
-            metrics::gauge!(METRIC_REFUSED, "kind" => kind).set(count);
+            metrics::gauge!(names::ENTRIES_REFUSED, "kind" => kind).set(count);
         }
         self.shown = Some(entries.clone());
         let _ = changes.send(Change::Entries(entries));

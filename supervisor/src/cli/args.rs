@@ -38,8 +38,8 @@ pub struct Global {
     pub json: bool,
     /// The Unix socket of the admin API [env: FUNCD_ADMIN] [default: /run/funcd/admin.sock]
     ///
-    /// Without it and without FUNCD_ADMIN: $XDG_RUNTIME_DIR/funcd/admin.sock for an ordinary user whose own host runs,
-    /// else /run/funcd/admin.sock.
+    /// Without it and without FUNCD_ADMIN: that of the ordinary user's own host if it runs, $XDG_RUNTIME_DIR/funcd/admin.sock
+    /// or ~/.local/state/funcd/run/admin.sock, else /run/funcd/admin.sock.
     #[arg(long, global = true, value_name = "PATH")]
     pub admin: Option<PathBuf>,
 }
@@ -113,7 +113,7 @@ pub struct HostFlags {
     /// The state folder: store, uids, logs [default: /var/lib/funcd]
     #[arg(long, value_name = "DIR")]
     pub state: Option<PathBuf>,
-    /// The run folder: sockets; emptied at start [default: /run/funcd]
+    /// The run folder: sockets, and the lock against a second host [default: /run/funcd]
     #[arg(long, value_name = "DIR")]
     pub run: Option<PathBuf>,
     /// Where callers connect; repeat for several [default: 127.0.0.1:8080]
@@ -125,13 +125,13 @@ pub struct HostFlags {
     /// Worker threads [default: one per core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub workers: Option<u16>,
-    /// Instances that may run at once
+    /// Instances that may run at once [default: 4096]
     #[arg(long, value_name = "N")]
     pub max_instances: Option<usize>,
     /// A network whose X-Forwarded-* and Forwarded headers are believed; repeat for several [default: none]
     #[arg(long, value_name = "ADDR/PREFIX")]
     pub trusted: Vec<String>,
-    /// The user that the supervisor becomes when started by root
+    /// The user that the supervisor becomes when started by root [default: funcd]
     #[arg(long, value_name = "NAME")]
     pub user: Option<String>,
     /// Accept that this property of the sandbox is missing (name or P1 to P10); repeat or separate by commas
@@ -168,7 +168,7 @@ pub struct Ps {
 /// `logs`.
 #[derive(Debug, Args)]
 pub struct Logs {
-    /// Go on with what is written from now on
+    /// Go on with what is written from now on, also when the host starts again
     #[arg(short, long)]
     pub follow: bool,
     /// Begin with the last N lines

@@ -29,7 +29,11 @@ pub(super) fn run(global: &Global, probe: fn() -> (Vec<Grade>, Option<u32>)) -> 
         true => Ok(()),
         false => Err(Failure::new(
             Code::Failure,
-            format!("missing on this machine: {}", missing.join(", ")),
+            format!(
+                "missing on this machine: {}; to run functions without: funcd serve --degraded {}",
+                missing.join(", "),
+                missing.join(",")
+            ),
         )),
     }
 }

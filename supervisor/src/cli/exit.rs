@@ -54,7 +54,7 @@ impl Failure {
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Failure {
         let code = match &error {
-            ClientError::Unreachable { .. } => Code::Unreachable,
+            ClientError::Unreachable { .. } | ClientError::Ended { .. } => Code::Unreachable,
             ClientError::Denied { .. } => Code::Permission,
             ClientError::Refused { .. } | ClientError::Strange { .. } => Code::Failure,
             ClientError::Output(e) => return Failure::output(e),

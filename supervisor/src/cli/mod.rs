@@ -113,9 +113,15 @@ fn admin_path(
     exists: impl Fn(&Path) -> bool,
 ) -> PathBuf {
     let set = |key| env(key).filter(|value| !value.as_os_str().is_empty());
-    let own = || set("XDG_RUNTIME_DIR").map(|dir| dir.join("funcd/admin.sock"));
+    // Where `config` puts the run folder of an ordinary user: the last two are its place without XDG_RUNTIME_DIR.
+    let own = [
+        ("XDG_RUNTIME_DIR", "funcd/admin.sock"),
+        ("XDG_STATE_HOME", "funcd/run/admin.sock"),
+        ("HOME", ".local/state/funcd/run/admin.sock"),
+    ];
+    let mut own = own.iter().filter_map(|(key, below)| Some(set(key)?.join(below)));
     let chosen = global.admin.clone().or_else(|| set("FUNCD_ADMIN"));
-    let chosen = chosen.or_else(|| own().filter(|path| exists(path)));
+    let chosen = chosen.or_else(|| own.find(|path| exists(path)));
     chosen.unwrap_or_else(|| "/run/funcd/admin.sock".into())
 }
 
@@ -125,19 +131,32 @@ mod tests {
 
     #[test]
     fn which_socket() {
-        let pick = |flag: Option<&str>, env: &[(&str, &str)], own_exists: bool| {
+        let pick = |flag: Option<&str>, env: &[(&str, &str)], there: &str| {
             let global = Global {
                 json: false,
                 admin: flag.map(PathBuf::from),
             };
             let find = |key: &str| env.iter().find(|(k, _)| *k == key).map(|(_, v)| PathBuf::from(v));
-            admin_path(&global, find, |_| own_exists).display().to_string()
+            let exists = |path: &Path| path == Path::new(there);
+            admin_path(&global, find, exists).display().to_string()
         };
-        let both = [("FUNCD_ADMIN", "/env"), ("XDG_RUNTIME_DIR", "/run/user/1000")];
-        assert_eq!(pick(Some("/flag"), &both, true), "/flag");
-        assert_eq!(pick(None, &both, true), "/env");
-        assert_eq!(pick(None, &both[1..], true), "/run/user/1000/funcd/admin.sock");
-        assert_eq!(pick(None, &both[1..], false), "/run/funcd/admin.sock");
-        assert_eq!(pick(None, &[("FUNCD_ADMIN", "")], false), "/run/funcd/admin.sock");
+        let all = [
+            ("FUNCD_ADMIN", "/env"),
+            ("XDG_RUNTIME_DIR", "/run/user/1000"),
+            ("XDG_STATE_HOME", "/state"),
+            ("HOME", "/home/u"),
+        ];
+        let runtime = "/run/user/1000/funcd/admin.sock";
+        assert_eq!(pick(Some("/flag"), &all, runtime), "/flag");
+        assert_eq!(pick(None, &all, runtime), "/env");
+        for own in [
+            runtime,
+            "/state/funcd/run/admin.sock",
+            "/home/u/.local/state/funcd/run/admin.sock",
+        ] {
+            assert_eq!(pick(None, &all[1..], own), own);
+        }
+        assert_eq!(pick(None, &all[1..], "nowhere"), "/run/funcd/admin.sock");
+        assert_eq!(pick(None, &[("FUNCD_ADMIN", "")], ""), "/run/funcd/admin.sock");
     }
 }

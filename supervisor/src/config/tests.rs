@@ -11,7 +11,7 @@ fn environment(root: &Path, euid: u32, vars: &[(&str, &str)]) -> Environment {
     Environment {
         vars: vars.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect(),
         euid,
-        cwd: "/work".into(),
+        cwd: "/here".into(),
         cores: 3,
         root: root.to_owned(),
     }
@@ -169,7 +169,7 @@ fn the_stronger_layer_wins_and_is_named() {
     assert_eq!(config.uid_count, 65_536, "masked by name");
     assert_eq!(config.client.idle, Duration::from_secs(5));
     assert_eq!(config.client.head_bytes, 16 << 10);
-    assert_eq!(config.functions, Path::new("/work/fns"));
+    assert_eq!(config.functions, Path::new("/here/fns"));
     assert_eq!(config.listen.len(), 2);
     let file = |name: &str| root.path().join(name).display().to_string();
     for (key, at) in [

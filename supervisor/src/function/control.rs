@@ -18,9 +18,10 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::deploy::Sync;
 use super::effects::Effects;
-use super::entry::{Ended, Entry, Rollout};
+use super::entry::Entry;
 use super::handle::{Revision, ToControl};
 use super::instance::{Address, Instance, SocketStock};
+use super::place::{Ended, Rollout};
 use super::prove::prove;
 use super::report::Report;
 use super::status::{self, FunctionStatus};
@@ -127,6 +128,8 @@ pub struct Control {
     pub(super) rng: SmallRng,
     pub(super) requests: Vec<Request>,
     pub(super) launches: Vec<(InstanceId, FunctionName)>,
+    /// Starts that were not told of yet.
+    pub(super) started: Vec<(InstanceId, FunctionName)>,
 }
 
 impl Control {
@@ -156,6 +159,7 @@ impl Control {
             rng: SmallRng::from_os_rng(),
             requests: Vec::new(),
             launches: Vec::new(),
+            started: Vec::new(),
         };
         control.inherit(parts.inventory, &parts.defaults);
         let (mut changes, mut asks) = (parts.changes, parts.asks);
@@ -179,6 +183,7 @@ impl Control {
             if let Err(e) = control.send_requests() {
                 return control.lost(Some(e));
             }
+            control.report_starts();
             if control.draining && control.owners.is_empty() {
                 control.draining = false;
                 control.said_goodbye = true;
@@ -224,13 +229,18 @@ impl Control {
         if gone {
             self.entries.remove(name);
         }
-        for (id, function) in self.launches.drain(..) {
+        self.started.extend_from_slice(&self.launches);
+        self.owners.extend(self.launches.drain(..));
+        Some(result)
+    }
+
+    /// Tells of starts once they are under way: writing a line of log takes as long as waking the launcher.
+    fn report_starts(&mut self) {
+        for (id, function) in std::mem::take(&mut self.started) {
             if let Some(slot) = self.entries.get(&function).and_then(|entry| entry.slot(id)) {
                 self.report.starting(&function, id, &slot.revision);
             }
-            self.owners.insert(id, function);
         }
-        Some(result)
     }
 
     fn send_requests(&mut self) -> io::Result<()> {
@@ -312,6 +322,7 @@ impl Control {
 
     fn on_event(&mut self, event: Event, fds: Vec<OwnedFd>) {
         match event {
+            Event::Bound { id } => self.on_bound(id),
             Event::Launched { id, pid } => self.on_launched(id, pid, fds),
             Event::LaunchFailed {
                 id,
@@ -370,7 +381,7 @@ impl Control {
             .as_ref()
     }
 
-    fn on_launched(&mut self, id: InstanceId, pid: i32, fds: Vec<OwnedFd>) {
+    fn on_bound(&mut self, id: InstanceId) {
         let Some(name) = self.owners.get(&id).cloned() else {
             return;
         };
@@ -378,19 +389,28 @@ impl Control {
         let Some(revision) = slot.map(|slot| Arc::clone(&slot.revision)) else {
             return;
         };
+        let instance = self.make_instance(id, revision);
+        self.with(&name, |entry, effects| entry.bound(id, instance, effects));
+    }
+
+    fn on_launched(&mut self, id: InstanceId, pid: i32, fds: Vec<OwnedFd>) {
+        if self.instance(id).is_none() {
+            self.on_bound(id);
+        }
+        let (Some(name), Some(instance)) = (self.owners.get(&id).cloned(), self.instance(id).cloned()) else {
+            return;
+        };
+        self.with(&name, |entry, effects| entry.launched(id, pid, effects));
         let mut fds = fds.into_iter();
         if let (Some(stdout), Some(stderr)) = (fds.next(), fds.next()) {
-            self.report.attach(&name, &revision, id, [stdout, stderr]);
+            self.report
+                .attach(&name, &instance.revision, id, [stdout, stderr]);
         }
-        let listener = fds.next();
-        let instance = self.make_instance(id, revision);
         let requests_wait = self
             .entries
             .get(&name)
             .is_some_and(|entry| entry.handle.admitted() > 0);
-        self.with(&name, |entry, effects| {
-            entry.launched(id, pid, Arc::clone(&instance), effects)
-        });
+        let listener = fds.next();
         tokio::spawn(prove(instance, listener, requests_wait, self.to_control.clone()));
     }
 
@@ -406,6 +426,8 @@ impl Control {
     }
 
     fn on_exit(&mut self, id: InstanceId, exit: Exit, message: String) {
+        // It uses nothing any more: nobody will ask again.
+        self.on_usage(id, Usage::default());
         let Some(name) = self.owners.remove(&id) else {
             return;
         };

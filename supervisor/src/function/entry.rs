@@ -8,10 +8,10 @@ use funcd_sandbox::exit::Exit;
 use funcd_sandbox::spec::InstanceId;
 use funcd_sandbox::wire::Usage;
 
-use super::backoff::Backoff;
 use super::effects::Effects;
 use super::handle::{Function, Live, Refusal, Revision};
 use super::instance::Instance;
+use super::place::{Ended, Generation, Rollout, Slot};
 use super::prove::is_leased_while_starting;
 use super::scale;
 use super::state::{Action, AfterExit, Bounds, Drain, Event, State, step};
@@ -32,61 +32,6 @@ pub(super) struct Entry {
     pub(super) rejected: Option<(RevisionId, String)>,
     /// The last end that is worth telling.
     pub(super) last_exit: Option<Ended>,
-}
-
-/// How the last instance ended.
-#[derive(Debug, Clone)]
-pub(super) struct Ended {
-    pub(super) instance: InstanceId,
-    pub(super) exit: Exit,
-    /// The launcher's words about a failed launch; empty otherwise.
-    pub(super) message: String,
-    pub(super) at: SystemTime,
-}
-
-/// A revision and its history.
-#[derive(Debug)]
-struct Generation {
-    revision: Arc<Revision>,
-    backoff: Backoff,
-    /// Whether an instance of it was ever ready.
-    proven: bool,
-}
-
-impl Generation {
-    fn new(revision: Arc<Revision>) -> Generation {
-        Generation {
-            revision,
-            backoff: Backoff::default(),
-            proven: false,
-        }
-    }
-}
-
-/// The place of one instance.
-#[derive(Debug)]
-pub(super) struct Slot {
-    pub(super) state: State,
-    pub(super) revision: Arc<Revision>,
-    pub(super) since: SystemTime,
-    pub(super) id: Option<InstanceId>,
-    pub(super) pid: Option<i32>,
-    /// Present from the launch to the end of the process.
-    pub(super) instance: Option<Arc<Instance>>,
-    ready_at: Option<Instant>,
-    /// As of the last survey; zero before it.
-    usage: Usage,
-}
-
-/// What became of the revision that was to be proven.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Rollout {
-    /// Nothing new.
-    Unchanged,
-    /// It has the traffic now.
-    Promoted,
-    /// It never got ready and was given up, for this reason.
-    Abandoned(String),
 }
 
 impl Entry {
@@ -192,6 +137,7 @@ impl Entry {
         effects: &mut Effects<'_>,
     ) {
         self.current.proven = true;
+        instance.note_running();
         self.slots.push(Slot {
             state: State::Ready,
             revision: Arc::clone(&self.current.revision),
@@ -221,20 +167,24 @@ impl Entry {
         self.settle(effects);
     }
 
-    /// The process runs; `instance` is how to reach it.
-    pub(super) fn launched(
-        &mut self,
-        id: InstanceId,
-        pid: i32,
-        instance: Arc<Instance>,
-        effects: &mut Effects<'_>,
-    ) {
+    /// It can be connected to, before its process exists or, for one that listens itself, once it does.
+    pub(super) fn bound(&mut self, id: InstanceId, instance: Arc<Instance>, effects: &mut Effects<'_>) {
         if let Some(slot) = self.slots.iter_mut().find(|slot| slot.id == Some(id)) {
-            slot.pid = Some(pid);
             if matches!(slot.state, State::Draining { .. }) {
                 instance.stop_accepting();
             }
             slot.instance = Some(instance);
+        }
+        self.publish(effects);
+    }
+
+    /// Its process runs.
+    pub(super) fn launched(&mut self, id: InstanceId, pid: i32, effects: &mut Effects<'_>) {
+        if let Some(slot) = self.slots.iter_mut().find(|slot| slot.id == Some(id)) {
+            slot.pid = Some(pid);
+            if let Some(instance) = &slot.instance {
+                instance.note_running();
+            }
         }
         self.settle(effects);
     }
@@ -483,7 +433,9 @@ impl Entry {
                 until: None,
             }),
             (false, Some(until)) if instances.is_empty() && until > effects.now => {
-                let ended = self.last_exit.as_ref().map_or_else(String::new, Ended::describe);
+                // Callers get the kind of end alone: the launcher's words name paths and settings of this host.
+                let ended = self.last_exit.as_ref();
+                let ended = ended.map_or_else(String::new, |ended| ended.exit.to_string());
                 Some(Refusal {
                     reason: format!("its last instances ended before they were ready: {ended}"),
                     until: Some(until),
@@ -506,16 +458,6 @@ impl Entry {
                 instances,
                 refusal,
             });
-        }
-    }
-}
-
-impl Ended {
-    /// For people, for example `exited with code 3`.
-    pub(super) fn describe(&self) -> String {
-        match self.message.is_empty() {
-            true => self.exit.to_string(),
-            false => self.message.clone(),
         }
     }
 }

@@ -6,15 +6,16 @@ use std::time::{Duration, Instant, SystemTime};
 
 use funcd_sandbox::exit::Exit;
 use funcd_sandbox::spec::{Digest, Image, InstanceId, Limits};
-use funcd_sandbox::wire::Request;
+use funcd_sandbox::wire::{Request, Usage};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use tokio::sync::mpsc;
 
 use super::effects::Effects;
-use super::entry::{Ended, Entry, Rollout};
+use super::entry::Entry;
 use super::handle::{Revision, ToControl, Unavailable};
 use super::instance::{Address, Instance};
+use super::place::{Ended, Rollout};
 use crate::catalog::manifest::{Contract, Health, Manifest, RequestBounds, Scale};
 use crate::name::{FunctionName, RevisionId};
 
@@ -134,7 +135,8 @@ impl Story {
             .find(|slot| slot.id == Some(InstanceId(id)));
         let revision = Arc::clone(&slot.expect("the instance was asked for").revision);
         let instance = Instance::new(InstanceId(id), revision, Address::Unix(PathBuf::from("/nowhere")));
-        self.with(|entry, effects| entry.launched(InstanceId(id), 100, Arc::new(instance), effects));
+        self.with(|entry, effects| entry.bound(InstanceId(id), Arc::new(instance), effects));
+        self.with(|entry, effects| entry.launched(InstanceId(id), 100, effects));
     }
 
     fn ready(&mut self, id: u64) -> Rollout {
@@ -370,4 +372,24 @@ fn a_late_start_is_killed() {
     assert_eq!(story.asked(), ["kill 1"]);
     story.exits(1, Exit::StartTimeout);
     assert_eq!(story.asked(), ["launch 2 of 1"]);
+}
+
+#[test]
+fn what_ended_uses_nothing_and_its_cpu_time_is_counted_once() {
+    let mut story = Story::new(revision(1, |_| {}));
+    let _permit = story.entry.handle.admit().unwrap();
+    story.with(Entry::wanted);
+    story.launched(1);
+    let id = InstanceId(1);
+    let usage = |cpu_micros, memory_bytes| Usage {
+        cpu_micros,
+        memory_bytes,
+        pids: 2,
+    };
+    assert_eq!(story.entry.note_usage(id, usage(70, 9)), (usage(70, 9), 70));
+    assert_eq!(story.entry.note_usage(id, usage(100, 8)), (usage(100, 8), 30));
+    assert_eq!(
+        story.entry.note_usage(id, Usage::default()),
+        (Usage::default(), 0)
+    );
 }

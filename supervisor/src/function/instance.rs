@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -27,6 +27,7 @@ pub struct Instance {
     pub address: Address,
     in_flight: AtomicU32,
     accepting: AtomicBool,
+    running: AtomicBool,
     answered: AtomicBool,
 }
 
@@ -39,6 +40,7 @@ impl Instance {
             address,
             in_flight: AtomicU32::new(0),
             accepting: AtomicBool::new(true),
+            running: AtomicBool::new(false),
             answered: AtomicBool::new(false),
         }
     }
@@ -51,6 +53,16 @@ impl Instance {
     /// Notes that a response head came; true the first time.
     pub fn note_answer(&self) -> bool {
         !self.has_answered() && !self.answered.swap(true, Ordering::Relaxed)
+    }
+
+    /// Whether its process was started; before that, nobody can have read what was sent to it.
+    pub fn is_running(&self) -> bool {
+        self.running.load(Ordering::SeqCst)
+    }
+
+    /// Its process was started.
+    pub fn note_running(&self) {
+        self.running.store(true, Ordering::SeqCst);
     }
 
     /// Leases held now.
@@ -198,6 +210,15 @@ pub enum Stream {
     Unix(UnixStream),
     /// Over TCP in its network namespace.
     Tcp(TcpStream),
+}
+
+impl AsRawFd for Stream {
+    fn as_raw_fd(&self) -> RawFd {
+        match self {
+            Stream::Unix(stream) => stream.as_raw_fd(),
+            Stream::Tcp(stream) => stream.as_raw_fd(),
+        }
+    }
 }
 
 impl AsyncRead for Stream {

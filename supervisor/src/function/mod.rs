@@ -13,6 +13,7 @@ pub mod handle;
 mod handle_tests;
 pub mod instance;
 pub mod metrics;
+mod place;
 mod prove;
 pub mod report;
 pub mod scale;

@@ -57,7 +57,7 @@ pub(super) async fn forward(
         let instance = lease.instance();
         let keep = instance.revision.manifest.scale.concurrency > 1;
         let parked = if keep {
-            pool::pop_open(&worker.pool, instance).await
+            pool::pop_open(&worker.pool, instance, !safe).await
         } else {
             None
         };
@@ -74,8 +74,11 @@ pub(super) async fn forward(
                 Err(problem) => return Err(problem),
             },
         };
-        // Only a connection that was idle can have been closed for no reason of this request's.
-        let spare = (safe && upstream.reused && !repeated).then(|| spare(&request, watch));
+        // A connection that was idle may have been closed for no reason of this request's; and what was sent ahead of a
+        // process that then could not be started was read by nobody.
+        let unborn = !instance.is_running();
+        let may_repeat = (upstream.reused && !repeated) || unborn;
+        let spare = (safe && may_repeat).then(|| spare(&request, watch));
         match exchange(&mut upstream, request, watch).await {
             Ok(response) => {
                 if instance.note_answer() {
@@ -93,13 +96,16 @@ pub(super) async fn forward(
             }
             Err(Broken::NotWritten(_)) => return Err(refused()),
             Err(Broken::Died(error)) => match (Fault::of(watch), spare) {
-                (None, Some(spare)) if !error.as_ref().is_some_and(hyper::Error::is_parse) => {
+                (None, Some(spare))
+                    if !error.as_ref().is_some_and(hyper::Error::is_parse)
+                        && (upstream.reused || !instance.is_running()) =>
+                {
                     debug!(
                         function = function.name.as_str(),
                         ?error,
-                        "an idle connection ended; sent again"
+                        "the connection ended before anybody read the request; sent again"
                     );
-                    repeated = true;
+                    repeated |= upstream.reused;
                     request = spare;
                 }
                 (Some(fault), _) => return Err(faulty(fault)),

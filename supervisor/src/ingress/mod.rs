@@ -7,12 +7,13 @@
 //!
 //! One worker is one thread with one runtime and its own listener; nothing on the warm path crosses threads. A
 //! request's upstream connection is polled in the request's own task, and a connection has one timer for all its
-//! deadlines ([`watch`]), so that a warm request spawns nothing, locks nothing that is shared and makes no timer.
+//! deadlines (`watch`), so that a warm request spawns nothing, locks nothing that is shared and makes no timer.
 
 mod body;
 mod connection;
 mod forward;
 mod headers;
+mod heard;
 mod ids;
 mod inspect;
 mod listener;

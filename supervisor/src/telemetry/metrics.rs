@@ -5,13 +5,13 @@ use std::fs;
 use std::time::{Duration, SystemTime};
 
 use funcd_sandbox::probe::Grade;
-use metrics::{counter, describe_counter, describe_gauge, gauge};
+use metrics::{describe_counter, describe_gauge, describe_histogram, gauge};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage};
 use nix::sys::time::TimeValLike;
 use nix::unistd::{SysconfVar, sysconf};
 
-use super::names;
+use super::names::{self, Kind};
 
 /// The bounds of histograms of durations, in seconds: from what a warm request costs to what a request may take.
 const SECONDS: [f64; 17] = [
@@ -36,30 +36,27 @@ pub fn install() -> PrometheusHandle {
 }
 
 fn describe() {
-    describe_counter!(
-        names::LOG_LINES_DROPPED_TOTAL,
-        "Lines of a function's output that were not kept"
-    );
-    describe_gauge!(names::BUILD_INFO, "Always 1; the labels say what runs");
-    describe_gauge!(
-        names::SANDBOX_PROPERTY,
-        "1 for the state that the property is in on this host"
-    );
-    describe_gauge!(names::LANDLOCK_ABI, "The Landlock ABI of this kernel, 0 without");
-    describe_counter!(names::PROCESS_CPU_SECONDS_TOTAL, "CPU time of the supervisor");
-    describe_gauge!(
-        names::PROCESS_RESIDENT_MEMORY_BYTES,
-        "Memory of the supervisor that is in RAM"
-    );
-    describe_gauge!(names::PROCESS_OPEN_FDS, "Open descriptors of the supervisor");
-    describe_gauge!(
-        names::PROCESS_MAX_FDS,
-        "Descriptors that the supervisor may have open"
-    );
-    describe_gauge!(
-        names::PROCESS_START_TIME_SECONDS,
-        "When the supervisor started, since 1970"
-    );
+    for (name, kind, help) in names::ALL {
+        match kind {
+            Kind::Counter => describe_counter!(name, help),
+            Kind::Gauge | Kind::FractionalCounter => describe_gauge!(name, help),
+            Kind::Histogram => describe_histogram!(name, help),
+        }
+    }
+}
+
+/// All metrics as Prometheus reads them.
+pub fn render(handle: &PrometheusHandle) -> String {
+    let mut text = handle.render();
+    for (name, kind, _) in names::ALL {
+        if kind == Kind::FractionalCounter {
+            text = text.replace(
+                &format!("# TYPE {name} gauge\n"),
+                &format!("# TYPE {name} counter\n"),
+            );
+        }
+    }
+    text
 }
 
 /// Sets what does not change while this process runs. `landlock_abi` is `None` without Landlock.
@@ -80,8 +77,8 @@ pub fn record_host(grades: &[Grade], landlock_abi: Option<u32>) {
 /// Updates what is known about this process; called before each scrape. What the sandbox hides stays unset.
 pub fn record_process() {
     if let Ok(usage) = getrusage(UsageWho::RUSAGE_SELF) {
-        let seconds = (usage.user_time() + usage.system_time()).num_seconds();
-        counter!(names::PROCESS_CPU_SECONDS_TOTAL).absolute(u64::try_from(seconds).unwrap_or(0));
+        let micros = (usage.user_time() + usage.system_time()).num_microseconds();
+        gauge!(names::PROCESS_CPU_SECONDS_TOTAL).set(micros as f64 / 1e6);
     }
     if let Some(bytes) = resident_bytes() {
         gauge!(names::PROCESS_RESIDENT_MEMORY_BYTES).set(bytes as f64);
@@ -137,7 +134,7 @@ mod tests {
             record_host(&[missing, kept], Some(7));
             record_process();
         });
-        let text = handle.render();
+        let text = render(&handle);
         for line in [
             r#"funcd_sandbox_property{property="cpu-limit",state="missing"} 1"#,
             r#"funcd_sandbox_property{property="cpu-limit",state="kept"} 0"#,
@@ -148,7 +145,7 @@ mod tests {
                 env!("CARGO_PKG_VERSION"),
                 r#""} 1"#
             ),
-            "process_cpu_seconds_total ",
+            "# TYPE process_cpu_seconds_total counter\nprocess_cpu_seconds_total ",
             "process_resident_memory_bytes ",
             "process_open_fds ",
             "process_start_time_seconds ",

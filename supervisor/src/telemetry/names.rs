@@ -43,6 +43,13 @@ pub const PROCESS_MAX_FDS: &str = "process_max_fds";
 /// Gauge, seconds since 1970: when the supervisor started.
 pub const PROCESS_START_TIME_SECONDS: &str = "process_start_time_seconds";
 
+// The functions folder.
+
+/// Gauge: entries of the folder that are refused, by `kind` of reason.
+pub const ENTRIES_REFUSED: &str = "funcd_entries_refused";
+/// Counter: events of the functions folder that were lost, or could not be asked for, each followed by a full scan.
+pub const WATCH_OVERFLOWS_TOTAL: &str = "funcd_watch_overflows_total";
+
 // Functions and their instances.
 
 /// Counter: starts of instances that were asked for, by `function` and `kind`.
@@ -59,3 +66,165 @@ pub const CGROUP_MEMORY_BYTES: &str = "funcd_cgroup_memory_bytes";
 pub const CGROUP_PIDS: &str = "funcd_cgroup_pids";
 /// Counter, seconds: CPU time of all instances of a function, by `function` and `mode`.
 pub const CGROUP_CPU_SECONDS_TOTAL: &str = "funcd_cgroup_cpu_seconds_total";
+
+/// What a metric is, as Prometheus counts it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Only goes up.
+    Counter,
+    /// Only goes up, by fractions; the recorder holds it as a gauge, because its counters are whole.
+    FractionalCounter,
+    /// Goes up and down.
+    Gauge,
+    /// Counted by size.
+    Histogram,
+}
+
+/// Every metric: its name, what it is, and the line of help that goes with it.
+pub const ALL: [(&str, Kind, &str); 26] = [
+    (
+        INVOCATIONS_TOTAL,
+        Kind::Counter,
+        "Requests answered, by the class of their status",
+    ),
+    (
+        INVOCATION_DURATION_SECONDS,
+        Kind::Histogram,
+        "From a request's arrival to the end of its response body",
+    ),
+    (
+        INVOCATION_ERRORS_TOTAL,
+        Kind::Counter,
+        "Requests that failed, and not because the function said so",
+    ),
+    (
+        INVOCATIONS_IN_FLIGHT,
+        Kind::Gauge,
+        "Requests between routing and the end of their response body",
+    ),
+    (
+        PROXY_OVERHEAD_SECONDS,
+        Kind::Histogram,
+        "From a request's arrival to its hand-over to an instance",
+    ),
+    (
+        REQUEST_BYTES_TOTAL,
+        Kind::Counter,
+        "Bytes of request bodies forwarded",
+    ),
+    (
+        RESPONSE_BYTES_TOTAL,
+        Kind::Counter,
+        "Bytes of response bodies forwarded",
+    ),
+    (
+        REQUESTS_SHED_TOTAL,
+        Kind::Counter,
+        "Requests refused before any work was done",
+    ),
+    (
+        LOG_LINES_DROPPED_TOTAL,
+        Kind::Counter,
+        "Lines of a function's output that were not kept",
+    ),
+    (
+        INSTANCES,
+        Kind::Gauge,
+        "Places of instances over all functions, by state",
+    ),
+    (
+        INSTANCE_STARTS_TOTAL,
+        Kind::Counter,
+        "Starts of instances that were asked for",
+    ),
+    (
+        INSTANCE_EXITS_TOTAL,
+        Kind::Counter,
+        "Ends of instances, by reason",
+    ),
+    (
+        CGROUP_CPU_SECONDS_TOTAL,
+        Kind::FractionalCounter,
+        "CPU time of a function's instances",
+    ),
+    (
+        CGROUP_MEMORY_BYTES,
+        Kind::Gauge,
+        "Memory of a function's instances",
+    ),
+    (
+        CGROUP_PIDS,
+        Kind::Gauge,
+        "Processes and threads of a function's instances",
+    ),
+    (
+        ENTRIES_REFUSED,
+        Kind::Gauge,
+        "Entries of the functions folder that are refused, by kind",
+    ),
+    (
+        RELOADS_TOTAL,
+        Kind::Counter,
+        "New files that became a revision, or the kind of reason why not",
+    ),
+    (
+        WATCH_OVERFLOWS_TOTAL,
+        Kind::Counter,
+        "Times that changes of the folder were lost and all of it was looked at",
+    ),
+    (
+        SANDBOX_PROPERTY,
+        Kind::Gauge,
+        "1 for the state that the property is in on this host",
+    ),
+    (
+        LANDLOCK_ABI,
+        Kind::Gauge,
+        "The Landlock ABI of this kernel, 0 without",
+    ),
+    (BUILD_INFO, Kind::Gauge, "Always 1; the labels say what runs"),
+    (
+        PROCESS_CPU_SECONDS_TOTAL,
+        Kind::FractionalCounter,
+        "CPU time of the supervisor",
+    ),
+    (
+        PROCESS_RESIDENT_MEMORY_BYTES,
+        Kind::Gauge,
+        "Memory of the supervisor that is in RAM",
+    ),
+    (
+        PROCESS_OPEN_FDS,
+        Kind::Gauge,
+        "Open descriptors of the supervisor",
+    ),
+    (
+        PROCESS_MAX_FDS,
+        Kind::Gauge,
+        "Descriptors that the supervisor may have open",
+    ),
+    (
+        PROCESS_START_TIME_SECONDS,
+        Kind::Gauge,
+        "When the supervisor started, since 1970",
+    ),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_is_listed_and_documented() {
+        let manual = include_str!("../../../docs/operations.md");
+        for (name, _, _) in ALL {
+            assert!(
+                manual.contains(&format!("`{name}")),
+                "{name} is not in docs/operations.md"
+            );
+        }
+        let constants = include_str!("names.rs").matches(": &str = \"").count();
+        // This test has the pattern too, escaped, and so does not count itself.
+        assert_eq!(constants, ALL.len(), "a constant is not in ALL");
+    }
+}

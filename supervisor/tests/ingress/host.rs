@@ -187,6 +187,7 @@ impl Host {
             Arc::clone(&live.revision),
             Address::Unix(path),
         ));
+        instance.note_running();
         let mut instances = live.instances.clone();
         instances.push(Arc::clone(&instance));
         function.publish(Live {

@@ -10,6 +10,7 @@ use funcd_tests::host::Host;
 use funcd_tests::http::Request;
 use funcd_tests::suite::Suite;
 use funcd_tests::{eventually, until};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 pub(crate) fn register(suite: &mut Suite) {
@@ -22,6 +23,7 @@ pub(crate) fn register(suite: &mut Suite) {
             logs_show_what_the_function_wrote,
             logs_are_escaped,
             logs_follow,
+            logs_follow_a_new_supervisor,
             logs_outlive_the_function,
             run_and_rm_wait_for_what_comes_of_it,
             run_says_why_it_is_refused,
@@ -190,6 +192,38 @@ fn logs_follow() {
     wait_for("before");
     log_line(&host, "followed", "while it follows\n");
     wait_for("while it follows");
+}
+
+fn logs_follow_a_new_supervisor() {
+    let host = Host::start();
+    host.deploy("followed", "echo", "");
+    log_line(&host, "followed", "before\n");
+    let mut follower = Ended(
+        host.funcd(&["logs", "-f", "followed"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap(),
+    );
+    let lines = lines_of(&mut follower.0);
+    let mut seen = Vec::new();
+    let mut wait_for = |text: &str| {
+        eventually(&format!("{text:?} in the log"), || match lines.try_recv() {
+            Ok(line) => {
+                seen.push(line.clone());
+                if line.contains(text) { Ok(()) } else { Err(line) }
+            }
+            Err(_) => Err("nothing new".to_owned()),
+        });
+    };
+    wait_for("before");
+    let supervisor = host.supervisor();
+    supervisor.signal(Signal::SIGKILL);
+    until("the supervisor to be gone", || !supervisor.is_there());
+    host.wait_for("/followed/", "200", |answer| answer.status() == 200);
+    log_line(&host, "followed", "after\n");
+    wait_for("after");
+    let shown_twice = seen.iter().filter(|line| line.contains("before")).count();
+    assert_eq!(shown_twice, 1, "{seen:?}");
 }
 
 fn logs_outlive_the_function() {

@@ -1,16 +1,17 @@
 //! Each example does what its line in examples/README.md says, in its sandbox; and the demo shows them.
 
 use std::fs;
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use funcd_tests::artifacts::{self, example, example_file};
-use funcd_tests::eventually;
 use funcd_tests::host::Host;
 use funcd_tests::http::{Connection, Request};
 use funcd_tests::need::Need;
 use funcd_tests::process::Process;
 use funcd_tests::suite::Suite;
+use funcd_tests::{eventually, until};
 use nix::sys::signal::Signal;
 
 pub(crate) fn register(suite: &mut Suite) {
@@ -22,7 +23,7 @@ pub(crate) fn register(suite: &mut Suite) {
         ticker_has_a_page,
         py_port_answers: &[Need::Program("/usr/bin/python3")],
         all_run_without_funcd_too,
-        the_demo_serves_them,
+        the_demo_serves_them: &[Need::Program("curl")],
     ]);
 }
 
@@ -211,68 +212,114 @@ fn all_run_without_funcd_too() {
     }
 }
 
+/// A demo of all examples that have a curl line, and what it has said so far. Dropping it ends it.
+struct Demo {
+    folder: tempfile::TempDir,
+    child: Child,
+    process: Process,
+}
+
+impl Demo {
+    fn start() -> Demo {
+        let folder = tempfile::tempdir().unwrap();
+        let examples = folder.path().join("examples");
+        fs::create_dir(&examples).unwrap();
+        for name in ["hello", "ticker"] {
+            fs::copy(example(name), examples.join(name)).unwrap();
+        }
+        for name in ["notes", "thumbs"] {
+            let function = examples.join(name);
+            fs::create_dir(&function).unwrap();
+            fs::copy(example(name), function.join(name)).unwrap();
+            let manifest = artifacts::example_file(&format!("{name}/function.toml"));
+            fs::copy(manifest, function.join("function.toml")).unwrap();
+        }
+        let output = fs::File::create(folder.path().join("log")).unwrap();
+        let mut demo = Command::new(artifacts::funcd());
+        demo.args(["demo", "--listen", "127.0.0.1:0", "--examples"])
+            .arg(&examples)
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().unwrap())
+            .stderr(output);
+        let child = demo.spawn().unwrap();
+        let process = Process::of(child.id() as i32).unwrap();
+        Demo {
+            folder,
+            child,
+            process,
+        }
+    }
+
+    fn said(&self) -> String {
+        fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
+    /// Runs a line as somebody would who pastes it, for at most two seconds: a stream has no end of its own.
+    fn paste(&self, line: &str) -> String {
+        let limited = line.replacen("curl ", "curl -s --fail-with-body --max-time 2 ", 1);
+        let output = Command::new("/bin/sh")
+            .args(["-c", &limited])
+            .current_dir(self.folder.path())
+            .output()
+            .unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+}
+
+impl Drop for Demo {
+    fn drop(&mut self) {
+        if let Ok(None) = self.child.try_wait() {
+            // As Ctrl-C: a killed demo would leave its home behind.
+            self.process.signal(Signal::SIGINT);
+            let _ = self.child.wait();
+        }
+    }
+}
+
 fn the_demo_serves_them() {
-    let folder = tempfile::tempdir().unwrap();
-    let (log, examples) = (folder.path().join("demo.log"), folder.path().join("examples"));
-    fs::create_dir(&examples).unwrap();
-    for name in ["hello", "ticker"] {
-        fs::copy(example(name), examples.join(name)).unwrap();
-    }
-    let mut demo = Command::new(artifacts::funcd());
-    demo.args(["demo", "--listen", "127.0.0.1:0", "--examples"])
-        .arg(&examples);
-    let output = fs::File::create(&log).unwrap();
-    demo.stdin(Stdio::null())
-        .stdout(output.try_clone().unwrap())
-        .stderr(output);
-    let mut child = demo.spawn().unwrap();
-    let process = Process::of(child.id() as i32).unwrap();
-    let said = || fs::read_to_string(&log).unwrap_or_default();
-    let shown = std::panic::catch_unwind(|| {
-        eventually("the demo to print its curl lines", || {
-            let said = said();
-            let url = said
-                .split_whitespace()
-                .find(|word| word.starts_with("http://127.0.0.1:") && word.contains("/hello"));
-            let url = url
-                .ok_or(said.clone())?
-                .trim_matches(['\'', '"'])
-                .trim_start_matches("http://")
-                .to_owned();
-            let (address, _) = url.split_once('/').ok_or("no path")?;
-            let address = address.parse().map_err(|_| format!("{address} is no address"))?;
-            let mut connection = Connection::tcp(address).map_err(|error| error.to_string())?;
-            let answer = connection
-                .ask(&Request::get("/hello/"))
-                .map_err(|error| error.to_string())?;
-            if answer.status() == 200 && said.contains("P10") {
-                Ok(())
-            } else {
-                Err(format!("{answer:?} {said}"))
-            }
-        })
+    let mut demo = Demo::start();
+    until("the demo to say that it is ready", || {
+        demo.said().contains("Ctrl-C")
     });
-    let everyone = process.descendants();
-    process.signal(Signal::SIGINT);
-    let status = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        eventually("the demo to end on Ctrl-C", || {
-            child
-                .try_wait()
-                .map_err(|error| error.to_string())?
-                .ok_or("it runs".to_owned())
-        })
-    }));
-    if status.is_err() {
-        let _ = child.kill();
-        let _ = child.wait();
-    }
-    assert!(shown.is_ok(), "{}", said());
+    let said = demo.said();
     assert!(
-        status.is_ok_and(|status| [Some(0), Some(130)].contains(&status.code())),
-        "{}",
-        said()
+        said.contains("P10") && said.contains("4 functions answer"),
+        "{said}"
     );
-    funcd_tests::until("nothing of the demo to be left", || {
+    let printed = |start: &str| -> Vec<&str> {
+        said.lines()
+            .map(str::trim)
+            .filter(|line| line.starts_with(start))
+            .collect()
+    };
+    let answers: Vec<String> = printed("curl ").iter().map(|line| demo.paste(line)).collect();
+    let [hello, note, notes, picture, events] = answers.as_slice() else {
+        panic!("{answers:?}\n{said}")
+    };
+    assert_eq!(hello, "Hello from funcd\n");
+    assert!(
+        note.contains("buy milk") && notes.contains(note.trim()),
+        "{note} {notes}"
+    );
+    assert!(events.contains("data: 1\n"), "{events}");
+    assert_eq!(picture, "", "it goes into a file");
+    let small = fs::read(demo.folder.path().join("small.png")).unwrap();
+    assert_eq!(size(&small), (100, 67));
+    let looks = said.lines().map(str::trim).filter(|line| line.ends_with(" ps"));
+    let shown: String = looks.map(|line| demo.paste(line)).collect();
+    assert!(shown.contains("hello"), "{shown}");
+
+    let everyone = demo.process.descendants();
+    let home = said.split_whitespace().last().unwrap().to_owned();
+    assert!(Path::new(&home).is_dir(), "{home}");
+    demo.process.signal(Signal::SIGINT);
+    let status = eventually("the demo to end on Ctrl-C", || {
+        let status = demo.child.try_wait().map_err(|error| error.to_string())?;
+        status.ok_or("it runs".to_owned())
+    });
+    assert_eq!(status.code(), Some(0), "{}", demo.said());
+    assert!(!Path::new(&home).exists(), "{}", demo.said());
+    until("nothing of the demo to be left", || {
         everyone.iter().all(|process| !process.is_there())
     });
 }

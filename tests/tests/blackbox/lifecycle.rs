@@ -256,9 +256,9 @@ fn daemons_do_not_outlive_it() {
     host.deploy("daemon", "daemon", "");
     host.get_ok("/daemon/");
     let main = host.instance("daemon");
-    let before = main.companions(host.launcher());
+    let before = main.companions();
     host.get_ok("/daemon/daemonise");
-    let mut daemons = main.companions(host.launcher());
+    let mut daemons = main.companions();
     daemons.retain(|process| !before.contains(process));
     assert!(!daemons.is_empty(), "the daemon should be seen from outside");
     host.remove("daemon");

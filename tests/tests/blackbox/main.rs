@@ -12,6 +12,7 @@ mod examples;
 mod http;
 mod launcher;
 mod lifecycle;
+mod refusals;
 mod sandbox;
 
 use funcd_tests::suite::Suite;
@@ -21,6 +22,7 @@ fn main() -> std::process::ExitCode {
     deploy::register(&mut suite);
     lifecycle::register(&mut suite);
     http::register(&mut suite);
+    refusals::register(&mut suite);
     contract::register(&mut suite);
     sandbox::register(&mut suite);
     cli::register(&mut suite);

@@ -48,9 +48,10 @@ pub(super) fn find(named: Option<&Path>) -> Result<Vec<Example>, Failure> {
             }
         }
     }
-    let sources = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../examples"));
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let sources = package.parent().unwrap_or(package).join("examples");
     if sources.join("Cargo.toml").is_file() {
-        return build(sources);
+        return build(&sources);
     }
     let looked: Vec<String> = installed
         .iter()

@@ -14,6 +14,9 @@ use crate::cli::exit::Failure;
 /// A function's `function.toml` asks for folders below this; in the demo they are in the home.
 const GRANTED: &str = "/srv/";
 
+/// What there is to try `thumbs` with.
+const PICTURE: &[u8] = include_bytes!("picture.png");
+
 /// A temporary home; removed on drop.
 #[derive(Debug)]
 pub(super) struct Home {
@@ -53,6 +56,8 @@ impl Home {
             fs::create_dir(self.path.join(name))?;
             set_mode(&self.path.join(name), mode)?;
         }
+        fs::write(self.picture(), PICTURE)?;
+        set_mode(&self.picture(), 0o644)?;
         // JSON's strings are TOML's: quotes and backslashes of the path are escaped.
         let data = serde_json::to_string(&self.path.join("data")).map_err(io::Error::other)?;
         fs::write(self.config(), format!("write_roots = [{data}]\n"))
@@ -131,6 +136,11 @@ impl Home {
     /// The socket of the admin API.
     pub(super) fn admin(&self) -> PathBuf {
         self.path.join("run/admin.sock")
+    }
+
+    /// A PNG of 240 by 160 pixels.
+    pub(super) fn picture(&self) -> PathBuf {
+        self.path.join("picture.png")
     }
 
     fn config(&self) -> PathBuf {

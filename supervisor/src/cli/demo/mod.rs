@@ -8,6 +8,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
 use std::process::{Child, Command};
 
 use funcd_sandbox::property::Property;
@@ -226,12 +227,21 @@ fn welcome(home: &Home, listen: SocketAddr, doctor: &Doctor, functions: &[Functi
     }
     let count = functions.iter().filter(|view| view.function.is_some()).count();
     text += &format!(
-        "\n{} {count} functions answer on http://{listen}. Try:\n\n",
-        styled(GOOD, "ready:")
+        "\n{} {count} {} on http://{listen}. Try:\n\n",
+        styled(GOOD, "ready:"),
+        if count == 1 {
+            "function answers"
+        } else {
+            "functions answer"
+        }
     );
     for view in functions {
         match view.function {
-            Some(_) => text.extend(hints(&view.name, listen).iter().map(|hint| format!("  {hint}\n"))),
+            Some(_) => text.extend(
+                hints(&view.name, listen, &home.picture())
+                    .iter()
+                    .map(|hint| format!("  {hint}\n")),
+            ),
             None => {
                 let reason = view.reason.as_deref().unwrap_or("not taken up yet");
                 text += &format!(
@@ -243,10 +253,11 @@ fn welcome(home: &Home, listen: SocketAddr, doctor: &Doctor, functions: &[Functi
             }
         }
     }
-    let admin = home.admin();
-    let admin = admin.display();
-    text += &format!("\nLook at it from another terminal:\n\n  funcd --admin {admin} ls\n");
-    text += &format!("  funcd --admin {admin} ps\n  funcd --admin {admin} logs -f hello\n");
+    let funcd = format!("{} --admin {}", program(), word(&home.admin()));
+    text += "\nLook at it from another terminal:\n\n";
+    for command in ["ls", "ps", "logs -f hello"] {
+        text += &format!("  {funcd} {command}\n");
+    }
     text += &format!(
         "\nDrop an executable into {} and curl it. Ctrl-C stops everything and removes {}\n",
         home.functions().display(),
@@ -255,12 +266,38 @@ fn welcome(home: &Home, listen: SocketAddr, doctor: &Doctor, functions: &[Functi
     text
 }
 
+/// How to call this program from another terminal: by name where that is this one, else by its path.
+fn program() -> String {
+    let Ok(own) = std::env::current_exe() else {
+        return "funcd".to_owned();
+    };
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let named = std::env::split_paths(&path)
+        .map(|folder| folder.join("funcd"))
+        .find(|file| file.is_file());
+    match named.and_then(|file| file.canonicalize().ok()) {
+        Some(found) if found == own => "funcd".to_owned(),
+        Some(_) | None => word(&own),
+    }
+}
+
+/// A path as one word of a shell.
+fn word(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+".contains(c);
+    match text.chars().all(plain) {
+        true => text,
+        false => format!("'{}'", safe(&text).replace('\'', r"'\''")),
+    }
+}
+
 /// What to try with a function: our examples are known, of others only the route.
-fn hints(name: &str, listen: SocketAddr) -> Vec<String> {
+fn hints(name: &str, listen: SocketAddr, picture: &Path) -> Vec<String> {
     let base = format!("http://{listen}/{}/", safe(name));
     match name {
         "thumbs" => vec![format!(
-            "curl --data-binary @photo.jpg '{base}?w=200' -o small.png"
+            "curl --data-binary @{} '{base}?w=100' -o small.png",
+            word(picture)
         )],
         "notes" => vec![
             format!("curl -d '{{\"text\": \"buy milk\"}}' {base}notes"),
@@ -302,6 +339,15 @@ mod tests {
     }
 
     #[test]
+    fn paths_are_words_of_a_shell() {
+        assert_eq!(
+            word(Path::new("/tmp/funcd-demo-x1/run/admin.sock")),
+            "/tmp/funcd-demo-x1/run/admin.sock"
+        );
+        assert_eq!(word(Path::new("/my tmp/it's")), r"'/my tmp/it'\''s'");
+    }
+
+    #[test]
     fn the_welcome_says_what_is_missing_and_what_to_try() {
         let home = Home::make().unwrap();
         let grade = funcd_sandbox::probe::Grade {
@@ -328,7 +374,7 @@ mod tests {
         for part in [
             "P7  cpu-limit  missing, accepted",
             "the demo accepts what is missing (cpu-limit)",
-            "ready: 1 functions answer on http://127.0.0.1:8080",
+            "ready: 1 function answers on http://127.0.0.1:8080",
             "  curl http://127.0.0.1:8080/hello/\n",
             "  not served: broken: it is a FIFO\n",
             "admin.sock ps\n",

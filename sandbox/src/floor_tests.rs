@@ -1,0 +1,221 @@
+//! What the floor lets through and how it says no. Starts nothing.
+
+use std::os::unix::fs::symlink;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::spec::{Digest, Image, Socket};
+
+fn floor() -> Floor {
+    Floor {
+        read_roots: vec!["/usr/share".into()],
+        write_roots: vec!["/srv".into()],
+        accepted: vec![Property::MemoryLimit],
+        missing: vec![],
+    }
+}
+
+fn spec() -> Spec {
+    Spec {
+        function: "hello".into(),
+        artifact: Digest([1; 32]),
+        image: Image::Static,
+        args: vec!["hello".into()],
+        env: vec![("LOG".into(), "info".into())],
+        socket: Socket::Unix,
+        limits: Limits {
+            memory_bytes: 64 << 20,
+            cpu_millis: 1000,
+            pids: 64,
+            tmp_bytes: 1 << 20,
+            files: 1024,
+        },
+        read: vec![],
+        write: vec![],
+        degraded: vec![],
+        memo: vec![],
+    }
+}
+
+#[test]
+fn an_ordinary_spec_passes() {
+    assert_eq!(floor().check(&spec()), Ok(()));
+}
+
+#[test]
+fn what_is_refused_and_how_it_is_said() {
+    type Change = fn(&mut Spec);
+    let table: &[(&str, Change)] = &[
+        ("no function name", |s| s.function = "../x".into()),
+        ("no function name", |s| s.function = "".into()),
+        ("no function name", |s| s.function = "-a".into()),
+        ("no function name", |s| s.function = "A".into()),
+        ("no function name", |s| s.function = "a\0".into()),
+        ("no function name", |s| s.function = "ä".into()),
+        ("no function name", |s| s.function = "a".repeat(64)),
+        ("argv[0]", |s| s.args.clear()),
+        ("holds a NUL", |s| s.args = vec!["a\0b".into()]),
+        ("holds a NUL", |s| s.env = vec![("A".into(), "a\0b".into())]),
+        ("larger than", |s| s.args = vec!["a".repeat(40_000)]),
+        ("more than", |s| s.args = vec![String::new(); 600]),
+        ("LD_PRELOAD is refused", |s| {
+            s.env = vec![("LD_PRELOAD".into(), "/x".into())]
+        }),
+        ("set by funcd", |s| {
+            s.env = vec![("LISTEN_PID".into(), "1".into())]
+        }),
+        ("no variable name", |s| s.env = vec![("A=B".into(), "".into())]),
+        ("no variable name", |s| s.env = vec![("".into(), "".into())]),
+        ("set twice", |s| {
+            s.env = vec![("A".into(), "1".into()), ("A".into(), "2".into())]
+        }),
+        ("memory", |s| s.limits.memory_bytes = 0),
+        ("memory", |s| s.limits.memory_bytes = u64::MAX),
+        ("cpu", |s| s.limits.cpu_millis = 0),
+        ("pids", |s| s.limits.pids = 0),
+        ("files", |s| s.limits.files = 3),
+        ("port 0", |s| s.socket = Socket::Port(0)),
+        ("memo", |s| s.memo = vec![0; MAX_MEMO + 1]),
+        ("write_roots", |s| s.write = vec!["/etc".into()]),
+        ("write_roots", |s| s.write = vec!["/srvx".into()]),
+        ("read_roots", |s| s.read = vec!["/root".into()]),
+        ("without", |s| s.read = vec!["/usr/share/../../root".into()]),
+        ("without", |s| s.read = vec!["/usr/share/./x".into()]),
+        ("without", |s| s.read = vec!["usr/share".into()]),
+        ("without", |s| s.read = vec!["".into()]),
+        ("more than", |s| s.read = vec!["/usr/share".into(); 17]),
+        ("`network` is missing, but the host does not", |s| {
+            s.degraded = vec![Property::Network]
+        }),
+    ];
+    for (expected, change) in table {
+        let mut spec = spec();
+        change(&mut spec);
+        let said = floor().check(&spec).expect_err(expected).to_string();
+        assert!(said.contains(expected), "{expected:?} is not in {said:?}");
+    }
+}
+
+#[test]
+fn a_missing_property_refuses_by_name_unless_accepted() {
+    let missing = |property| Floor {
+        missing: vec![Grade {
+            property,
+            mechanism: None,
+            cause: "no cgroup".into(),
+            fix: "run it as root".into(),
+        }],
+        ..floor()
+    };
+    let said = missing(Property::PidLimit)
+        .check(&spec())
+        .unwrap_err()
+        .to_string();
+    for part in [
+        "P6",
+        "`pid-limit`",
+        "no cgroup",
+        "Run it as root",
+        "degraded = [\"pid-limit\"]",
+    ] {
+        assert!(said.contains(part), "{part} is not in {said}");
+    }
+    assert_eq!(missing(Property::MemoryLimit).check(&spec()), Ok(()));
+}
+
+#[test]
+fn grants_are_followed_and_stay_below_their_roots() {
+    let dir = tempfile::tempdir().unwrap();
+    let top = dir.path().canonicalize().unwrap();
+    let (inside, outside) = (top.join("in"), top.join("out"));
+    std::fs::create_dir(&inside).unwrap();
+    std::fs::create_dir(&outside).unwrap();
+    symlink(&outside, inside.join("escape")).unwrap();
+    symlink(inside.join("real"), inside.join("alias")).unwrap();
+    std::fs::create_dir(inside.join("real")).unwrap();
+    std::fs::write(inside.join("file"), "").unwrap();
+    let floor = Floor {
+        read_roots: vec![inside.clone()],
+        write_roots: vec![inside.clone()],
+        ..floor()
+    };
+    let write = |path: PathBuf| {
+        floor.resolve(
+            &Spec {
+                write: vec![path],
+                ..spec()
+            },
+            None,
+        )
+    };
+    assert_eq!(write(inside.join("alias")).unwrap().write, [inside.join("real")]);
+    assert!(
+        write(inside.join("escape"))
+            .unwrap_err()
+            .to_string()
+            .contains("write_roots")
+    );
+    assert!(
+        write(inside.join("escape/new"))
+            .unwrap_err()
+            .to_string()
+            .contains("write_roots")
+    );
+    assert!(!outside.join("new").exists());
+    assert!(
+        write(inside.join("file"))
+            .unwrap_err()
+            .to_string()
+            .contains("only a directory")
+    );
+    assert!(write(inside.join("a/b")).is_err());
+    assert_eq!(write(inside.join("made")).unwrap().write, [inside.join("made")]);
+    assert!(inside.join("made").is_dir());
+    let gone = Spec {
+        read: vec![inside.join("gone")],
+        ..spec()
+    };
+    assert!(
+        floor
+            .resolve(&gone, None)
+            .unwrap_err()
+            .to_string()
+            .contains("make it")
+    );
+}
+
+#[test]
+fn nothing_is_made_behind_a_symlink_that_came_after_the_check() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path().canonicalize().unwrap();
+    let (checked, outside) = (dir.join("checked"), dir.join("outside"));
+    std::fs::create_dir(&checked).unwrap();
+    std::fs::create_dir(&outside).unwrap();
+    let name = OsStr::new("made");
+    make_below(&checked, name, None).unwrap();
+    assert!(checked.join(name).is_dir());
+    std::fs::rename(&checked, dir.join("moved")).unwrap();
+    symlink(&outside, &checked).unwrap();
+    let error = make_below(&checked, name, None).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::ELOOP));
+    assert!(!outside.join(name).exists());
+}
+
+proptest! {
+    #[test]
+    fn names_that_pass_are_safe_as_file_names(name in "\\PC{0,70}") {
+        if check_name(&name).is_ok() {
+            prop_assert!(!name.contains(['/', '.', '\0']) && !name.is_empty() && name.len() <= 63);
+        }
+    }
+
+    #[test]
+    fn grants_that_pass_are_below_a_root(path in "[a-z./]{0,40}") {
+        let roots = [PathBuf::from("/a")];
+        if check_grant(Path::new(&path), &roots, "read").is_ok() {
+            prop_assert!(path == "/a" || path.starts_with("/a/"));
+            prop_assert!(!path.contains(".."));
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! What a function is made of, as `control` keeps it: the places of its instances, its revisions with their histories, and
+//! how an instance ended. Decides nothing: [`super::entry`] does.
+
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use funcd_sandbox::exit::Exit;
+use funcd_sandbox::spec::InstanceId;
+use funcd_sandbox::wire::Usage;
+
+use super::backoff::Backoff;
+use super::handle::Revision;
+use super::instance::Instance;
+use super::state::State;
+
+/// How the last instance ended.
+#[derive(Debug, Clone)]
+pub(super) struct Ended {
+    pub(super) instance: InstanceId,
+    pub(super) exit: Exit,
+    /// The launcher's words about a failed launch; empty otherwise.
+    pub(super) message: String,
+    pub(super) at: SystemTime,
+}
+
+/// A revision and its history.
+#[derive(Debug)]
+pub(super) struct Generation {
+    pub(super) revision: Arc<Revision>,
+    pub(super) backoff: Backoff,
+    /// Whether an instance of it was ever ready.
+    pub(super) proven: bool,
+}
+
+impl Generation {
+    pub(super) fn new(revision: Arc<Revision>) -> Generation {
+        Generation {
+            revision,
+            backoff: Backoff::default(),
+            proven: false,
+        }
+    }
+}
+
+/// The place of one instance.
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub(super) state: State,
+    pub(super) revision: Arc<Revision>,
+    pub(super) since: SystemTime,
+    pub(super) id: Option<InstanceId>,
+    pub(super) pid: Option<i32>,
+    /// Present from the launch to the end of the process.
+    pub(super) instance: Option<Arc<Instance>>,
+    pub(super) ready_at: Option<Instant>,
+    /// As of the last survey; zero before it.
+    pub(super) usage: Usage,
+}
+
+/// What became of the revision that was to be proven.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Rollout {
+    /// Nothing new.
+    Unchanged,
+    /// It has the traffic now.
+    Promoted,
+    /// It never got ready and was given up, for this reason.
+    Abandoned(String),
+}
+
+impl Ended {
+    /// For people, for example `exited with code 3`.
+    pub(super) fn describe(&self) -> String {
+        match self.message.is_empty() {
+            true => self.exit.to_string(),
+            false => self.message.clone(),
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! How a host is to be started: its folders, flags and environment; and the start itself, until it is ready or has refused.
+
+use std::fs::{self, File, Permissions};
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::Mutex;
+
+use tempfile::TempDir;
+
+use crate::host::Host;
+use crate::http::{Connection, Request};
+use crate::process::Process;
+use crate::{artifacts, eventually, need, until};
+
+/// How a host is to be started.
+#[derive(Debug)]
+pub struct Plan {
+    pub(crate) folder: TempDir,
+    pub(crate) log: PathBuf,
+    pub(crate) arguments: Vec<String>,
+    pub(crate) environment: Vec<(String, String)>,
+}
+
+impl Default for Plan {
+    fn default() -> Plan {
+        Plan::new()
+    }
+}
+
+impl Plan {
+    /// A host with every default.
+    ///
+    /// # Panics
+    /// When there is no place for temporary files.
+    pub fn new() -> Plan {
+        let folder = tempfile::Builder::new()
+            .prefix("funcd-test-")
+            .tempdir()
+            .expect("a place for temporary files");
+        // Whatever the umask: funcd refuses a folder that others may write to, and functions walk to their volumes.
+        for (path, mode) in [
+            (folder.path().join("functions"), 0o755),
+            (folder.path().to_owned(), 0o711),
+        ] {
+            let _ = fs::create_dir(&path);
+            fs::set_permissions(&path, Permissions::from_mode(mode)).expect("the folder is ours");
+        }
+        Plan {
+            log: folder.path().join("log"),
+            folder,
+            arguments: Vec::new(),
+            environment: Vec::new(),
+        }
+    }
+
+    /// With another file for what it writes to stdout and stderr; it is not looked at.
+    pub fn log_to(mut self, file: &str) -> Plan {
+        self.log = file.into();
+        self
+    }
+
+    /// With more arguments to `funcd serve`.
+    pub fn arguments(mut self, arguments: &[&str]) -> Plan {
+        self.arguments
+            .extend(arguments.iter().map(|&argument| argument.to_owned()));
+        self
+    }
+
+    /// With a variable in its environment.
+    pub fn variable(mut self, name: &str, value: &str) -> Plan {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// The host's own folder: `functions`, `state`, `run`, `log`, and whatever a test puts there.
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The command that starts it.
+    fn command(&self) -> Command {
+        let at = |name: &str| self.folder.path().join(name);
+        let mut command = Command::new(artifacts::funcd());
+        command
+            .env_clear()
+            .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+            .envs(self.environment.iter().cloned());
+        command
+            .arg("serve")
+            .arg("--functions")
+            .arg(at("functions"))
+            .arg("--state")
+            .arg(at("state"));
+        command
+            .arg("--run")
+            .arg(at("run"))
+            .arg("--admin")
+            .arg(at("run/admin.sock"));
+        if !self.arguments.iter().any(|argument| argument == "--listen") {
+            command.args(["--listen", "127.0.0.1:0"]);
+        }
+        command.args(["--admin-listen", "127.0.0.1:0"]);
+        for property in need::missing_properties() {
+            command.args(["--degraded", property]);
+        }
+        command.args(&self.arguments).stdin(Stdio::null());
+        command
+    }
+
+    /// Starts it and waits until it is ready.
+    ///
+    /// # Panics
+    /// With its log, when it does not get ready.
+    #[track_caller]
+    pub fn start(self) -> Host {
+        let log = File::create(&self.log).expect("the folder is ours");
+        let both = log.try_clone().expect("a descriptor is left");
+        let mut child = self
+            .command()
+            .stdout(log)
+            .stderr(both)
+            .spawn()
+            .expect("funcd was built");
+        let launcher = Process::of(child.id() as i32).expect("it is a child that nobody has waited for");
+        let path = self.folder.path().to_owned();
+        let mut addresses = None;
+        let ready = std::panic::AssertUnwindSafe(|| {
+            eventually("the host to get ready", || {
+                if let Some(status) = child.try_wait().map_err(|error| error.to_string())? {
+                    return Ok(Some(status));
+                }
+                let mut admin =
+                    Connection::unix(&path.join("run/admin.sock")).map_err(|error| error.to_string())?;
+                match admin
+                    .ask(&Request::get("/readyz"))
+                    .map_err(|error| error.to_string())?
+                {
+                    // Only now: files of an earlier host in the same folder would tell its addresses.
+                    ready if ready.status() == 200 => {
+                        addresses = Some(bound(&path)?);
+                        Ok(None)
+                    }
+                    other => Err(format!("/readyz: {} {}", other.status(), other.text())),
+                }
+            })
+        });
+        let ended = std::panic::catch_unwind(ready);
+        let log = || fs::read_to_string(path.join("log")).unwrap_or_default();
+        let ended = ended.unwrap_or_else(|panic| {
+            eprintln!("--- the host's log\n{}", log());
+            let _ = child.kill();
+            let _ = child.wait();
+            std::panic::resume_unwind(panic)
+        });
+        assert!(
+            ended.is_none(),
+            "funcd serve ended, {}:\n{}",
+            ended.unwrap_or_default(),
+            log()
+        );
+        let (http, admin_tcp) = addresses.expect("it was found before it was ready");
+        Host {
+            folder: self.folder,
+            child: Mutex::new(child),
+            launcher,
+            http,
+            admin_tcp,
+        }
+    }
+
+    /// Starts it and waits until it gives up, for hosts that must not start.
+    ///
+    /// # Panics
+    /// When it can't be run, or goes on running.
+    #[track_caller]
+    pub fn start_and_fail(self) -> Output {
+        let child = self
+            .command()
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn();
+        finished(child.expect("funcd was built"), "the host to refuse to start")
+    }
+}
+
+/// The output of a child that ends by itself; killed, and a panic, when it doesn't.
+#[track_caller]
+fn finished(mut child: Child, what: &str) -> Output {
+    let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        until(what, || child.try_wait().is_ok_and(|status| status.is_some()));
+    }));
+    if let Err(panic) = ended {
+        let _ = child.kill();
+        let _ = child.wait();
+        std::panic::resume_unwind(panic);
+    }
+    child.wait_with_output().expect("it has ended")
+}
+
+/// The addresses that a host listens on, as it wrote them to its run folder: callers, then metrics and health.
+fn bound(folder: &Path) -> Result<(SocketAddr, SocketAddr), String> {
+    let first_of = |name: &str| {
+        let path = folder.join("run").join(name);
+        let text = fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        let line = text.lines().next().unwrap_or_default();
+        line.parse()
+            .map_err(|error| format!("{}: {error}: {text:?}", path.display()))
+    };
+    Ok((first_of("listen")?, first_of("admin-listen")?))
+}
