@@ -1,6 +1,6 @@
-//! A host: `funcd serve` in folders of its own, on ports that the kernel chose, and what deployers and callers do to it (operators:
-//! see `operate`).
-//! Any number run side by side. Dropping one stops it and checks that nothing of it is left.
+//! A host: `funcd serve` in folders of its own, on ports that the kernel chose, and what deployers and callers do to it;
+//! `operate` has what operators do. Any number run side by side. Dropping one stops it and checks that nothing of it is
+//! left.
 
 use std::collections::HashMap;
 use std::fs::{self, Permissions};

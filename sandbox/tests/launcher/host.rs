@@ -344,12 +344,22 @@ impl Running {
         ]
     }
 
-    /// Waits until the launcher sleeps, which it does once all that it makes ahead is made.
+    /// Waits until the launcher sleeps without a time to wake, which it does once all that it makes ahead is made: after a
+    /// start it rests first, and sleeps with one.
     fn wait_until_idle(&self, proc: &Path) {
         let began = Instant::now();
-        let sleeps = [libc::SYS_epoll_pwait, SYS_EPOLL_WAIT].map(|number| format!("{number} "));
         let now = || fs::read_to_string(proc.join("syscall")).unwrap();
-        while !sleeps.iter().any(|call| now().starts_with(call)) {
+        // The number of the call, and its fourth argument: milliseconds as an int, of which -1 means for ever.
+        let sleeps = |call: &str| -> bool {
+            let mut fields = call.split(' ');
+            let number = fields.next().and_then(|number| number.parse().ok());
+            let waits =
+                number.is_some_and(|number| [libc::SYS_epoll_pwait, SYS_EPOLL_WAIT].contains(&number));
+            let timeout = fields.nth(3).and_then(|field| field.strip_prefix("0x"));
+            let timeout = timeout.and_then(|digits| u64::from_str_radix(digits, 16).ok());
+            waits && timeout.is_some_and(|timeout| timeout as u32 as i32 == -1)
+        };
+        while !sleeps(&now()) {
             assert!(began.elapsed() < PATIENCE, "the launcher is busy: {}", now());
             std::thread::yield_now();
         }
