@@ -66,6 +66,9 @@ pub(super) struct Upload {
 
 impl Upload {
     pub(super) fn new(incoming: Incoming, limit: u64, patience: Duration, watch: &Arc<Watch>) -> Upload {
+        watch
+            .uploading
+            .store(!incoming.is_end_stream(), Ordering::Relaxed);
         Upload {
             incoming: (!incoming.is_end_stream()).then_some(incoming),
             left: limit,
@@ -114,7 +117,10 @@ impl Body for Upload {
             this.watch.upload.clear();
         }
         match frame {
-            None => Poll::Ready(None),
+            None => {
+                this.watch.uploading.store(false, Ordering::Relaxed);
+                Poll::Ready(None)
+            }
             Some(Err(_)) => this.fail(Fault::Gone),
             Some(Ok(frame)) => {
                 let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
@@ -123,6 +129,9 @@ impl Body for Upload {
                 };
                 this.left = left;
                 this.watch.uploaded.fetch_add(bytes, Ordering::Relaxed);
+                if frame.is_trailers() || this.is_end_stream() {
+                    this.watch.uploading.store(false, Ordering::Relaxed);
+                }
                 Poll::Ready(Some(Ok(frame)))
             }
         }
@@ -195,6 +204,9 @@ pub(super) struct Download {
     lease: Option<Lease>,
     permit: Option<Permit>,
     visit: Visit,
+    /// The head came before the request's body was sent: a server that doesn't read on closes the connection after
+    /// its response, so the next request is not risked on it.
+    early: bool,
 }
 
 impl Download {
@@ -206,6 +218,7 @@ impl Download {
         visit: Visit,
     ) -> Download {
         Download {
+            early: visit.watch().is_uploading(),
             incoming,
             upstream: Some(upstream),
             lease: Some(lease),
@@ -269,7 +282,7 @@ impl Download {
             {
                 let _ = upstream.poll(cx);
             }
-            if upstream.is_idle() {
+            if upstream.is_idle() && !self.early {
                 self.visit
                     .worker()
                     .pool

@@ -57,7 +57,7 @@ pub(super) async fn forward(
         let instance = lease.instance();
         let keep = instance.revision.manifest.scale.concurrency > 1;
         let parked = if keep {
-            pool::pop_open(&worker.pool, instance).await
+            pool::pop_open(&worker.pool, instance, !safe).await
         } else {
             None
         };

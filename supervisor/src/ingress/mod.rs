@@ -13,6 +13,7 @@ mod body;
 mod connection;
 mod forward;
 mod headers;
+mod heard;
 mod ids;
 mod inspect;
 mod listener;

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::future::Future;
+use std::os::fd::{AsRawFd, RawFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -10,8 +11,11 @@ use std::time::{Duration, Instant};
 use funcd_sandbox::spec::InstanceId;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, recv};
 
 use super::body::Upload;
+use super::heard::Heard;
 use crate::function::instance::{Instance, Stream};
 
 /// An idle connection is closed after this.
@@ -22,12 +26,14 @@ const BUFFER: usize = 64 * 1024;
 /// A connection to an instance. Whoever holds it polls it: no task of its own runs it.
 pub(super) struct Upstream {
     pub(super) sender: http1::SendRequest<Upload>,
-    connection: http1::Connection<TokioIo<Stream>, Upload>,
+    connection: http1::Connection<TokioIo<Heard>, Upload>,
     /// `connection` must not be polled any more.
     ended: bool,
     /// It has carried a request before.
     pub(super) reused: bool,
     parked: Instant,
+    /// Of the stream within `connection`, for as long as that lives.
+    socket: RawFd,
 }
 
 impl Upstream {
@@ -35,13 +41,15 @@ impl Upstream {
     pub(super) async fn over(stream: Stream) -> hyper::Result<Box<Upstream>> {
         let mut builder = http1::Builder::new();
         builder.max_buf_size(BUFFER).max_header_size(BUFFER);
-        let (sender, connection) = builder.handshake(TokioIo::new(stream)).await?;
+        let socket = stream.as_raw_fd();
+        let (sender, connection) = builder.handshake(TokioIo::new(Heard(stream))).await?;
         Ok(Box::new(Upstream {
             sender,
             connection,
             ended: false,
             reused: false,
             parked: Instant::now(),
+            socket,
         }))
     }
 
@@ -63,10 +71,16 @@ impl Upstream {
         !self.ended && self.sender.is_ready()
     }
 
+    /// Nothing has come that the runtime has not seen yet, not even the end: costs a system call.
+    fn is_quiet(&self) -> bool {
+        let look = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+        matches!(recv(self.socket, &mut [0], look), Err(Errno::EAGAIN))
+    }
+
     /// The bare stream, and what was read of it beyond the response head, after a switch of protocols.
     pub(super) fn into_stream(self) -> (Stream, bytes::Bytes) {
         let parts = self.connection.into_parts();
-        (parts.io.into_inner(), parts.read_buf)
+        (parts.io.into_inner().0, parts.read_buf)
     }
 }
 
@@ -121,12 +135,17 @@ impl Pool {
 
 /// A connection that was idle and is still open.
 ///
-/// Polled once, so that a close which has arrived is seen before a request is risked on it.
-pub(super) async fn pop_open(pool: &std::cell::RefCell<Pool>, instance: &Instance) -> Option<Box<Upstream>> {
+/// Polled once, so that a close which the runtime knows of is seen before a request is risked on it. With `certain`
+/// the kernel is asked too: for a request that can't be sent again.
+pub(super) async fn pop_open(
+    pool: &std::cell::RefCell<Pool>,
+    instance: &Instance,
+    certain: bool,
+) -> Option<Box<Upstream>> {
     loop {
         let mut upstream = pool.borrow_mut().pop(instance)?;
         std::future::poll_fn(|cx| Poll::Ready(upstream.poll(cx).is_ready())).await;
-        if upstream.is_idle() {
+        if upstream.is_idle() && (!certain || upstream.is_quiet()) {
             return Some(upstream);
         }
     }
@@ -177,9 +196,22 @@ mod tests {
         drop(gone);
         // The close is seen once the runtime has looked at its sockets.
         tokio::task::yield_now().await;
-        let popped = pop_open(&pool, &instance).await.unwrap();
+        let popped = pop_open(&pool, &instance, false).await.unwrap();
         assert!(popped.reused && popped.parked == now);
-        assert!(pop_open(&pool, &instance).await.is_none());
+        assert!(pop_open(&pool, &instance, false).await.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_close_that_the_runtime_has_not_seen_is_seen_when_asked_for() {
+        let pool = RefCell::<Pool>::default();
+        let instance = instance(1);
+        let (closed, there) = open().await;
+        pool.borrow_mut().put(&instance, closed, Instant::now());
+        drop(there);
+        assert!(pop_open(&pool, &instance, true).await.is_none());
+        let (open, _there) = open().await;
+        pool.borrow_mut().put(&instance, open, Instant::now());
+        assert!(pop_open(&pool, &instance, true).await.is_some());
     }
 
     #[tokio::test]

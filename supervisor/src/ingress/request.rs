@@ -166,6 +166,14 @@ fn pass_on(
         .headers
         .entry(ids::X_REQUEST_ID)
         .or_insert_with(|| id.0.clone());
+    if visit.is_http1() && visit.watch().is_uploading() && client.is_none() {
+        // What is left of the body would have to be read before the next request. Closing with it unread resets the
+        // connection, and the answer may be lost: the caller is told, and its body dropped for a while.
+        parts
+            .headers
+            .insert(header::CONNECTION, HeaderValue::from_static("close"));
+        visit.linger();
+    }
     let reply = match client {
         Some(client) => {
             upgrade::open(client, upstream, (lease, permit), visit);

@@ -92,6 +92,11 @@ impl Visit {
         self.connection.linger.set(true);
     }
 
+    /// Whether the connection carries one request after the other.
+    pub(super) fn is_http1(&self) -> bool {
+        self.connection.is_inspected()
+    }
+
     pub(super) fn watch(&self) -> &Arc<Watch> {
         &self.watch
     }

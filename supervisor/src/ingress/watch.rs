@@ -56,6 +56,8 @@ pub(super) struct Watch {
     pub(super) download: Deadline,
     /// No request is there and none of its bytes has come (HTTP/1).
     pub(super) idle: AtomicBool,
+    /// The request has a body and its end has not come.
+    pub(super) uploading: AtomicBool,
     /// Bytes of the request body so far.
     pub(super) uploaded: AtomicU64,
     /// Why the request body ended early, as a number of `body::Fault`; 0: it did not.
@@ -75,6 +77,7 @@ impl Watch {
             upload: Deadline::default(),
             download: Deadline::default(),
             idle: AtomicBool::new(false),
+            uploading: AtomicBool::new(false),
             uploaded: AtomicU64::new(0),
             fault: AtomicU8::new(0),
             heads: AtomicU32::new(0),
@@ -119,8 +122,14 @@ impl Watch {
 
     /// Forgets the last request's body. Its deadlines end with it.
     pub(super) fn begin_request(&self) {
+        self.uploading.store(false, Ordering::Relaxed);
         self.uploaded.store(0, Ordering::Relaxed);
         self.fault.store(0, Ordering::Relaxed);
+    }
+
+    /// Whether some of the request's body is still to come.
+    pub(super) fn is_uploading(&self) -> bool {
+        self.uploading.load(Ordering::Relaxed)
     }
 
     /// The inspector has seen this many good heads, and then perhaps a flaw.

@@ -359,3 +359,41 @@ fn a_response_before_the_body_s_end_comes_through() {
     assert!(head.starts_with("HTTP/1.1 200 ") && body == b"early", "{head}");
     eventually("the place is free again", || function.admitted() == 0);
 }
+
+#[test]
+fn a_response_before_the_body_s_end_reaches_a_caller_that_sends_on() {
+    let mut host = Host::new();
+    // It answers each request at once and closes the connection, as servers do that leave a body unread.
+    let (function, server) = host.serve("f", manifest(), |conn, _| {
+        conn.send(ok("early"));
+        false
+    });
+    for answered in 0..50 {
+        let mut caller = host.caller();
+        caller.send("POST /f HTTP/1.1\r\nHost: h\r\nContent-Length: 100000\r\n\r\n");
+        eventually("it is answered", || server.accepted() > answered);
+        eventually("the place is free again", || function.admitted() == 0);
+        // More than the sockets hold by themselves would block here if nobody read it.
+        caller.send(vec![b'x'; 100_000]);
+        let (head, body, _) = caller.response().unwrap();
+        assert!(head.starts_with("HTTP/1.1 200 ") && body == b"early", "{head}");
+        assert_eq!(field(&head, "connection"), Some("close"), "{head}");
+    }
+}
+
+#[test]
+fn a_connection_that_was_answered_early_is_not_used_again() {
+    let mut host = Host::new();
+    let (function, server) = host.serve("f", manifest(), |conn, head| {
+        conn.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n");
+        conn.body(head).is_some() && conn.send("late")
+    });
+    let mut caller = host.caller();
+    caller.send("POST /f HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\n");
+    assert!(caller.head().unwrap().starts_with("HTTP/1.1 200 "));
+    caller.send("later");
+    assert!(caller.rest().ends_with("late"));
+    eventually("the place is free again", || function.admitted() == 0);
+    assert!(host.get("/f").starts_with("HTTP/1.1 200 "));
+    assert_eq!(server.accepted(), 2);
+}
