@@ -234,19 +234,23 @@ impl Control {
     }
 
     fn send_requests(&mut self) -> io::Result<()> {
-        for request in std::mem::take(&mut self.requests) {
-            match (self.launcher.send(&request, Vec::new()), &request) {
-                (Ok(()), _) => {}
-                // Too large to be sent: the launch fails as if the launcher had refused it.
-                (Err(e), Request::Launch { id, .. }) if e.kind() == io::ErrorKind::InvalidData => {
-                    let message = format!("the request to launch it is too large: {e}; shorten args and env");
-                    let launch = Exit::Launch {
-                        step: funcd_sandbox::exit::Step::Artifact,
-                        errno: 0,
-                    };
-                    self.on_exit(*id, launch, message);
+        // A launch that fails here may ask for the next one.
+        while !self.requests.is_empty() {
+            for request in std::mem::take(&mut self.requests) {
+                match (self.launcher.send(&request, Vec::new()), &request) {
+                    (Ok(()), _) => {}
+                    // Too large to be sent: the launch fails as if the launcher had refused it.
+                    (Err(e), Request::Launch { id, .. }) if e.kind() == io::ErrorKind::InvalidData => {
+                        let message =
+                            format!("the request to launch it is too large: {e}; shorten args and env");
+                        let launch = Exit::Launch {
+                            step: funcd_sandbox::exit::Step::Artifact,
+                            errno: 0,
+                        };
+                        self.on_exit(*id, launch, message);
+                    }
+                    (Err(e), _) => return Err(e),
                 }
-                (Err(e), _) => return Err(e),
             }
         }
         Ok(())
@@ -419,6 +423,9 @@ impl Control {
         if let Some(rollout) = self.with(&name, |entry, effects| entry.exited(ended, effects)) {
             self.after_rollout(&name, rollout);
         }
+        // No survey asks for an instance that is gone: without this the metrics would show its memory for ever.
+        let left = self.entries.get(&name).map_or_else(Usage::default, Entry::usage);
+        self.report.usage(&name, left, 0);
     }
 
     fn on_ask(&mut self, ask: Ask) {

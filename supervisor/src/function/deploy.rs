@@ -31,6 +31,10 @@ pub(super) enum Sync {
 
 impl Control {
     pub(super) fn on_change(&mut self, change: Change) {
+        // What is deployed now would bring back what is on its way out, and the drain would never end.
+        if self.draining || self.said_goodbye {
+            return;
+        }
         match change {
             Change::Deploy(candidate) => self.store(candidate),
             Change::Remove(name) => self.on_remove(&name),
@@ -161,7 +165,13 @@ impl Control {
         let live = self.entries.values().filter(|entry| !entry.is_removed());
         let routes = live.map(|entry| (Arc::clone(&entry.handle), entry.current().manifest.routes.clone()));
         let routes = Routes::new(routes);
-        for conflict in routes.conflicts() {
+        // Said once, not with each change of another function.
+        let known = self.routes.load();
+        for conflict in routes
+            .conflicts()
+            .iter()
+            .filter(|c| !known.conflicts().contains(c))
+        {
             tracing::warn!(%conflict, "two functions ask for the same route");
         }
         self.routes.store(Arc::new(routes));
