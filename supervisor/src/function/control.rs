@@ -16,7 +16,7 @@ use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use tokio::sync::{mpsc, oneshot};
 
-use super::deploy::Sync;
+use super::deploy::{Sync, Tidiness};
 use super::effects::Effects;
 use super::entry::{Ended, Entry, Rollout};
 use super::handle::{Revision, ToControl};
@@ -114,6 +114,7 @@ pub struct Control {
     pub(super) next_ticket: u64,
     pub(super) next_id: u64,
     pub(super) synced: Sync,
+    pub(super) tidiness: Tidiness,
     /// Everything is on its way out.
     pub(super) draining: bool,
     /// The launcher was told that nothing is left.
@@ -143,6 +144,7 @@ impl Control {
             next_ticket: 0,
             next_id: parts.next_id,
             synced: Sync::Reading,
+            tidiness: Tidiness::new(Instant::now()),
             draining: false,
             said_goodbye: false,
             routes: parts.routes,
@@ -352,8 +354,9 @@ impl Control {
         self.report.usage(name, total, cpu_micros);
     }
 
-    /// Asks what the instances use, and tells how many there are in each state.
+    /// Asks what the instances use, tells how many there are in each state, and tidies the store.
     fn on_survey(&mut self) {
+        self.tidy(Instant::now());
         let mut ids: Vec<InstanceId> = self.owners.keys().copied().collect();
         ids.truncate(USAGE_AT_ONCE);
         if !ids.is_empty() {

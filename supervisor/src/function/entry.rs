@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use funcd_sandbox::exit::Exit;
-use funcd_sandbox::spec::InstanceId;
+use funcd_sandbox::spec::{Digest, InstanceId};
 use funcd_sandbox::wire::Usage;
 
 use super::backoff::Backoff;
@@ -105,6 +105,12 @@ impl Entry {
 
     pub(super) fn current(&self) -> &Arc<Revision> {
         &self.current.revision
+    }
+
+    /// The executables that it may yet start: none once it is removed.
+    pub(super) fn artifacts(&self) -> impl Iterator<Item = Digest> {
+        let generations = self.next.iter().chain((!self.removed).then_some(&self.current));
+        generations.map(|generation| generation.revision.artifact)
     }
 
     pub(super) fn slots(&self) -> &[Slot] {
