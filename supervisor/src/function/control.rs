@@ -16,7 +16,7 @@ use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use tokio::sync::{mpsc, oneshot};
 
-use super::deploy::Sync;
+use super::deploy::{Sync, Tidiness};
 use super::effects::Effects;
 use super::entry::Entry;
 use super::handle::{Revision, ToControl};
@@ -115,6 +115,7 @@ pub struct Control {
     pub(super) next_ticket: u64,
     pub(super) next_id: u64,
     pub(super) synced: Sync,
+    pub(super) tidiness: Tidiness,
     /// Everything is on its way out.
     pub(super) draining: bool,
     /// The launcher was told that nothing is left.
@@ -146,6 +147,7 @@ impl Control {
             next_ticket: 0,
             next_id: parts.next_id,
             synced: Sync::Reading,
+            tidiness: Tidiness::new(Instant::now()),
             draining: false,
             said_goodbye: false,
             routes: parts.routes,
@@ -244,19 +246,23 @@ impl Control {
     }
 
     fn send_requests(&mut self) -> io::Result<()> {
-        for request in std::mem::take(&mut self.requests) {
-            match (self.launcher.send(&request, Vec::new()), &request) {
-                (Ok(()), _) => {}
-                // Too large to be sent: the launch fails as if the launcher had refused it.
-                (Err(e), Request::Launch { id, .. }) if e.kind() == io::ErrorKind::InvalidData => {
-                    let message = format!("the request to launch it is too large: {e}; shorten args and env");
-                    let launch = Exit::Launch {
-                        step: funcd_sandbox::exit::Step::Artifact,
-                        errno: 0,
-                    };
-                    self.on_exit(*id, launch, message);
+        // A launch that fails here may ask for the next one.
+        while !self.requests.is_empty() {
+            for request in std::mem::take(&mut self.requests) {
+                match (self.launcher.send(&request, Vec::new()), &request) {
+                    (Ok(()), _) => {}
+                    // Too large to be sent: the launch fails as if the launcher had refused it.
+                    (Err(e), Request::Launch { id, .. }) if e.kind() == io::ErrorKind::InvalidData => {
+                        let message =
+                            format!("the request to launch it is too large: {e}; shorten args and env");
+                        let launch = Exit::Launch {
+                            step: funcd_sandbox::exit::Step::Artifact,
+                            errno: 0,
+                        };
+                        self.on_exit(*id, launch, message);
+                    }
+                    (Err(e), _) => return Err(e),
                 }
-                (Err(e), _) => return Err(e),
             }
         }
         Ok(())
@@ -359,8 +365,9 @@ impl Control {
         self.report.usage(name, total, cpu_micros);
     }
 
-    /// Asks what the instances use, and tells how many there are in each state.
+    /// Asks what the instances use, tells how many there are in each state, and tidies the store.
     fn on_survey(&mut self) {
+        self.tidy(Instant::now());
         let mut ids: Vec<InstanceId> = self.owners.keys().copied().collect();
         ids.truncate(USAGE_AT_ONCE);
         if !ids.is_empty() {
@@ -441,6 +448,9 @@ impl Control {
         if let Some(rollout) = self.with(&name, |entry, effects| entry.exited(ended, effects)) {
             self.after_rollout(&name, rollout);
         }
+        // No survey asks for an instance that is gone: without this the metrics would show its memory for ever.
+        let left = self.entries.get(&name).map_or_else(Usage::default, Entry::usage);
+        self.report.usage(&name, left, 0);
     }
 
     fn on_ask(&mut self, ask: Ask) {

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use funcd_sandbox::spec::Digest;
 use funcd_sandbox::wire::{Request, StoreError};
@@ -31,6 +31,10 @@ pub(super) enum Sync {
 
 impl Control {
     pub(super) fn on_change(&mut self, change: Change) {
+        // What is deployed now would bring back what is on its way out, and the drain would never end.
+        if self.draining || self.said_goodbye {
+            return;
+        }
         match change {
             Change::Deploy(candidate) => self.store(candidate),
             Change::Remove(name) => self.on_remove(&name),
@@ -43,6 +47,7 @@ impl Control {
         self.storing.retain(|_, candidate| candidate.name != *name);
         self.serials.remove(name);
         self.with(name, Entry::remove);
+        self.tidiness.deployed(Instant::now());
         self.publish_routes();
         self.resolved(name);
     }
@@ -137,6 +142,7 @@ impl Control {
         } else {
             self.add(&name, revision);
         }
+        self.tidiness.deployed(Instant::now());
         self.report.accepted(&name, serial);
         self.publish_routes();
     }
@@ -161,7 +167,13 @@ impl Control {
         let live = self.entries.values().filter(|entry| !entry.is_removed());
         let routes = live.map(|entry| (Arc::clone(&entry.handle), entry.current().manifest.routes.clone()));
         let routes = Routes::new(routes);
-        for conflict in routes.conflicts() {
+        // Said once, not with each change of another function.
+        let known = self.routes.load();
+        for conflict in routes
+            .conflicts()
+            .iter()
+            .filter(|c| !known.conflicts().contains(c))
+        {
             tracing::warn!(%conflict, "two functions ask for the same route");
         }
         self.routes.store(Arc::new(routes));
@@ -233,17 +245,84 @@ impl Control {
         }
         self.synced = Sync::Done;
         // Put off until everything is known, so that nothing in use is forgotten.
-        let artifacts: Vec<Digest> = self
-            .entries
-            .values()
-            .map(|entry| entry.current().artifact)
-            .collect();
+        self.retain();
+        let _ = self.notices.send(Notice::Synced);
+    }
+
+    /// Has the launcher forget executables that no revision needs any more.
+    fn retain(&mut self) {
+        let artifacts: Vec<Digest> = self.entries.values().flat_map(Entry::artifacts).collect();
         if artifacts.len() <= MOST_RETAINED {
             self.requests.push(Request::Retain { artifacts });
         }
-        let _ = self.notices.send(Notice::Synced);
+    }
+
+    /// Every now and then after deploys, so that a host that is deployed to day after day doesn't fill its disk.
+    pub(super) fn tidy(&mut self, now: Instant) {
+        if self.synced == Sync::Done && self.storing.is_empty() && self.tidiness.is_due(now) {
+            self.retain();
+        }
     }
 }
 
 /// Digests that fit in one message. A host with more functions keeps what it once stored: disk, not correctness.
 const MOST_RETAINED: usize = 1900;
+
+/// When the store is tidied: pure. The launcher keeps what it stored within the last minute, so the last deploy is
+/// followed by one that is late enough to take what it replaced.
+#[derive(Debug)]
+pub(super) struct Tidiness {
+    last_deploy: Option<Instant>,
+    last: Instant,
+}
+
+impl Tidiness {
+    const EVERY: Duration = Duration::from_secs(120);
+
+    pub(super) fn new(now: Instant) -> Tidiness {
+        Tidiness {
+            last_deploy: None,
+            last: now,
+        }
+    }
+
+    fn deployed(&mut self, now: Instant) {
+        self.last_deploy = Some(now);
+    }
+
+    fn is_due(&mut self, now: Instant) -> bool {
+        let Some(deployed) = self.last_deploy else {
+            return false;
+        };
+        if now.duration_since(self.last) < Self::EVERY {
+            return false;
+        }
+        self.last = now;
+        if now.duration_since(deployed) >= Self::EVERY {
+            self.last_deploy = None;
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_store_is_tidied_while_there_are_deploys_and_once_long_after_the_last() {
+        let start = Instant::now();
+        let mut tidiness = Tidiness::new(start);
+        let mut due = Vec::new();
+        for second in (0..3600).step_by(5) {
+            let now = start + Duration::from_secs(second);
+            if second <= 300 {
+                tidiness.deployed(now);
+            }
+            if tidiness.is_due(now) {
+                due.push(second);
+            }
+        }
+        assert_eq!(due, [120, 240, 360, 480]);
+    }
+}

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use funcd_sandbox::exit::Exit;
-use funcd_sandbox::spec::InstanceId;
+use funcd_sandbox::spec::{Digest, InstanceId};
 use funcd_sandbox::wire::Usage;
 
 use super::effects::Effects;
@@ -52,6 +52,12 @@ impl Entry {
         &self.current.revision
     }
 
+    /// The executables that it may yet start: none once it is removed.
+    pub(super) fn artifacts(&self) -> impl Iterator<Item = Digest> {
+        let generations = self.next.iter().chain((!self.removed).then_some(&self.current));
+        generations.map(|generation| generation.revision.artifact)
+    }
+
     pub(super) fn slots(&self) -> &[Slot] {
         &self.slots
     }
@@ -63,17 +69,22 @@ impl Entry {
     /// Notes what an instance uses. What all use together, and the CPU time that is new, in microseconds.
     pub(super) fn note_usage(&mut self, id: InstanceId, usage: Usage) -> (Usage, u64) {
         let mut new_cpu = 0;
+        if let Some(slot) = self.slots.iter_mut().find(|slot| slot.id == Some(id)) {
+            new_cpu = usage.cpu_micros.saturating_sub(slot.usage.cpu_micros);
+            slot.usage = usage;
+        }
+        (self.usage(), new_cpu)
+    }
+
+    /// What all instances use together, as of the last survey.
+    pub(super) fn usage(&self) -> Usage {
         let mut total = Usage::default();
-        for slot in &mut self.slots {
-            if slot.id == Some(id) {
-                new_cpu = usage.cpu_micros.saturating_sub(slot.usage.cpu_micros);
-                slot.usage = usage;
-            }
+        for slot in &self.slots {
             total.memory_bytes += slot.usage.memory_bytes;
             total.cpu_micros += slot.usage.cpu_micros;
             total.pids += slot.usage.pids;
         }
-        (total, new_cpu)
+        total
     }
 
     pub(super) fn is_removed(&self) -> bool {
@@ -235,7 +246,12 @@ impl Entry {
         };
         // What was asked to end does not count, whatever it said last.
         let after = match unasked {
-            true => generation.backoff.after_exit(ready_for, effects.now, effects.rng),
+            true => {
+                let ready_within = generation.revision.manifest.health.ready_within;
+                generation
+                    .backoff
+                    .after_exit(ready_for, ready_within, effects.now, effects.rng)
+            }
             false => AfterExit::Restart,
         };
         let reason = ended.describe();

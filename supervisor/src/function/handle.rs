@@ -234,6 +234,10 @@ impl Function {
                     instance: Arc::clone(instance),
                 }));
             }
+            // The drain may have seen this try as a lease: then nobody else tells that there is none.
+            if !instance.is_accepting() && instance.in_flight() == 0 {
+                self.tell(ToControl::Drained(instance.id));
+            }
             if i >= 64 {
                 return Ok(None);
             }

@@ -178,3 +178,31 @@ fn a_drain_and_a_lease_never_miss_each_other() {
         assert_eq!(only.in_flight(), 0);
     }
 }
+
+#[test]
+fn a_try_that_fails_takes_no_place_for_a_moment() {
+    let (function, _inbox) = function(1);
+    let only = instance(&function, 1);
+    publish(&function, &[Arc::clone(&only)]);
+    let held = function.try_lease().unwrap().unwrap();
+    std::thread::scope(|scope| {
+        let tries = scope.spawn(|| (0..100_000).all(|_| function.try_lease().unwrap().is_none()));
+        while !tries.is_finished() {
+            // Another try that saw two would fail, and wait, though the lease had just ended.
+            assert_eq!(only.in_flight(), 1);
+        }
+        assert!(tries.join().unwrap());
+    });
+    drop(held);
+}
+
+#[tokio::test]
+async fn a_try_during_the_drain_tells_that_it_was_none() {
+    let (function, mut inbox) = function(1);
+    let draining = instance(&function, 1);
+    publish(&function, &[Arc::clone(&draining)]);
+    draining.stop_accepting();
+    // `control` may have looked while this try was counted.
+    assert!(function.try_lease().unwrap().is_none());
+    assert_eq!(inbox.try_recv(), Ok(ToControl::Drained(InstanceId(1))));
+}

@@ -91,9 +91,17 @@ impl Instance {
     /// Takes one of the `concurrency` places, if one is free and the instance accepts.
     pub(super) fn try_lease(&self) -> bool {
         let limit = self.revision.manifest.scale.concurrency;
-        let before = self.in_flight.fetch_add(1, Ordering::SeqCst);
+        // Never above the limit, not even for a moment: a try that fails must not make another one fail, which would then
+        // wait for a place that is free.
+        let one_more = |count| (count < limit).then_some(count + 1);
+        let taken = self
+            .in_flight
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more);
+        if taken.is_err() {
+            return false;
+        }
         // Counted before looking, as the drain looks after it stopped accepting: one of the two sees the other.
-        if before < limit && self.is_accepting() {
+        if self.is_accepting() {
             return true;
         }
         self.release();

@@ -144,6 +144,8 @@ impl Routes {
         if self.exact.is_empty() && self.wildcard.is_empty() {
             return None;
         }
+        // The dot of a fully qualified name: the same host.
+        let host = host.strip_suffix('.').unwrap_or(host);
         let lower;
         let host = match host.bytes().any(|byte| byte.is_ascii_uppercase()) {
             true => {
@@ -284,6 +286,8 @@ mod tests {
         let table = [
             ("img.example.com", "/a", "exact"),
             ("IMG.example.com", "/a/bc", "exact"),
+            ("img.example.com.", "/a", "exact"),
+            ("x.y.Example.com.", "/a", "wide"),
             ("img.example.com", "/a/b", "exact-deep"),
             ("img.example.com", "/a/b/c", "exact-deep"),
             ("x.y.example.com", "/a/z", "wide"),

@@ -15,6 +15,7 @@ pub(crate) fn register(suite: &mut Suite) {
         the_first_request_starts_it,
         requests_at_once_share_the_start,
         idle_instances_stop,
+        an_instance_that_ended_uses_nothing_in_the_metrics,
         a_minimum_of_one_runs_before_any_request,
         a_crash_is_followed_by_a_new_instance,
         ps_says_which_code_it_exited_with,
@@ -81,6 +82,21 @@ fn idle_instances_stop() {
     host.wait_idle("idler");
     assert_eq!(host.get("/idler/").status(), 200, "after {first}");
     assert_ne!(host.instance("idler"), process);
+}
+
+fn an_instance_that_ended_uses_nothing_in_the_metrics() {
+    let host = host();
+    host.deploy("brief", "hello", "[scale]\nidle = \"6s\"\n");
+    host.get_ok("/brief/");
+    let pids = || {
+        let metrics = host.admin_get("/metrics").text();
+        let line = |line: &&str| line.starts_with("funcd_cgroup_pids{") && line.contains("\"brief\"");
+        let line = metrics.lines().find(line)?;
+        line.rsplit(' ').next()?.parse::<f64>().ok()
+    };
+    until("a survey to count it", || pids().is_some_and(|pids| pids > 0.0));
+    host.wait_idle("brief");
+    until("nothing to be left of it", || pids() == Some(0.0));
 }
 
 fn a_minimum_of_one_runs_before_any_request() {
