@@ -269,12 +269,16 @@ impl Control {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        self.entries.values().filter_map(Entry::deadline).min()
+        let now = Instant::now();
+        self.entries
+            .values()
+            .filter_map(|entry| entry.deadline(now))
+            .min()
     }
 
     fn on_tick(&mut self) {
         let now = Instant::now();
-        let due = |entry: &Entry| entry.deadline().is_some_and(|at| at <= now);
+        let due = |entry: &Entry| entry.deadline(now).is_some_and(|at| at <= now);
         let names: Vec<_> = self
             .entries
             .iter()

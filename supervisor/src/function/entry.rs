@@ -287,7 +287,7 @@ impl Entry {
                 self.apply(index, Event::Late, effects);
             }
         }
-        if self.idle_at().is_some_and(|at| at <= effects.now) {
+        if self.idle_at(effects.now).is_some_and(|at| at <= effects.now) {
             let ready: Vec<usize> = (0..self.slots.len()).filter(|&i| self.is_ready(i)).collect();
             let surplus = scale::surplus(&self.current.revision.manifest.scale, ready.len());
             for &index in ready.iter().rev().take(surplus) {
@@ -297,18 +297,22 @@ impl Entry {
         self.settle(effects);
     }
 
-    /// When [`Entry::tick`] has something to do; `None` while nothing of it runs or waits.
-    pub(super) fn deadline(&self) -> Option<Instant> {
+    /// When [`Entry::tick`] is to look next; `None` while nothing of it runs or waits.
+    pub(super) fn deadline(&self, now: Instant) -> Option<Instant> {
         let late = self.slots.iter().filter_map(|slot| slot.state.deadline()).min();
-        late.into_iter().chain(self.idle_at()).min()
+        late.into_iter().chain(self.idle_at(now)).min()
     }
 
-    /// When its surplus instances have been idle for long enough; `None` while it is in use or has none.
-    fn idle_at(&self) -> Option<Instant> {
+    /// When its surplus instances have been idle for long enough, or, while it is in use, may have been at the earliest:
+    /// the end of a request wakes nobody. `None` without surplus.
+    fn idle_at(&self, now: Instant) -> Option<Instant> {
         let ready = (0..self.slots.len()).filter(|&i| self.is_ready(i)).count();
         let scale = &self.current.revision.manifest.scale;
-        if self.handle.admitted() > 0 || scale::surplus(scale, ready) == 0 {
+        if scale::surplus(scale, ready) == 0 {
             return None;
+        }
+        if self.handle.admitted() > 0 {
+            return Some(now + scale.idle);
         }
         // An instance that was started and then not asked is idle from when it became ready.
         let ready_at = self.slots.iter().filter_map(|slot| slot.ready_at).max();

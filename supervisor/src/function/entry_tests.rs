@@ -156,7 +156,11 @@ impl Story {
 
     /// Moves the time to the next deadline and lets it pass.
     fn pass(&mut self) {
-        self.now = self.entry.deadline().expect("something is due").max(self.now);
+        self.now = self
+            .entry
+            .deadline(self.now)
+            .expect("something is due")
+            .max(self.now);
         self.with(Entry::tick);
     }
 }
@@ -196,7 +200,12 @@ fn idle_instances_stop_in_order_and_none_in_use() {
     story.with(Entry::wanted);
     story.ready(1);
     let lease = story.entry.handle.try_lease().unwrap();
-    assert_eq!(story.entry.deadline(), None, "in use");
+    let look = story.now + Duration::from_secs(60);
+    assert_eq!(
+        story.entry.deadline(story.now),
+        Some(look),
+        "in use: idle then at the earliest"
+    );
     drop((lease, permit));
     story.asked();
     story.now += Duration::from_secs(61);
@@ -204,7 +213,7 @@ fn idle_instances_stop_in_order_and_none_in_use() {
     assert_eq!(story.asked(), ["terminate 1"]);
     story.exits(1, Exit::Stopped);
     assert_eq!(
-        (story.entry.state().as_str(), story.entry.deadline()),
+        (story.entry.state().as_str(), story.entry.deadline(story.now)),
         ("idle", None)
     );
     assert_eq!(story.asked(), [""; 0], "an end that was asked for starts nothing");
@@ -278,7 +287,7 @@ fn five_failed_starts_refuse_at_once_and_recover_by_themselves() {
         "{}",
         refusal.reason
     );
-    assert_eq!(refusal.until, story.entry.deadline());
+    assert_eq!(refusal.until, story.entry.deadline(story.now));
     story.asked();
     story.pass();
     let _permit = story.entry.handle.admit().expect("the refusal is lifted");
