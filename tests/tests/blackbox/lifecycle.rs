@@ -15,7 +15,7 @@ pub(crate) fn register(suite: &mut Suite) {
         the_first_request_starts_it,
         requests_at_once_share_the_start,
         idle_instances_stop,
-        an_instance_that_ended_uses_nothing_in_the_metrics,
+        an_instance_that_ended_uses_nothing_in_the_metrics: &[Need::Property("pid-limit")],
         a_minimum_of_one_runs_before_any_request,
         a_crash_is_followed_by_a_new_instance,
         ps_says_which_code_it_exited_with,
