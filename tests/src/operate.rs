@@ -137,22 +137,22 @@ impl Host {
             .collect()
     }
 
-    /// The one instance of a function, as a process of the host.
+    /// The one instance of a function, as a process of the host. Waited for: an answer may be here before the launcher
+    /// has told the pid of who gave it.
     ///
     /// # Panics
-    /// When there isn't exactly one.
+    /// When there isn't exactly one in time.
     #[track_caller]
     pub fn instance(&self, function: &str) -> Process {
-        match self.instances(function).as_slice() {
-            [one] => {
-                let pid = one.pid.expect("instances() gives only those");
-                Process::of(pid).unwrap_or_else(|| panic!("{function} should run as {pid}, which is gone"))
+        eventually(&format!("one instance of {function}"), || {
+            match self.instances(function).as_slice() {
+                [one] => {
+                    let pid = one.pid.expect("instances() gives only those");
+                    Process::of(pid).ok_or_else(|| format!("{function} should run as {pid}, which is gone"))
+                }
+                others => Err(format!("{others:?}\n{}", self.log_tail())),
             }
-            others => panic!(
-                "one instance of {function} expected: {others:?}\n{}",
-                self.log_tail()
-            ),
-        }
+        })
     }
 
     /// Waits until a function has no instance.

@@ -51,9 +51,12 @@ fn the_first_request_starts_it() {
         200,
         "the very first request is answered"
     );
-    let instance = host.instances("first").pop().expect("it runs now");
-    assert_eq!(instance.state, "ready");
-    let process = Process::of(instance.pid.unwrap()).expect("the pid is one of this host");
+    let process = host.instance("first");
+    until("ps to show it as ready", || {
+        host.instances("first")
+            .iter()
+            .all(|instance| instance.state == "ready")
+    });
     assert!(
         host.launcher().descendants().contains(&process),
         "the launcher is its ancestor"
