@@ -5,7 +5,7 @@ use std::sync::Arc;
 use funcd_tests::host::Host;
 use funcd_tests::http::Request;
 use funcd_tests::need::Need;
-use funcd_tests::process::{Process, zombies_of};
+use funcd_tests::process::zombies_of;
 use funcd_tests::suite::Suite;
 use funcd_tests::{eventually, until};
 use nix::sys::signal::Signal;
