@@ -216,7 +216,6 @@ impl Control {
             now: Instant::now(),
             wall: SystemTime::now(),
             rng: &mut self.rng,
-            to_control: &self.to_control,
             requests: &mut self.requests,
             launches: &mut self.launches,
             next_id: &mut self.next_id,

@@ -9,7 +9,6 @@ use funcd_sandbox::spec::Digest;
 use funcd_sandbox::wire::{Request, StoreError};
 
 use super::control::{Control, Inherited, Notice};
-use super::effects::Effects;
 use super::entry::Entry;
 use super::handle::Revision;
 use super::start::Memo;
@@ -141,26 +140,17 @@ impl Control {
             self.with(&name, |entry, effects| entry.deploy(revision, effects));
         } else {
             self.add(&name, revision);
+            self.with(&name, Entry::tick);
         }
         self.tidiness.deployed(Instant::now());
         self.report.accepted(&name, serial);
         self.publish_routes();
     }
 
-    /// A function that was not known.
+    /// A function that was not known, with nothing running yet.
     fn add(&mut self, name: &FunctionName, revision: Arc<Revision>) {
-        let effects = Effects {
-            now: Instant::now(),
-            wall: SystemTime::now(),
-            rng: &mut self.rng,
-            to_control: &self.to_control,
-            requests: &mut self.requests,
-            launches: &mut self.launches,
-            next_id: &mut self.next_id,
-        };
-        let entry = Entry::new(name.clone(), revision, &effects);
+        let entry = Entry::new(name.clone(), revision, self.to_control.clone(), SystemTime::now());
         self.entries.insert(name.clone(), entry);
-        self.with(name, Entry::tick);
     }
 
     pub(super) fn publish_routes(&mut self) {
@@ -208,6 +198,8 @@ impl Control {
                     false => self.requests.push(Request::Kill { id: inherited.id }),
                 }
             }
+            // Only now: what runs already counts towards the minimum.
+            self.with(&name, Entry::tick);
         }
         self.publish_routes();
     }

@@ -6,9 +6,8 @@ use std::time::{Instant, SystemTime};
 use funcd_sandbox::spec::InstanceId;
 use funcd_sandbox::wire::Request;
 use rand::rngs::SmallRng;
-use tokio::sync::mpsc;
 
-use super::handle::{Revision, ToControl};
+use super::handle::Revision;
 use super::start;
 use crate::name::FunctionName;
 
@@ -18,7 +17,6 @@ pub(super) struct Effects<'a> {
     pub(super) now: Instant,
     pub(super) wall: SystemTime,
     pub(super) rng: &'a mut SmallRng,
-    pub(super) to_control: &'a mpsc::UnboundedSender<ToControl>,
     /// Requests to the launcher, in order; sent when the event is done.
     pub(super) requests: &'a mut Vec<Request>,
     /// Instances launched by this event, with whose they are.

@@ -7,9 +7,10 @@ use std::time::{Instant, SystemTime};
 use funcd_sandbox::exit::Exit;
 use funcd_sandbox::spec::{Digest, InstanceId};
 use funcd_sandbox::wire::Usage;
+use tokio::sync::mpsc;
 
 use super::effects::Effects;
-use super::handle::{Function, Live, Refusal, Revision};
+use super::handle::{Function, Live, Refusal, Revision, ToControl};
 use super::instance::Instance;
 use super::place::{Ended, Generation, Rollout, Slot};
 use super::prove::is_leased_while_starting;
@@ -35,14 +36,20 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    pub(super) fn new(name: FunctionName, revision: Arc<Revision>, effects: &Effects<'_>) -> Entry {
+    /// A function with nothing running; [`Entry::tick`] starts its minimum.
+    pub(super) fn new(
+        name: FunctionName,
+        revision: Arc<Revision>,
+        to_control: mpsc::UnboundedSender<ToControl>,
+        since: SystemTime,
+    ) -> Entry {
         Entry {
-            handle: Function::new(name, Arc::clone(&revision), effects.to_control.clone()),
+            handle: Function::new(name, Arc::clone(&revision), to_control),
             current: Generation::new(revision),
             next: None,
             slots: Vec::new(),
             removed: false,
-            idle_since: effects.wall,
+            idle_since: since,
             rejected: None,
             last_exit: None,
         }

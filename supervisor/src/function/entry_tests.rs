@@ -1,11 +1,11 @@
 //! Stories of one function: deploys, crashes, idleness, removal. Time is injected; nothing runs.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use funcd_sandbox::exit::Exit;
-use funcd_sandbox::spec::{Digest, Image, InstanceId, Limits};
+use funcd_sandbox::spec::{Digest, Image, InstanceId};
 use funcd_sandbox::wire::{Request, Usage};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
@@ -16,7 +16,7 @@ use super::entry::Entry;
 use super::handle::{Revision, ToControl, Unavailable};
 use super::instance::{Address, Instance};
 use super::place::{Ended, Rollout};
-use crate::catalog::manifest::{Contract, Health, Manifest, RequestBounds, Scale};
+use crate::catalog::manifest::{Defaults, Manifest, Scale};
 use crate::name::{FunctionName, RevisionId};
 
 /// One function, and everything that it asked of the launcher.
@@ -24,7 +24,6 @@ struct Story {
     entry: Entry,
     now: Instant,
     rng: SmallRng,
-    to_control: mpsc::UnboundedSender<ToControl>,
     inbox: mpsc::UnboundedReceiver<ToControl>,
     requests: Vec<Request>,
     launches: Vec<(InstanceId, FunctionName)>,
@@ -32,38 +31,15 @@ struct Story {
 }
 
 pub(super) fn revision(n: u8, change: impl FnOnce(&mut Manifest)) -> Arc<Revision> {
-    let mut manifest = Manifest {
-        exec: "f".to_owned(),
-        args: Vec::new(),
-        env: Vec::new(),
-        contract: Contract::Http,
-        routes: Vec::new(),
-        scale: Scale {
-            min: 0,
-            max: 2,
-            concurrency: 1,
-            idle: Duration::from_secs(60),
-        },
-        limits: Limits {
-            memory_bytes: 1 << 28,
-            cpu_millis: 1000,
-            pids: 64,
-            tmp_bytes: 1 << 26,
-            files: 1024,
-        },
-        request: RequestBounds {
-            timeout: Duration::from_secs(30),
-            body: 1 << 20,
-        },
-        health: Health {
-            path: None,
-            ready_within: Duration::from_secs(10),
-            stop_within: Duration::from_secs(3),
-        },
-        read: Vec::new(),
-        write: Vec::new(),
-        degraded: Vec::new(),
+    let name = FunctionName::parse("f").unwrap();
+    let mut manifest = Manifest::read(&name, Path::new("f"), None, &Defaults::default()).unwrap();
+    manifest.scale = Scale {
+        min: 0,
+        max: 2,
+        concurrency: 1,
+        idle: Duration::from_secs(60),
     };
+    manifest.health.stop_within = Duration::from_secs(3);
     change(&mut manifest);
     let artifact = Digest([n; 32]);
     Arc::new(Revision {
@@ -78,28 +54,15 @@ pub(super) fn revision(n: u8, change: impl FnOnce(&mut Manifest)) -> Arc<Revisio
 impl Story {
     fn new(revision: Arc<Revision>) -> Story {
         let (to_control, inbox) = mpsc::unbounded_channel();
-        let (mut rng, mut requests, mut launches, mut next_id) =
-            (SmallRng::seed_from_u64(7), Vec::new(), Vec::new(), 1);
-        let now = Instant::now();
-        let effects = Effects {
-            now,
-            wall: SystemTime::UNIX_EPOCH,
-            rng: &mut rng,
-            to_control: &to_control,
-            requests: &mut requests,
-            launches: &mut launches,
-            next_id: &mut next_id,
-        };
-        let entry = Entry::new(FunctionName::parse("f").unwrap(), revision, &effects);
+        let name = FunctionName::parse("f").unwrap();
         Story {
-            entry,
-            now,
-            rng,
-            to_control,
+            entry: Entry::new(name, revision, to_control, SystemTime::UNIX_EPOCH),
+            now: Instant::now(),
+            rng: SmallRng::seed_from_u64(7),
             inbox,
-            requests,
-            launches,
-            next_id,
+            requests: Vec::new(),
+            launches: Vec::new(),
+            next_id: 1,
         }
     }
 
@@ -108,7 +71,6 @@ impl Story {
             now: self.now,
             wall: SystemTime::UNIX_EPOCH,
             rng: &mut self.rng,
-            to_control: &self.to_control,
             requests: &mut self.requests,
             launches: &mut self.launches,
             next_id: &mut self.next_id,

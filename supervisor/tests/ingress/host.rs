@@ -3,18 +3,19 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use funcd::catalog::manifest::{Contract, Health, Manifest, RequestBounds, Scale};
+use funcd::catalog::manifest::{Defaults, Manifest, RequestBounds};
 use funcd::config::{ClientBounds, Config};
 use funcd::function::handle::{Function, Live, Refusal, Revision, ToControl};
 use funcd::function::instance::{Address, Instance};
 use funcd::ingress::{Routes, Shared, Workers, spawn_workers};
 use funcd::name::{FunctionName, RevisionId};
-use funcd_sandbox::spec::{Digest, Image, InstanceId, Limits};
+use funcd_sandbox::spec::{Digest, Image, InstanceId};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::sync::mpsc;
 
@@ -41,38 +42,15 @@ pub(crate) fn bounds() -> ClientBounds {
 }
 
 pub(crate) fn manifest() -> Manifest {
-    Manifest {
-        exec: "f".into(),
-        args: vec![],
-        env: vec![],
-        contract: Contract::Http,
-        routes: vec![],
-        scale: Scale {
-            min: 0,
-            max: 1,
-            concurrency: 64,
-            idle: PATIENCE,
-        },
-        limits: Limits {
-            memory_bytes: 1 << 28,
-            cpu_millis: 1000,
-            pids: 64,
-            tmp_bytes: 1 << 26,
-            files: 1024,
-        },
-        request: RequestBounds {
-            timeout: PATIENCE,
-            body: 64 << 20,
-        },
-        health: Health {
-            path: None,
-            ready_within: PATIENCE,
-            stop_within: PATIENCE,
-        },
-        read: vec![],
-        write: vec![],
-        degraded: vec![],
-    }
+    let name = FunctionName::parse("f").unwrap();
+    let mut manifest = Manifest::read(&name, Path::new("f"), None, &Defaults::default()).unwrap();
+    manifest.scale.max = 1;
+    manifest.scale.idle = PATIENCE;
+    manifest.request = RequestBounds {
+        timeout: PATIENCE,
+        body: 64 << 20,
+    };
+    manifest
 }
 
 /// The recorder of this process.

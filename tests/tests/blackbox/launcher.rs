@@ -13,6 +13,7 @@ pub(crate) fn register(suite: &mut Suite) {
     funcd_tests::tests!(suite, "launcher", [
         functions_outlive_the_supervisor,
         the_supervisor_may_die_again_and_again,
+        a_takeover_starts_nothing_that_runs_already,
         what_happened_meanwhile_is_found_out,
         the_supervisor_holds_no_privilege: &[Need::Root],
         nothing_outlives_the_launcher,
@@ -75,6 +76,17 @@ fn the_supervisor_may_die_again_and_again() {
         }
     });
     assert!(process.is_alive());
+}
+
+fn a_takeover_starts_nothing_that_runs_already() {
+    let host = Host::start();
+    host.deploy("kept", "hello", "[scale]\nmin = 1\nmax = 3\n");
+    let (process, supervisor) = (host.instance("kept"), host.supervisor());
+    supervisor.signal(Signal::SIGKILL);
+    until("the supervisor to be gone", || !supervisor.is_there());
+    host.wait_for("/kept/", "200", |answer| answer.status() == 200);
+    let pids: Vec<_> = host.ps().into_iter().map(|row| row.pid).collect();
+    assert_eq!(pids, [Some(process.pid)], "the minimum was running already");
 }
 
 fn what_happened_meanwhile_is_found_out() {
