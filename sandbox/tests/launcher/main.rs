@@ -4,6 +4,8 @@
 #![expect(clippy::unwrap_used, reason = "a test that meets the unexpected has failed")]
 
 mod host;
+mod leftovers;
+mod limits;
 mod relay;
 
 use std::fs;
@@ -59,7 +61,7 @@ fn run_tests() {
         ),
         (
             "what_a_function_left_behind_dies_with_it",
-            what_a_function_left_behind_dies_with_it,
+            leftovers::what_a_function_left_behind_dies_with_it,
         ),
         (
             "a_function_with_a_port_is_reached_by_its_sockets",
@@ -77,38 +79,44 @@ fn run_tests() {
             "a_large_executable_delays_no_start",
             a_large_executable_delays_no_start,
         ),
-        ("sigterm_leaves_nothing", sigterm_leaves_nothing),
-        ("a_second_sigterm_ends_at_once", a_second_sigterm_ends_at_once),
-        ("one_launcher_per_run_folder", one_launcher_per_run_folder),
+        ("sigterm_leaves_nothing", leftovers::sigterm_leaves_nothing),
+        (
+            "a_second_sigterm_ends_at_once",
+            leftovers::a_second_sigterm_ends_at_once,
+        ),
+        (
+            "one_launcher_per_run_folder",
+            leftovers::one_launcher_per_run_folder,
+        ),
         (
             "a_crashed_launcher_is_cleared_away",
-            a_crashed_launcher_is_cleared_away,
+            leftovers::a_crashed_launcher_is_cleared_away,
         ),
         (
             "a_dynamic_executable_and_a_script_see_the_system",
             a_dynamic_executable_and_a_script_see_the_system,
         ),
-        ("grading_leaves_nothing", grading_leaves_nothing),
+        ("grading_leaves_nothing", leftovers::grading_leaves_nothing),
         (
             "a_mini_init_keeps_its_memory_to_itself",
-            a_mini_init_keeps_its_memory_to_itself,
+            limits::a_mini_init_keeps_its_memory_to_itself,
         ),
-        ("no_start_leaves_anything", no_start_leaves_anything),
+        ("no_start_leaves_anything", leftovers::no_start_leaves_anything),
         (
             "functions_go_first_when_the_host_is_out_of_memory",
-            functions_go_first_when_the_host_is_out_of_memory,
+            limits::functions_go_first_when_the_host_is_out_of_memory,
         ),
     ];
     let root: &[Test] = &[
         (
             "a_function_out_of_memory_dies_as_a_whole",
-            a_function_out_of_memory_dies_as_a_whole,
+            limits::a_function_out_of_memory_dies_as_a_whole,
         ),
-        ("usage_is_told", usage_is_told),
-        ("each_function_has_a_uid", each_function_has_a_uid),
+        ("usage_is_told", limits::usage_is_told),
+        ("each_function_has_a_uid", limits::each_function_has_a_uid),
         (
             "a_missing_grant_is_made_for_the_function",
-            a_missing_grant_is_made_for_the_function,
+            limits::a_missing_grant_is_made_for_the_function,
         ),
     ];
     let is_root = nix::unistd::geteuid().is_root();
@@ -255,24 +263,6 @@ fn a_supervisor_that_sends_garbage_is_replaced(who: As) {
     host.stop();
 }
 
-fn what_a_function_left_behind_dies_with_it(who: As) {
-    let (mut host, digest) = started(who);
-    let daemon = host.launch(host.spec(digest, &["daemon"]));
-    assert_eq!(read_line(&daemon.stdout), "daemon");
-    host.send(&Request::Terminate { id: daemon.id }, &[]);
-    assert_eq!(host.exit_of(daemon.id), Exit::Stopped);
-    let orphan = host.launch(host.spec(digest, &["orphan"]));
-    assert_eq!(host.exit_of(orphan.id), Exit::Code { code: 0 });
-    if who == As::User && !host.has(funcd_sandbox::property::Property::TotalKill) {
-        println!("skipped: a total kill needs a pid namespace or a delegated cgroup");
-        return;
-    }
-    // The pipe's end comes when the last process that held it is gone.
-    assert_eq!(read_all(daemon.stdout), "");
-    assert_eq!(read_all(orphan.stdout), "daemon\n");
-    host.stop();
-}
-
 fn a_function_with_a_port_is_reached_by_its_sockets(who: As) {
     let (mut host, digest) = started(who);
     // Not below 1024, and for hosts without network namespaces not a port that others use.
@@ -404,22 +394,6 @@ fn a_dynamic_executable_and_a_script_see_the_system(who: As) {
     host.stop();
 }
 
-fn grading_leaves_nothing(who: As) {
-    let (pid, said) = host::grades(who);
-    assert_eq!(said.lines().count(), 10, "{said}");
-    for line in said.lines() {
-        // What is kept says how; what is missing says why and what to do.
-        assert!(
-            line.contains(" kept by ") != line.contains(" missing: "),
-            "{line}"
-        );
-    }
-    assert_eq!(
-        host::cgroups_named(&format!("funcd-{pid:08x}")),
-        Vec::<PathBuf>::new()
-    );
-}
-
 fn a_large_executable_delays_no_start(who: As) {
     let (mut host, digest) = started(who);
     let large = host.dir.path().join("large");
@@ -439,204 +413,6 @@ fn a_large_executable_delays_no_start(who: As) {
             result: Ok(_)
         }
     ));
-    host.stop();
-}
-
-fn sigterm_leaves_nothing(who: As) {
-    let (mut host, digest) = started(who);
-    let deaf = host.launch(host.spec(digest, &["deaf"]));
-    assert_eq!(read_line(&deaf.stdout), "deaf");
-    let supervisor = host.supervisor();
-    // `stop` asserts what is gone.
-    host.stop();
-    assert_eq!(read_all(deaf.stdout), "");
-    assert!(!Path::new(&format!("/proc/{supervisor}")).exists());
-}
-
-fn a_second_sigterm_ends_at_once(who: As) {
-    let (mut host, digest) = started(who);
-    host.launch(host.spec(digest, &["deaf"]));
-    host.signal(Signal::SIGTERM);
-    assert_eq!(host.recv().0, Event::Shutdown);
-    host.signal(Signal::SIGINT);
-    assert!(host.ended().success());
-    assert_eq!(host.cgroups(), Vec::<PathBuf>::new());
-}
-
-fn one_launcher_per_run_folder(who: As) {
-    let host = Running::start(who);
-    let (status, said) = host.start_another(who);
-    assert!(!status.success());
-    assert!(said.contains("another funcd runs"), "{said}");
-    host.stop();
-}
-
-fn a_crashed_launcher_is_cleared_away(who: As) {
-    let (mut host, digest) = started(who);
-    let function = host.launch(host.spec(digest, &["serve"]));
-    read_line(&function.stdout);
-    host.signal(Signal::SIGKILL);
-    assert!(!host.ended().success());
-    // The kernel ends its children with it.
-    assert_eq!(read_all(function.stdout), "");
-    host.restart(who);
-    assert_eq!(host.inventory.len(), 0);
-    assert!(!host.dir.path().join(format!("run/i/{}", function.id)).exists());
-    let again = host.launch(host.spec(digest, &["serve"]));
-    assert_eq!(host.call(again.id), "hello\n");
-    host.stop();
-}
-
-fn a_function_out_of_memory_dies_as_a_whole(who: As) {
-    let (mut host, digest) = started(who);
-    for what in ["eat", "eat-child"] {
-        let function = host.launch(host.spec(digest, &[what]));
-        assert_eq!(host.exit_of(function.id), Exit::Oom, "{what}");
-        assert_eq!(read_all(function.stdout), "", "{what}");
-    }
-    host.stop();
-}
-
-fn usage_is_told(who: As) {
-    let (mut host, digest) = started(who);
-    let function = host.launch(host.spec(digest, &["serve"]));
-    read_line(&function.stdout);
-    host.send(
-        &Request::Usage {
-            ids: vec![function.id],
-        },
-        &[],
-    );
-    let (Event::Usage { id, usage }, _) = host.recv() else {
-        panic!("usage comes next");
-    };
-    assert_eq!(id, function.id);
-    assert!(
-        usage.memory_bytes > 0 && usage.memory_bytes < 32 << 20,
-        "{usage:?}"
-    );
-    assert!((1..=2).contains(&usage.pids), "{usage:?}");
-    assert!(usage.cpu_micros > 0, "{usage:?}");
-    host.stop();
-}
-
-fn each_function_has_a_uid(who: As) {
-    let (mut host, digest) = started(who);
-    for (name, uid) in [
-        ("first", UID_FIRST),
-        ("second", UID_FIRST + 1),
-        ("first", UID_FIRST),
-    ] {
-        let mut spec = host.spec(digest, &["serve"]);
-        spec.function = name.into();
-        let function = host.launch(spec);
-        assert_eq!(read_line(&function.stdout), format!("serving as {uid}"));
-    }
-    let path = host.dir.path().join("state/uids");
-    host.stop_keeping(|| {
-        assert_eq!(
-            fs::read_to_string(path).unwrap(),
-            format!("first {UID_FIRST}\nsecond {}\n", UID_FIRST + 1)
-        );
-    });
-}
-
-fn a_missing_grant_is_made_for_the_function(who: As) {
-    use std::os::unix::fs::MetadataExt;
-    let (mut host, digest) = started(who);
-    let data = host.dir.path().join("data/actor");
-    let mut spec = host.spec(digest, &["serve"]);
-    spec.write.push(data.clone());
-    let function = host.launch(spec);
-    assert_eq!(host.call(function.id), "hello\n");
-    assert_eq!(fs::metadata(&data).unwrap().uid(), UID_FIRST);
-    host.stop();
-}
-
-/// Starts that succeed and starts that fail at each step that a spec can make fail, again and again: what the launcher holds
-/// stays what it was.
-fn no_start_leaves_anything(who: As) {
-    let (mut host, digest) = started(who);
-    let broken = host.dir.path().join("broken");
-    fs::write(&broken, "\x7fELF and nothing else").unwrap();
-    fs::set_permissions(&broken, fs::Permissions::from_mode(0o755)).unwrap();
-    let broken = host.store(&broken);
-    let dynamic = host.dir.path().join("dynamic");
-    compile(&dynamic, &[]);
-    let dynamic = host.store(&dynamic);
-    type Change = fn(&mut funcd_sandbox::spec::Spec);
-    let failing: &[(&str, Change)] = &[
-        ("floor", |spec| spec.args.clear()),
-        ("artifact", |spec| spec.artifact = Digest([7; 32])),
-        ("grant", |spec| spec.read = vec!["/usr/no/such/path".into()]),
-        ("descriptors", |spec| spec.image = Image::Script),
-        ("port", |spec| spec.socket = Socket::Port(80)),
-        ("memory", |spec| spec.limits.memory_bytes = 1 << 20),
-        ("pids", |spec| spec.limits.pids = 1),
-    ];
-    let round = |host: &mut Running| {
-        for (what, change) in failing {
-            for artifact in [broken, dynamic] {
-                let mut spec = host.spec(artifact, &["exit"]);
-                change(&mut spec);
-                let id = host.ask(spec);
-                // Where the spec can be kept, a file that is no executable is what fails.
-                match host.answer_to(id) {
-                    Event::LaunchFailed { .. } => {}
-                    Event::Launched { .. } => drop(host.exit_of(id)),
-                    other => panic!("{other:?} instead of an answer to {what}"),
-                }
-            }
-        }
-        for socket in [Socket::Unix, Socket::Port(80)] {
-            let mut spec = host.spec(digest, &["exit"]);
-            spec.socket = socket;
-            let function = host.launch(spec);
-            host.exit_of(function.id);
-        }
-    };
-    round(&mut host);
-    let before = host.holds();
-    let rounds = std::env::var("FUNCD_TEST_ROUNDS").map_or(10, |rounds| rounds.parse().unwrap());
-    for _ in 0..rounds {
-        round(&mut host);
-    }
-    host.holds_no_more(&before);
-    host.stop();
-}
-
-fn a_mini_init_keeps_its_memory_to_itself(who: As) {
-    use std::os::unix::fs::MetadataExt;
-    let (mut host, digest) = started(who);
-    let function = host.launch(host.spec(digest, &["serve"]));
-    read_line(&function.stdout);
-    let status = fs::read_to_string(format!("/proc/{}/status", function.pid)).unwrap();
-    let parent = status
-        .lines()
-        .find_map(|line| line.strip_prefix("PPid:"))
-        .unwrap();
-    let parent: i32 = parent.trim().parse().unwrap();
-    if parent == host.pid() {
-        println!("no mini-init is needed here");
-    } else {
-        // The files of a process that is not dumpable are root's (proc(5)).
-        assert_eq!(fs::metadata(format!("/proc/{parent}/mem")).unwrap().uid(), 0);
-    }
-    host.stop();
-}
-
-fn functions_go_first_when_the_host_is_out_of_memory(who: As) {
-    let (mut host, digest) = started(who);
-    let function = host.launch(host.spec(digest, &["serve"]));
-    read_line(&function.stdout);
-    let score = |pid: i32| -> i32 {
-        let text = fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap();
-        text.trim().parse().unwrap()
-    };
-    let own = score(std::process::id() as i32);
-    // The launcher, and so each supervisor, keeps what it was started with.
-    assert_eq!([score(host.pid()), score(host.supervisor())], [own, own]);
-    assert!(score(function.pid) > own || own == 1000);
     host.stop();
 }
 

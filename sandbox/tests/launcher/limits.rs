@@ -1,0 +1,105 @@
+//! What a running instance may use and be: memory, uids, grants, its place in an out-of-memory host. Stories on live
+//! processes.
+
+use super::*;
+
+pub(super) fn a_function_out_of_memory_dies_as_a_whole(who: As) {
+    let (mut host, digest) = started(who);
+    for what in ["eat", "eat-child"] {
+        let function = host.launch(host.spec(digest, &[what]));
+        assert_eq!(host.exit_of(function.id), Exit::Oom, "{what}");
+        assert_eq!(read_all(function.stdout), "", "{what}");
+    }
+    host.stop();
+}
+
+pub(super) fn usage_is_told(who: As) {
+    let (mut host, digest) = started(who);
+    let function = host.launch(host.spec(digest, &["serve"]));
+    read_line(&function.stdout);
+    host.send(
+        &Request::Usage {
+            ids: vec![function.id],
+        },
+        &[],
+    );
+    let (Event::Usage { id, usage }, _) = host.recv() else {
+        panic!("usage comes next");
+    };
+    assert_eq!(id, function.id);
+    assert!(
+        usage.memory_bytes > 0 && usage.memory_bytes < 32 << 20,
+        "{usage:?}"
+    );
+    assert!((1..=2).contains(&usage.pids), "{usage:?}");
+    assert!(usage.cpu_micros > 0, "{usage:?}");
+    host.stop();
+}
+
+pub(super) fn each_function_has_a_uid(who: As) {
+    let (mut host, digest) = started(who);
+    for (name, uid) in [
+        ("first", UID_FIRST),
+        ("second", UID_FIRST + 1),
+        ("first", UID_FIRST),
+    ] {
+        let mut spec = host.spec(digest, &["serve"]);
+        spec.function = name.into();
+        let function = host.launch(spec);
+        assert_eq!(read_line(&function.stdout), format!("serving as {uid}"));
+    }
+    let path = host.dir.path().join("state/uids");
+    host.stop_keeping(|| {
+        assert_eq!(
+            fs::read_to_string(path).unwrap(),
+            format!("first {UID_FIRST}\nsecond {}\n", UID_FIRST + 1)
+        );
+    });
+}
+
+pub(super) fn a_missing_grant_is_made_for_the_function(who: As) {
+    use std::os::unix::fs::MetadataExt;
+    let (mut host, digest) = started(who);
+    let data = host.dir.path().join("data/actor");
+    let mut spec = host.spec(digest, &["serve"]);
+    spec.write.push(data.clone());
+    let function = host.launch(spec);
+    assert_eq!(host.call(function.id), "hello\n");
+    assert_eq!(fs::metadata(&data).unwrap().uid(), UID_FIRST);
+    host.stop();
+}
+
+pub(super) fn a_mini_init_keeps_its_memory_to_itself(who: As) {
+    use std::os::unix::fs::MetadataExt;
+    let (mut host, digest) = started(who);
+    let function = host.launch(host.spec(digest, &["serve"]));
+    read_line(&function.stdout);
+    let status = fs::read_to_string(format!("/proc/{}/status", function.pid)).unwrap();
+    let parent = status
+        .lines()
+        .find_map(|line| line.strip_prefix("PPid:"))
+        .unwrap();
+    let parent: i32 = parent.trim().parse().unwrap();
+    if parent == host.pid() {
+        println!("no mini-init is needed here");
+    } else {
+        // The files of a process that is not dumpable are root's (proc(5)).
+        assert_eq!(fs::metadata(format!("/proc/{parent}/mem")).unwrap().uid(), 0);
+    }
+    host.stop();
+}
+
+pub(super) fn functions_go_first_when_the_host_is_out_of_memory(who: As) {
+    let (mut host, digest) = started(who);
+    let function = host.launch(host.spec(digest, &["serve"]));
+    read_line(&function.stdout);
+    let score = |pid: i32| -> i32 {
+        let text = fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap();
+        text.trim().parse().unwrap()
+    };
+    let own = score(std::process::id() as i32);
+    // The launcher, and so each supervisor, keeps what it was started with.
+    assert_eq!([score(host.pid()), score(host.supervisor())], [own, own]);
+    assert!(score(function.pid) > own || own == 1000);
+    host.stop();
+}
