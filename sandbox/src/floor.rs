@@ -37,9 +37,20 @@ const MAX_PIDS: u32 = 1 << 22;
 pub(crate) struct Floor {
     read_roots: Vec<PathBuf>,
     write_roots: Vec<PathBuf>,
+    own: Vec<PathBuf>,
     accepted: Vec<Property>,
     missing: Vec<Grade>,
 }
+
+/// What no function is granted, whatever the roots: what the kernel tells of others, and funcd's configuration and secrets.
+/// (The state folder itself is no such place, as the default volumes are in it.)
+const NEVER: [&str; 5] = [
+    "/proc",
+    "/dev",
+    "/sys/fs/cgroup",
+    "/etc/funcd",
+    "/run/credentials",
+];
 
 /// Why a start is refused: what, why and what to do next.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -58,15 +69,40 @@ pub(crate) struct Grants {
 impl Floor {
     /// The floor of a host.
     pub(crate) fn new(host: &Host, grades: &[Grade]) -> Floor {
+        let own = [
+            host.functions.clone(),
+            host.run.clone(),
+            host.state.join("store"),
+            host.state.join("logs"),
+            host.state.join("uids"),
+        ];
+        let mut floor = Floor::of(&host.read_roots, &host.write_roots, &host.degraded, grades);
+        // Both as they are written and as they are: a grant is compared before and after its symlinks are followed.
+        let real = own.iter().filter_map(|path| path.canonicalize().ok());
+        floor.own.extend(own.iter().cloned().chain(real));
+        floor
+    }
+
+    /// The floor of a host with these roots, that accepts these properties to be missing.
+    pub(crate) fn of(
+        read_roots: &[impl AsRef<Path>],
+        write_roots: &[impl AsRef<Path>],
+        accepted: &[Property],
+        grades: &[Grade],
+    ) -> Floor {
+        let missing = grades.iter().filter(|grade| grade.mechanism.is_none());
         Floor {
-            read_roots: host.read_roots.clone(),
-            write_roots: host.write_roots.clone(),
-            accepted: host.degraded.clone(),
-            missing: grades
+            read_roots: read_roots
                 .iter()
-                .filter(|grade| grade.mechanism.is_none())
-                .cloned()
+                .map(|root| root.as_ref().to_path_buf())
                 .collect(),
+            write_roots: write_roots
+                .iter()
+                .map(|root| root.as_ref().to_path_buf())
+                .collect(),
+            own: NEVER.iter().map(PathBuf::from).collect(),
+            accepted: accepted.to_vec(),
+            missing: missing.cloned().collect(),
         }
     }
 
@@ -101,6 +137,7 @@ impl Floor {
         ] {
             for path in paths {
                 check_grant(path, roots, key)?;
+                self.check_is_not_own(path, key, path)?;
             }
         }
         if let Some(extra) = spec.degraded.iter().find(|p| !self.accepted.contains(p)) {
@@ -134,13 +171,16 @@ impl Floor {
     pub(crate) fn resolve(&self, spec: &Spec, owner: Option<(u32, u32)>) -> Result<Grants, Refusal> {
         let mut grants = Grants::default();
         for path in &spec.read {
-            grants.read.push(resolve_below(path, &self.read_roots, "read")?);
+            let real = resolve_below(path, &self.read_roots, "read")?;
+            self.check_is_not_own(&real, "read", path)?;
+            grants.read.push(real);
         }
         for path in &spec.write {
             if !path.exists() {
                 self.make(path, owner)?;
             }
             let real = resolve_below(path, &self.write_roots, "write")?;
+            self.check_is_not_own(&real, "write", path)?;
             if !real.is_dir() {
                 return refuse(format!(
                     "write = {path:?}: only a directory can be granted for writing"
@@ -151,11 +191,27 @@ impl Floor {
         Ok(grants)
     }
 
+    /// Neither a place of funcd's own, nor one below it, nor one that holds it: a root may be as wide as `/var`.
+    fn check_is_not_own(&self, path: &Path, key: &str, as_written: &Path) -> Result<(), Refusal> {
+        match self
+            .own
+            .iter()
+            .find(|own| path.starts_with(own) || own.starts_with(path))
+        {
+            None => Ok(()),
+            Some(own) => refuse(format!(
+                "{key} = {} reaches {own:?}, which no function is granted: grant another path",
+                shown(path, as_written)
+            )),
+        }
+    }
+
     fn make(&self, path: &Path, owner: Option<(u32, u32)>) -> Result<(), Refusal> {
         let (Some(above), Some(name)) = (path.parent(), path.file_name()) else {
             return refuse(format!("write = {path:?}: not a directory that can be made"));
         };
         let above = resolve_below(above, &self.write_roots, "write")?;
+        self.check_is_not_own(&above.join(name), "write", path)?;
         make_below(&above, name, owner)
             .map_err(|e| Refusal(format!("write = {path:?}: can't be made: {e}; make it yourself")))
     }
@@ -290,11 +346,7 @@ fn below(path: &Path, roots: &[PathBuf], key: &str, as_written: &Path) -> Result
     if roots.iter().any(|root| path.starts_with(root)) {
         return Ok(());
     }
-    let shown = if path == as_written {
-        format!("{path:?}")
-    } else {
-        format!("{as_written:?} (which is {path:?})")
-    };
+    let shown = shown(path, as_written);
     refuse(format!(
         "{key} = {shown} is below none of the host's `{key}_roots` ({}): add one there, or grant another path",
         roots
@@ -303,6 +355,14 @@ fn below(path: &Path, roots: &[PathBuf], key: &str, as_written: &Path) -> Result
             .collect::<Vec<_>>()
             .join(", ")
     ))
+}
+
+fn shown(path: &Path, as_written: &Path) -> String {
+    if path == as_written {
+        format!("{path:?}")
+    } else {
+        format!("{as_written:?} (which is {path:?})")
+    }
 }
 
 fn resolve_below(path: &Path, roots: &[PathBuf], key: &str) -> Result<PathBuf, Refusal> {

@@ -11,6 +11,7 @@ fn floor() -> Floor {
     Floor {
         read_roots: vec!["/usr/share".into()],
         write_roots: vec!["/srv".into()],
+        own: vec![],
         accepted: vec![Property::MemoryLimit],
         missing: vec![],
     }
@@ -183,6 +184,80 @@ fn grants_are_followed_and_stay_below_their_roots() {
             .to_string()
             .contains("make it")
     );
+}
+
+#[test]
+fn what_is_funcds_own_is_granted_to_nobody_whatever_the_roots() {
+    let dir = tempfile::tempdir().unwrap();
+    let top = dir.path().canonicalize().unwrap();
+    for folder in [
+        "state/store",
+        "state/logs",
+        "state/volumes/a",
+        "functions",
+        "run/i",
+    ] {
+        std::fs::create_dir_all(top.join(folder)).unwrap();
+    }
+    std::fs::write(top.join("state/uids"), "").unwrap();
+    symlink(top.join("state/store"), top.join("state/volumes/alias")).unwrap();
+    let floor = Floor {
+        read_roots: vec!["/".into()],
+        write_roots: vec!["/".into()],
+        own: [
+            top.join("state/store"),
+            top.join("state/logs"),
+            top.join("state/uids"),
+        ]
+        .into_iter()
+        .chain([top.join("functions"), top.join("run")])
+        .chain(NEVER.map(PathBuf::from))
+        .collect(),
+        ..floor()
+    };
+    let granted = |path: &Path, write: bool| {
+        let mut spec = spec();
+        let grants = if write { &mut spec.write } else { &mut spec.read };
+        grants.push(path.to_path_buf());
+        floor
+            .check(&spec)
+            .and_then(|()| floor.resolve(&spec, None).map(drop))
+    };
+    for write in [false, true] {
+        // The control: beside them, also in the state folder.
+        granted(&top.join("state/volumes/a"), write).unwrap();
+        for path in [
+            "state",
+            "state/store",
+            "state/store/0000",
+            "state/logs",
+            "state/uids",
+            "functions",
+            "functions/neighbour",
+            "run",
+            "run/i",
+            "state/volumes/alias",
+        ] {
+            let said = granted(&top.join(path), write).unwrap_err().to_string();
+            assert!(said.contains("no function is granted"), "{path}: {said}");
+        }
+        for path in [
+            "/proc/self/root/etc",
+            "/proc/1",
+            "/dev/mem",
+            "/sys/fs/cgroup/unified",
+            "/etc",
+            "/etc/funcd/secrets/db",
+            "/run",
+            top.to_str().unwrap(),
+            "/run/credentials/funcd.service",
+            "/",
+        ] {
+            let said = granted(Path::new(path), write).unwrap_err().to_string();
+            assert!(said.contains("no function is granted"), "{path}: {said}");
+        }
+    }
+    assert!(!top.join("state/store/0000").exists());
 }
 
 #[test]

@@ -7,6 +7,8 @@ mod cgroup;
 pub mod confine;
 pub mod exit;
 mod floor;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod landlock;
 pub mod launcher;
 mod mounts;

@@ -165,9 +165,9 @@ impl Supervisor {
                     self.stalled.get_or_insert_with(Instant::now);
                     return Ok(());
                 }
-                // It is gone, or about to be: its pidfd tells.
+                // It is gone, or about to be, as its pidfd tells; or it only reads no more, and must go.
                 Err(e) if matches!(e.raw_os_error(), Some(libc::EPIPE | libc::ECONNRESET)) => {
-                    self.queue.clear();
+                    self.let_go(Instant::now());
                     return Ok(());
                 }
                 Err(e) => return Err(e.into()),

@@ -22,7 +22,7 @@ use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bin
 use nix::unistd::Pid;
 
 /// No step of a test takes longer, on any machine.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 /// Architectures that came later have only the other one.
 #[cfg(target_arch = "x86_64")]
 const SYS_EPOLL_WAIT: libc::c_long = libc::SYS_epoll_wait;
@@ -48,6 +48,8 @@ pub(crate) struct Running {
     launcher: Child,
     control: UnixListener,
     link: Option<OwnedFd>,
+    /// Whether the link is the supervisor's own end, not one to the relay.
+    hands: bool,
     buffer: Box<[u8; MAX_MESSAGE]>,
     next: u64,
     pub(crate) handover: Handover,
@@ -66,6 +68,7 @@ pub(crate) struct Started {
 /// The role of the launcher: `launcher DIR AS BEHAVIOUR`.
 pub(crate) fn run_launcher(dir: &Path, who: &str, behaviour: &str) -> Result<(), launcher::LauncherError> {
     let root = who == "root";
+    let max_instances = fs::read_to_string(dir.join("max_instances")).map_or(1200, |n| n.parse().unwrap());
     let text = |text: &str| CString::new(text).unwrap();
     let control = dir.join("control");
     launcher::run(Host {
@@ -89,7 +92,7 @@ pub(crate) fn run_launcher(dir: &Path, who: &str, behaviour: &str) -> Result<(),
             text(behaviour),
         ],
         config: b"the configuration".to_vec(),
-        max_instances: 1200,
+        max_instances,
         drain_millis: 10_000,
     })
 }
@@ -101,18 +104,25 @@ impl Running {
     }
 
     pub(crate) fn start_with(who: As, behaviour: &str) -> Running {
+        Running::start_in(who, behaviour, |_| {})
+    }
+
+    /// With something done to its folder before.
+    pub(crate) fn start_in(who: As, behaviour: &str, prepare: impl FnOnce(&Path)) -> Running {
         let dir = tempfile::tempdir().unwrap();
         for folder in ["", "functions", "state", "run", "data"] {
             let path = dir.path().join(folder);
             fs::create_dir_all(&path).unwrap();
             fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
         }
+        prepare(dir.path());
         let control = listen_at(&dir.path().join("control"));
         let mut running = Running {
             launcher: launch(dir.path(), who, behaviour),
             dir,
             control,
             link: None,
+            hands: behaviour == "hand",
             buffer: Box::new([0; MAX_MESSAGE]),
             next: 1,
             handover: Handover {
@@ -141,7 +151,8 @@ impl Running {
     /// Waits for the next supervisor and takes what it is handed.
     pub(crate) fn take_over(&mut self) {
         readable(self.control.as_fd(), "the supervisor connects");
-        self.link = Some(self.control.accept().unwrap().0.into());
+        let control: OwnedFd = self.control.accept().unwrap().0.into();
+        self.link = Some(if self.hands { handed(&control) } else { control });
         let (event, _) = self.recv();
         let Event::Welcome(handover) = event else {
             panic!("{event:?} came before the welcome");
@@ -161,6 +172,16 @@ impl Running {
             }
         }
         self.next = self.handover.next_id.0;
+    }
+
+    /// The connection, to be used in ways that no supervisor should.
+    pub(crate) fn link(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.link.as_ref().unwrap().as_fd()
+    }
+
+    /// Closes the connection.
+    pub(crate) fn hang_up(&mut self) {
+        self.link = None;
     }
 
     pub(crate) fn send(&self, request: &Request, fds: &[RawFd]) {
@@ -480,6 +501,24 @@ fn command_of(role: &str, dir: &Path, who: As) -> Command {
     command
 }
 
+/// What the relay hands over: the supervisor's end of the launcher's socket.
+fn handed(control: &OwnedFd) -> OwnedFd {
+    use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+    use std::os::fd::FromRawFd;
+    readable(control.as_fd(), "the relay hands its socket over");
+    let mut word = [0; 64];
+    let mut parts = [std::io::IoSliceMut::new(&mut word)];
+    let mut space = nix::cmsg_space!([RawFd; 1]);
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+    let message = recvmsg::<UnixAddr>(control.as_raw_fd(), &mut parts, Some(&mut space), flags).unwrap();
+    let rights = message.cmsgs().unwrap().find_map(|control| match control {
+        ControlMessageOwned::ScmRights(fds) => fds.first().copied(),
+        _ => None,
+    });
+    // SAFETY: the kernel just made this descriptor for this process, and nothing else knows of it.
+    unsafe { OwnedFd::from_raw_fd(rights.unwrap()) }
+}
+
 fn launch(dir: &Path, who: As, behaviour: &str) -> Child {
     command(dir, who, behaviour).stdin(Stdio::null()).spawn().unwrap()
 }
@@ -498,7 +537,7 @@ fn listen_at(path: &Path) -> UnixListener {
     fd.into()
 }
 
-fn readable(fd: std::os::fd::BorrowedFd<'_>, what: &str) {
+pub(crate) fn readable(fd: std::os::fd::BorrowedFd<'_>, what: &str) {
     let mut fds = [PollFd::new(fd, PollFlags::POLLIN)];
     let timeout = PollTimeout::try_from(PATIENCE).unwrap();
     assert_eq!(poll(&mut fds, timeout), Ok(1), "waited in vain until {what}");

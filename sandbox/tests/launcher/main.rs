@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that meets the unexpected has failed")]
 
+mod compromised;
 mod host;
 mod leftovers;
 mod limits;
@@ -106,8 +107,32 @@ fn run_tests() {
             "functions_go_first_when_the_host_is_out_of_memory",
             limits::functions_go_first_when_the_host_is_out_of_memory,
         ),
+        (
+            "a_storm_of_messages_ends_the_supervisor_and_nothing_else",
+            compromised::a_storm_of_messages_ends_the_supervisor_and_nothing_else,
+        ),
+        (
+            "each_bad_peer_is_ended_and_replaced",
+            compromised::each_bad_peer_is_ended_and_replaced,
+        ),
+        (
+            "a_stopped_supervisor_holds_up_no_end",
+            compromised::a_stopped_supervisor_holds_up_no_end,
+        ),
+        (
+            "no_clause_of_the_floor_gives_way",
+            compromised::no_clause_of_the_floor_gives_way,
+        ),
+        (
+            "a_directory_swapped_for_a_link_is_never_granted",
+            compromised::a_directory_swapped_for_a_link_is_never_granted,
+        ),
     ];
     let root: &[Test] = &[
+        (
+            "no_uid_lies_outside_the_range",
+            compromised::no_uid_lies_outside_the_range,
+        ),
         (
             "a_function_out_of_memory_dies_as_a_whole",
             limits::a_function_out_of_memory_dies_as_a_whole,

@@ -8,9 +8,18 @@ use funcd_sandbox::wire::{self, Event, MAX_MESSAGE, Request};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 
-/// Relays until one side is gone. With `garbage`, the first supervisor sends some and waits for what comes of it.
+/// Relays until one side is gone. With `garbage`, the first supervisor sends some and waits for what comes of it. With
+/// `hand`, it hands its end of the socket to the test, which then plays the supervisor without anything in between.
 pub(crate) fn run(control: &Path, behaviour: &str) {
     let launcher = wire::inherited().expect("the launcher gives a socket as descriptor 3");
+    if behaviour == "hand" {
+        let test = connect_to(control);
+        wire::send_bytes(test.as_fd(), b"my socket", &[launcher.as_raw_fd()]).unwrap();
+        drop(launcher);
+        loop {
+            nix::unistd::pause();
+        }
+    }
     let mut buffer = Box::new([0; MAX_MESSAGE]);
     wait(&[&launcher]);
     let (first, _) = wire::recv::<Event>(launcher.as_fd(), &mut buffer)
@@ -23,14 +32,7 @@ pub(crate) fn run(control: &Path, behaviour: &str) {
             nix::unistd::pause();
         }
     }
-    let test = socket(
-        AddressFamily::Unix,
-        SockType::SeqPacket,
-        SockFlag::SOCK_CLOEXEC,
-        None,
-    )
-    .unwrap();
-    connect(test.as_raw_fd(), &UnixAddr::new(control).unwrap()).unwrap();
+    let test = connect_to(control);
     wire::send(test.as_fd(), &first, &[]).unwrap();
     loop {
         wait(&[&launcher, &test]);
@@ -38,6 +40,13 @@ pub(crate) fn run(control: &Path, behaviour: &str) {
             return;
         }
     }
+}
+
+fn connect_to(control: &Path) -> OwnedFd {
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let test = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None).unwrap();
+    connect(test.as_raw_fd(), &UnixAddr::new(control).unwrap()).unwrap();
+    test
 }
 
 fn wait(fds: &[&OwnedFd]) {
@@ -56,6 +65,7 @@ where
     loop {
         match wire::recv::<T>(from.as_fd(), buffer) {
             Ok(Some((message, fds))) => {
+                keep(&message);
                 let fds: Vec<RawFd> = fds.iter().map(|fd| fd.as_raw_fd()).collect();
                 while let Err(e) = wire::send(to.as_fd(), &message, &fds) {
                     if e.kind() != std::io::ErrorKind::WouldBlock {
@@ -70,4 +80,16 @@ where
             Err(_) => return false,
         }
     }
+}
+
+/// Real messages are the seeds of the fuzz targets: `FUNCD_TEST_SEEDS=DIR cargo test -p funcd-sandbox --test launcher`.
+fn keep<T: serde::Serialize>(message: &T) {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let Some(dir) = std::env::var_os("FUNCD_TEST_SEEDS") else {
+        return;
+    };
+    let bytes = wire::encode(message).unwrap();
+    let mut hash = DefaultHasher::new();
+    bytes.hash(&mut hash);
+    let _ = std::fs::write(Path::new(&dir).join(format!("{:016x}", hash.finish())), bytes);
 }
