@@ -106,6 +106,7 @@ fn a_missing_property_refuses_by_name_unless_accepted() {
             mechanism: None,
             cause: "no cgroup".into(),
             fix: "run it as root".into(),
+            needs: String::new(),
         }],
         ..floor()
     };

@@ -25,3 +25,4 @@ mod store;
 pub mod sys;
 mod uids;
 pub mod wire;
+mod without;

@@ -17,6 +17,9 @@ pub struct Grade {
     pub cause: String,
     /// What to do about that; empty when it is kept.
     pub fix: String,
+    /// The sets of mechanisms that would keep it on any host, with what each needs of the kernel, for example `mount namespace
+    /// + own uid + Landlock ABI 1 (Linux 5.13)`; several are separated by `, or `.
+    pub needs: String,
 }
 
 /// What the launcher's cgroups can enforce, told by whoever manages them.
@@ -132,6 +135,8 @@ fn mount_something() -> Result<(), Errno> {
 struct Mechanism {
     present: bool,
     name: String,
+    /// Its name and what it needs, whatever this host has.
+    needs: String,
     cause: String,
     fix: String,
 }
@@ -146,6 +151,11 @@ pub fn grade(facts: &Facts) -> Vec<Grade> {
 }
 
 fn grade_one(property: Property, sets: Vec<Vec<Mechanism>>) -> Grade {
+    let needs = |set: &Vec<Mechanism>| {
+        let parts: Vec<&str> = set.iter().map(|mechanism| mechanism.needs.as_str()).collect();
+        parts.join(" + ")
+    };
+    let needs = sets.iter().map(needs).collect::<Vec<_>>().join(", or ");
     let missing = |set: &[Mechanism]| set.iter().filter(|mechanism| !mechanism.present).count();
     let set = sets
         .into_iter()
@@ -162,6 +172,7 @@ fn grade_one(property: Property, sets: Vec<Vec<Mechanism>>) -> Grade {
         mechanism,
         cause: join("; ", |m| &m.cause),
         fix: join("; ", |m| &m.fix),
+        needs,
     }
 }
 
@@ -207,15 +218,17 @@ fn always(name: &str) -> Mechanism {
     Mechanism {
         present: true,
         name: name.to_owned(),
+        needs: name.to_owned(),
         cause: String::new(),
         fix: String::new(),
     }
 }
 
-fn mechanism(present: bool, name: String, cause: String, fix: &str) -> Mechanism {
+fn mechanism(present: bool, name: String, needs: String, cause: String, fix: &str) -> Mechanism {
     Mechanism {
         present,
         name,
+        needs,
         cause,
         fix: fix.to_owned(),
     }
@@ -229,9 +242,12 @@ fn namespace_of(kind: &str, present: bool, facts: &Facts) -> Mechanism {
              kernel.unprivileged_userns_clone; on Ubuntu an AppArmor profile with `userns,`)"
         }
     };
+    // Mounts are made with mount_setattr(2); the namespaces themselves are older.
+    let since = if kind == "mount" { " (Linux 5.12)" } else { "" };
     mechanism(
         present,
         format!("{kind} namespace"),
+        format!("{kind} namespace{since}"),
         format!("{kind} namespaces can't be made and used here"),
         fix,
     )
@@ -248,7 +264,8 @@ fn own_uid(facts: &Facts) -> Mechanism {
             "run funcd as root",
         ),
     };
-    mechanism(facts.own_uid, "own uid".to_owned(), cause.to_owned(), fix)
+    let needs = "own uid (root)".to_owned();
+    mechanism(facts.own_uid, "own uid".to_owned(), needs, cause.to_owned(), fix)
 }
 
 fn landlock(least: u32, facts: &Facts) -> Mechanism {
@@ -261,7 +278,9 @@ fn landlock(least: u32, facts: &Facts) -> Mechanism {
         0 => "use Linux 5.13 or later, and boot with landlock in the list of lsm=",
         _ => "use Linux 6.12 or later",
     };
-    mechanism(abi >= least, format!("Landlock ABI {abi}"), cause, fix)
+    let since = if least >= SCOPES { "6.12" } else { "5.13" };
+    let needs = format!("Landlock ABI {least} (Linux {since})");
+    mechanism(abi >= least, format!("Landlock ABI {abi}"), needs, cause, fix)
 }
 
 fn seccomp(facts: &Facts) -> Mechanism {
@@ -269,6 +288,7 @@ fn seccomp(facts: &Facts) -> Mechanism {
     mechanism(
         facts.seccomp,
         "seccomp".to_owned(),
+        "seccomp (Linux 4.14)".to_owned(),
         cause,
         "use a kernel with CONFIG_SECCOMP_FILTER",
     )
@@ -279,7 +299,14 @@ fn controller(name: &str, present: bool, facts: &Facts) -> Mechanism {
     let cause = format!("the {name} controller can't be used (cgroups: {layout})");
     let fix =
         "run funcd as a systemd service with Delegate=yes, or as root where cgroups are mounted writable";
-    mechanism(present, format!("{name} controller ({layout})"), cause, fix)
+    let needs = format!("{name} controller (cgroup v1 or v2)");
+    mechanism(
+        present,
+        format!("{name} controller ({layout})"),
+        needs,
+        cause,
+        fix,
+    )
 }
 
 fn kill(facts: &Facts) -> Mechanism {
@@ -288,7 +315,8 @@ fn kill(facts: &Facts) -> Mechanism {
         facts.cgroup.layout
     );
     let fix = "use Linux 5.14 or later with cgroup v2 mounted, and Delegate=yes in a systemd service";
-    mechanism(facts.cgroup.kill, "cgroup.kill".to_owned(), cause, fix)
+    let needs = "cgroup.kill (Linux 5.14, cgroup v2)".to_owned();
+    mechanism(facts.cgroup.kill, "cgroup.kill".to_owned(), needs, cause, fix)
 }
 
 fn store(facts: &Facts) -> Mechanism {
@@ -297,6 +325,7 @@ fn store(facts: &Facts) -> Mechanism {
     mechanism(
         facts.store_owned_by_root,
         name,
+        "root-owned store (root)".to_owned(),
         cause,
         "run funcd as root, with a state folder that only root can write to",
     )

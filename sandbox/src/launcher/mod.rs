@@ -29,6 +29,7 @@ use crate::cgroup::{self, Support};
 use crate::probe::{self, CgroupFacts, Grade, ProbeInput};
 use crate::property::Property;
 use crate::uids::UidError;
+use crate::without::{self, Without};
 
 /// What the launcher is started with: its floor. Nothing that a supervisor says can widen it.
 #[derive(Debug, Clone)]
@@ -159,18 +160,27 @@ pub fn grades(state: Option<&Path>) -> Vec<Grade> {
     let tree = cgroup::Tree::create(&name, cgroup::Join::IfDelegated);
     let root = nix::unistd::geteuid().is_root();
     let owned = state.map_or(root, folders::is_roots_own);
-    let (_, grades) = examine(&tree, owned, root);
+    let without = Without::of_environment().unwrap_or_else(|e| {
+        log(format_args!("{e}"));
+        Without::default()
+    });
+    let (_, grades) = examine(&tree, owned, root, &without);
     if let Err(e) = tree.remove() {
         log(format_args!("a cgroup made for grading stays: {e}"));
     }
     grades
 }
 
-/// Probes this host and grades it.
-fn examine(tree: &cgroup::Tree, store_owned_by_root: bool, uid_range: bool) -> (probe::Facts, Vec<Grade>) {
+/// Probes this host and grades it, without what a test takes away.
+fn examine(
+    tree: &cgroup::Tree,
+    store_owned_by_root: bool,
+    uid_range: bool,
+    without: &Without,
+) -> (probe::Facts, Vec<Grade>) {
     let facts = tree.facts();
     let yes = |support: &Support| matches!(support, Support::Yes(_));
-    let facts_of_host = probe::probe(&ProbeInput {
+    let mut facts_of_host = probe::probe(&ProbeInput {
         cgroup: CgroupFacts {
             kill: yes(&facts.kill),
             memory: yes(&facts.memory),
@@ -181,18 +191,27 @@ fn examine(tree: &cgroup::Tree, store_owned_by_root: bool, uid_range: bool) -> (
         store_owned_by_root,
         uid_range,
     });
+    if !without.is_nothing() {
+        log(format_args!(
+            "graded as a host without {without}, because {} says so",
+            without::VARIABLE
+        ));
+        without.take_from(&mut facts_of_host);
+    }
     let mut grades = probe::grade(&facts_of_host);
-    for (property, support) in [
-        (Property::MemoryLimit, &facts.memory),
-        (Property::PidLimit, &facts.pids),
-        (Property::CpuLimit, &facts.cpu),
+    let there = &facts_of_host.cgroup;
+    for (property, support, there) in [
+        (Property::MemoryLimit, &facts.memory, there.memory),
+        (Property::PidLimit, &facts.pids, there.pids),
+        (Property::CpuLimit, &facts.cpu, there.cpu),
     ] {
         let Some(grade) = grades.iter_mut().find(|grade| grade.property == property) else {
             continue;
         };
         // What was seen while the cgroups were made says more than that they are not there.
         match support {
-            Support::Yes(how) => grade.mechanism = Some(how.clone()),
+            Support::Yes(how) if there => grade.mechanism = Some(how.clone()),
+            Support::Yes(_) => {}
             Support::No { cause, fix } => {
                 grade.mechanism = None;
                 grade.cause.clone_from(cause);

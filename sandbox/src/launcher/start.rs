@@ -19,10 +19,11 @@ use super::serve::{Launcher, Phase};
 use super::{Host, LauncherError, examine, launch, log};
 use crate::cgroup::{Join, Tree};
 use crate::floor::Floor;
-use crate::probe::Plan;
+use crate::probe::{Grade, Plan};
 use crate::store::Store;
 use crate::uids::Uids;
 use crate::wire::{Descriptor, MAX_MESSAGE};
+use crate::without::Without;
 use crate::{confine, namespace};
 
 /// Makes a launcher and starts its first supervisor.
@@ -140,7 +141,9 @@ fn build(
     tree: Tree,
 ) -> Result<Launcher, LauncherError> {
     let has_uids = host.supervisor.is_some() && host.uid_count > 0;
-    let (facts, grades) = examine(&tree, folders.store_owned_by_root, has_uids);
+    let without = Without::of_environment().map_err(|e| LauncherError::Config(e.to_string()))?;
+    let (facts, grades) = examine(&tree, folders.store_owned_by_root, has_uids, &without);
+    tell_what_is_missing(&host, &grades);
     let descriptors = descriptors(&mut listeners, &folders)?;
     Ok(Launcher {
         floor: Floor::new(&host, &grades),
@@ -175,6 +178,25 @@ fn build(
         folders,
         listeners,
     })
+}
+
+/// What functions run without, or are refused for, is in the log of every start.
+fn tell_what_is_missing(host: &Host, grades: &[Grade]) {
+    for grade in grades.iter().filter(|grade| grade.mechanism.is_none()) {
+        let Grade {
+            property, cause, fix, ..
+        } = grade;
+        let code = property.code();
+        if host.degraded.contains(property) {
+            log(format_args!(
+                "functions run without {code} `{property}`, which was accepted: {cause}"
+            ));
+        } else {
+            log(format_args!(
+                "no function can be started: {code} `{property}` is missing: {cause}; {fix}"
+            ));
+        }
+    }
 }
 
 impl Launcher {

@@ -112,12 +112,17 @@ async fn snapshot(sources: &Sources) -> Result<Snapshot, Response> {
 async fn list(State(context): State<Shared>) -> Result<Response, Response> {
     let snapshot = snapshot(&context.sources).await?;
     let entries = context.sources.entries.borrow().clone();
-    Ok(document(functions(&entries, snapshot.functions)))
+    Ok(document(functions(
+        &entries,
+        snapshot.functions,
+        context.sources.doctor.degraded(),
+    )))
 }
 
 async fn instances(State(context): State<Shared>) -> Result<Response, Response> {
     let instances = snapshot(&context.sources).await?.instances;
-    Ok(document(Instances { instances }))
+    let degraded = context.sources.doctor.degraded();
+    Ok(document(Instances { instances, degraded }))
 }
 
 async fn doctor(State(context): State<Shared>) -> Response {

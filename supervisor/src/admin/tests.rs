@@ -152,6 +152,7 @@ fn doctor() -> Doctor {
         mechanism: None,
         cause: "no cpu controller".to_owned(),
         fix: "mount it".to_owned(),
+        needs: String::new(),
     };
     Doctor {
         kernel: "6.18.0".to_owned(),

@@ -96,6 +96,9 @@ impl Status {
 pub struct Functions {
     /// By file name.
     pub functions: Vec<FunctionView>,
+    /// The properties of the sandbox that all of them run without, because the operator accepts that.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub degraded: Vec<Property>,
 }
 
 /// One entry of the folder and the function that it is.
@@ -156,6 +159,9 @@ pub struct Rejected {
 pub struct Instances {
     /// By function, then by instance.
     pub instances: Vec<InstanceView>,
+    /// As in [`Functions::degraded`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub degraded: Vec<Property>,
 }
 
 /// An instance, or a function that has none.
@@ -240,6 +246,17 @@ pub struct PropertyView {
     /// What to do about that; like `cause`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub fix: String,
+    /// What would keep it on any host: sets of mechanisms with what each needs of the kernel.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub needs: String,
+}
+
+impl Doctor {
+    /// The properties that functions run without, because the operator accepts that.
+    pub fn degraded(&self) -> Vec<Property> {
+        let accepted = self.properties.iter().filter(|property| property.accepted);
+        accepted.map(|property| property.name).collect()
+    }
 }
 
 impl PropertyView {
@@ -254,6 +271,7 @@ impl PropertyView {
             mechanism: grade.mechanism.clone(),
             cause: grade.cause.clone(),
             fix: grade.fix.clone(),
+            needs: grade.needs.clone(),
         }
     }
 }
@@ -300,7 +318,11 @@ pub struct Snapshot {
 }
 
 /// The entries of the folder, each with its function, and the functions whose entries are gone.
-pub fn functions(entries: &BTreeMap<String, Entry>, mut known: BTreeMap<String, FunctionState>) -> Functions {
+pub fn functions(
+    entries: &BTreeMap<String, Entry>,
+    mut known: BTreeMap<String, FunctionState>,
+    degraded: Vec<Property>,
+) -> Functions {
     let mut functions: Vec<FunctionView> = Vec::with_capacity(entries.len());
     for (name, entry) in entries {
         let (status, kind, reason) = match entry {
@@ -326,7 +348,7 @@ pub fn functions(entries: &BTreeMap<String, Entry>, mut known: BTreeMap<String, 
         function: Some(state),
     }));
     functions.sort_by(|a, b| a.name.cmp(&b.name));
-    Functions { functions }
+    Functions { functions, degraded }
 }
 
 #[cfg(test)]
@@ -362,7 +384,7 @@ pub(crate) mod tests {
             ("hello".to_owned(), state(State::Ready)),
             ("gone".to_owned(), state(State::Draining)),
         ]);
-        let functions = functions(&entries, known).functions;
+        let functions = functions(&entries, known, Vec::new()).functions;
         let rows: Vec<_> = functions
             .iter()
             .map(|f| (f.name.as_str(), f.status, f.kind.as_deref(), f.function.is_some()))

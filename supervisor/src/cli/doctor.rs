@@ -54,7 +54,7 @@ pub(super) fn render(doctor: &Doctor) -> String {
         safe(&doctor.cgroup)
     );
     text += &table(
-        &["", "PROPERTY", "STATE", "BY"],
+        &["", "PROPERTY", "STATE", "BY", "NEEDS"],
         doctor.properties.iter().map(row),
     );
     for property in missing(doctor) {
@@ -74,7 +74,13 @@ fn row(property: &PropertyView) -> Vec<String> {
         (false, false) => styled(BAD, "missing"),
     };
     let by = property.mechanism.as_deref().unwrap_or("-");
-    vec![property.code.clone(), property.name.to_string(), state, safe(by)]
+    vec![
+        property.code.clone(),
+        property.name.to_string(),
+        state,
+        safe(by),
+        safe(&property.needs),
+    ]
 }
 
 #[cfg(test)]
@@ -89,12 +95,14 @@ mod tests {
             mechanism: Some("mount namespace + own uid + Landlock 7".to_owned()),
             cause: String::new(),
             fix: String::new(),
+            needs: "mount namespace (Linux 5.12) + own uid (root) + Landlock ABI 1 (Linux 5.13)".to_owned(),
         };
         let missing = |property| Grade {
             property,
             mechanism: None,
             cause: "no such controller".to_owned(),
             fix: "mount it".to_owned(),
+            needs: "a controller".to_owned(),
         };
         let grades = [kept, missing(Property::MemoryLimit), missing(Property::CpuLimit)];
         let doctor = Doctor {
@@ -105,10 +113,10 @@ mod tests {
         let expected = "\
 kernel 6.18.0, Landlock ABI 7, cgroups hybrid, started by root
 
-    PROPERTY      STATE              BY
-P1  files         kept               mount namespace + own uid + Landlock 7
-P5  memory-limit  missing            -
-P7  cpu-limit     missing, accepted  -
+    PROPERTY      STATE              BY                                      NEEDS
+P1  files         kept               mount namespace + own uid + Landlock 7  mount namespace (Linux 5.12) + own uid (root) + Landlock ABI 1 (Linux 5.13)
+P5  memory-limit  missing            -                                       a controller
+P7  cpu-limit     missing, accepted  -                                       a controller
 
 P5 memory-limit is missing: no such controller
   to fix it: mount it

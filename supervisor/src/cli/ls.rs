@@ -2,7 +2,7 @@
 
 use super::args::Global;
 use super::exit::Failure;
-use super::output::{BAD, GOOD, WARN, print, print_json, safe, short, styled, table};
+use super::output::{BAD, GOOD, WARN, degraded_note, print, print_json, safe, short, styled, table};
 use crate::admin::view::{FunctionView, Functions, State, Status};
 
 pub(super) fn run(global: &Global) -> Result<(), Failure> {
@@ -27,7 +27,7 @@ fn render(functions: &Functions) -> String {
             text += &format!("\n{}: {}\n", safe(&function.name), safe(reason));
         }
     }
-    text
+    text + &degraded_note(&functions.degraded)
 }
 
 fn row(view: &FunctionView) -> Vec<String> {
@@ -87,6 +87,7 @@ mod tests {
         };
         let functions = Functions {
             functions: vec![broken, hello],
+            degraded: vec![funcd_sandbox::property::Property::MemoryLimit],
         };
         let expected = "\
 NAME        STATUS    STATE   REVISION      ROUTES
@@ -96,6 +97,8 @@ hello       accepted  failed  abababababab  /hello/
 bro\\x1bken: it is not executable: chmod +x it
 
 hello: exited with code 3
+
+note: functions run without memory-limit, which was accepted; `funcd doctor` says why
 ";
         assert_eq!(
             anstream::adapter::strip_str(&render(&functions)).to_string(),

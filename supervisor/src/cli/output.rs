@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::time::SystemTime;
 
 use anstyle::{AnsiColor, Style};
+use funcd_sandbox::property::Property;
 use serde::Serialize;
 use unicode_width::UnicodeWidthStr;
 
@@ -51,6 +52,19 @@ pub fn print_json<T: Serialize>(body: &T) -> Result<(), Failure> {
 pub fn write(out: &mut dyn Write, text: &str) -> io::Result<()> {
     out.write_all(text.as_bytes())?;
     out.flush()
+}
+
+/// What functions run without, below a table that shows them; nothing when nothing is missing.
+pub fn degraded_note(degraded: &[Property]) -> String {
+    if degraded.is_empty() {
+        return String::new();
+    }
+    let names: Vec<&str> = degraded.iter().map(|property| property.as_str()).collect();
+    format!(
+        "\n{} functions run without {}, which was accepted; `funcd doctor` says why\n",
+        styled(WARN, "note:"),
+        names.join(", ")
+    )
 }
 
 /// Columns with a heading, aligned, without borders. Cells may be styled, and are shown as they are: give untrusted

@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use super::args::{Global, Ps};
 use super::exit::{Code, Failure};
-use super::output::{BAD, GOOD, WARN, age, print, print_json, safe, short, styled, table};
+use super::output::{BAD, GOOD, WARN, age, degraded_note, print, print_json, safe, short, styled, table};
 use crate::admin::view::{InstanceView, Instances, State};
 
 pub(super) fn run(global: &Global, ps: &Ps) -> Result<(), Failure> {
@@ -38,6 +38,7 @@ fn render(instances: &Instances, now: SystemTime) -> String {
         "LAST EXIT",
     ];
     table(&heading, instances.instances.iter().map(|view| row(view, now)))
+        + &degraded_note(&instances.degraded)
 }
 
 fn row(view: &InstanceView, now: SystemTime) -> Vec<String> {
@@ -92,12 +93,15 @@ mod tests {
         };
         let instances = Instances {
             instances: vec![running, idle],
+            degraded: vec![funcd_sandbox::property::Property::Network],
         };
         let now = SystemTime::from(since.parse::<jiff::Timestamp>().unwrap()) + Duration::from_secs(75);
         let expected = "\
 FUNCTION  REVISION      INSTANCE  PID   STATE  SINCE  IN-FLIGHT  LAST EXIT
 hello     abababababab  7         4242  ready  75s    2          out of memory: reached its memory limit 75s ago
 notes     abababababab  -         -     idle   75s    0          -
+
+note: functions run without network, which was accepted; `funcd doctor` says why
 ";
         assert_eq!(
             anstream::adapter::strip_str(&render(&instances, now)).to_string(),

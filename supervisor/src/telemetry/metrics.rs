@@ -124,12 +124,14 @@ mod tests {
                 mechanism: None,
                 cause: "no cpu controller".to_owned(),
                 fix: "mount it".to_owned(),
+                needs: String::new(),
             };
             let kept = Grade {
                 property: Property::Files,
                 mechanism: Some("mount namespace".to_owned()),
                 cause: String::new(),
                 fix: String::new(),
+                needs: String::new(),
             };
             record_host(&[missing, kept], Some(7));
             record_process();

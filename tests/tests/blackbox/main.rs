@@ -9,6 +9,7 @@ mod cli;
 mod contract;
 mod deploy;
 mod examples;
+mod grading;
 mod http;
 mod launcher;
 mod lifecycle;
@@ -28,5 +29,6 @@ fn main() -> std::process::ExitCode {
     cli::register(&mut suite);
     launcher::register(&mut suite);
     examples::register(&mut suite);
+    grading::register(&mut suite);
     suite.run()
 }

@@ -355,6 +355,7 @@ mod tests {
             mechanism: None,
             cause: "no cpu controller".to_owned(),
             fix: "mount it".to_owned(),
+            needs: String::new(),
         };
         let view = |name: &str, reason: Option<&str>| FunctionView {
             name: name.to_owned(),
