@@ -20,6 +20,7 @@ pub mod property;
 pub mod rlimit;
 mod sandbox;
 mod seccomp;
+pub mod self_check;
 pub mod spec;
 mod store;
 pub mod sys;

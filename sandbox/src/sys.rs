@@ -3,6 +3,7 @@
 //! Nothing in here decides anything. The calls in `calls` are safe to make between clone and exec: they neither allocate,
 //! nor take a lock, nor touch `errno`.
 
+pub(crate) mod attempts;
 pub(crate) mod calls;
 pub(crate) mod clone;
 pub(crate) mod exec;

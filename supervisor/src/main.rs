@@ -9,8 +9,16 @@ use funcd::cli::{self, Hooks};
 use funcd::daemon::{self, DaemonError};
 use funcd_sandbox::launcher;
 use funcd_sandbox::probe::{self, Grade};
+use funcd_sandbox::self_check::{self, Target};
 
 fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args_os()
+        .skip(1)
+        .filter_map(|word| word.into_string().ok())
+        .collect();
+    if let Some(target) = Target::parse(&arguments) {
+        self_check::attack(&target);
+    }
     cli::main(&Hooks {
         serve,
         supervise,

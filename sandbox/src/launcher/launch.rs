@@ -54,10 +54,16 @@ const ID_GAP: u64 = 1 << 16;
 const MAX_WHY: usize = 2000;
 
 /// A launch that failed.
-struct Failed {
+pub(super) struct Failed {
     step: Step,
     errno: i32,
     why: String,
+}
+
+impl std::fmt::Display for Failed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "step {}: {}", self.step.as_str(), self.why)
+    }
 }
 
 impl Failed {
@@ -199,7 +205,7 @@ impl Launcher {
     }
 
     #[expect(clippy::type_complexity, reason = "used once, named where it is taken apart")]
-    fn start(
+    pub(super) fn start(
         &mut self,
         id: InstanceId,
         spec: &Spec,

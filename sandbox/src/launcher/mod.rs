@@ -16,6 +16,7 @@ mod listeners;
 mod network;
 mod poll;
 mod request;
+mod self_check;
 mod serve;
 mod start;
 mod supervisor;
@@ -114,6 +115,17 @@ pub enum LauncherError {
         what: &'static str,
         /// Why it failed.
         source: io::Error,
+    },
+    /// A function could do what was promised that it can't, or that could not be found out.
+    #[error(
+        "the self-check of the sandbox failed for {profile}: {why}; nothing is served. See `funcd doctor`; a property that is \
+         accepted by name (`degraded`) is not checked"
+    )]
+    SelfCheck {
+        /// The kind of start.
+        profile: String,
+        /// What was reached, or why it could not be tried.
+        why: String,
     },
     /// The supervisor can't be started at all.
     #[error(

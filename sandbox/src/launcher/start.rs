@@ -213,6 +213,7 @@ impl Launcher {
                 "can't make a network namespace ahead of the first start: {e}"
             ));
         }
+        self.self_check()?;
         self.start_supervisor()
     }
 }

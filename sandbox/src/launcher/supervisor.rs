@@ -232,7 +232,11 @@ fn is_full(e: &io::Error) -> bool {
         )
 }
 
-fn open_program(host: &Host) -> io::Result<OwnedFd> {
+/// The program that runs as the supervisor, only to be executed.
+///
+/// # Errors
+/// When it is not there.
+pub(super) fn open_program(host: &Host) -> io::Result<OwnedFd> {
     use std::os::unix::fs::OpenOptionsExt;
     let program = host.program.first().ok_or(io::ErrorKind::InvalidInput)?;
     let mut options = std::fs::OpenOptions::new();

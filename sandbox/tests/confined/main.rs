@@ -6,6 +6,7 @@
 
 mod reach;
 mod roles;
+mod self_check;
 mod start;
 mod starts;
 
@@ -15,6 +16,9 @@ use libtest_mimic::{Arguments, Trial};
 
 fn main() -> ExitCode {
     match std::env::var("FUNCD_TEST_ROLE").as_deref() {
+        _ if std::env::args().nth(1).as_deref() == Some(funcd_sandbox::self_check::ROLE) => {
+            self_check::attack()
+        }
         Ok("start") => return roles::start(),
         Ok("own") => return roles::own(),
         Ok("half") => return roles::half(),
@@ -58,6 +62,11 @@ fn main() -> ExitCode {
         "each_mechanism_can_be_left_out",
         true,
         reach::each_mechanism_can_be_left_out,
+    );
+    add(
+        "the_self_check_finds_each_mechanism_that_is_not_applied",
+        true,
+        self_check::finds_each_mechanism_that_is_not_applied,
     );
     add("tmp_is_bounded", true, reach::tmp_is_bounded);
     add(

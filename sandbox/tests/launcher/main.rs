@@ -19,6 +19,7 @@ use std::sync::OnceLock;
 use std::time::Instant;
 
 use funcd_sandbox::exit::Exit;
+use funcd_sandbox::self_check;
 use funcd_sandbox::spec::{Digest, Image, Socket};
 use funcd_sandbox::wire::{Descriptor, Event, Request};
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -35,6 +36,9 @@ fn main() {
                 eprintln!("{e}");
                 std::process::exit(1);
             }
+        }
+        Some(self_check::ROLE) => {
+            self_check::attack(&self_check::Target::parse(&args[1..]).expect("the launcher gives them"))
         }
         Some("grades") => host::print_grades(),
         Some("relay") => relay::run(Path::new(&args[2]), &args[3]),
