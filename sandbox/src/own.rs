@@ -30,8 +30,8 @@ pub struct Enforced {
 }
 
 /// Confines the calling process, which must have one thread: Landlock to `access` (files and both scopes; TCP stays free,
-/// as it is what the supervisor serves), and a filter that refuses exec, ptrace, mounts, namespaces and the like with
-/// `EPERM`. Nothing may be executed, also not below `access`. What the kernel lacks is left out and told.
+/// as it is what the supervisor serves), and a filter that refuses exec, fork (threads are fine), ptrace, mounts,
+/// namespaces and the like with `EPERM`. Nothing may be executed, also not below `access`. What the kernel lacks is left out and told.
 ///
 /// # Errors
 /// A mechanism that the kernel has but that could not be enforced as a whole.

@@ -95,13 +95,12 @@ fn supervisor_policy(arch: Arch) -> Vec<Segment> {
     set(&mut leaves, arch, table::ABSENT, |_| {
         Leaf::Action(Action::Errno(libc::ENOSYS))
     });
-    let checked = table::CHECKED
-        .iter()
-        .filter(|call| checks::SUPERVISOR.contains(&call.name));
-    for call in checked {
-        set(&mut leaves, arch, std::slice::from_ref(call), |call| {
-            Leaf::Check(checks::of(call.name))
-        });
+    for call in table::CHECKED {
+        if let Some(check) = checks::of_supervisor(call.name) {
+            set(&mut leaves, arch, std::slice::from_ref(call), |_| {
+                Leaf::Check(check)
+            });
+        }
     }
     segments(arch, leaves, Action::Errno(libc::ENOSYS))
 }

@@ -115,6 +115,14 @@ const CLONE_REFUSED: u32 = libc::CLONE_NEWNS as u32
     | libc::CLONE_PARENT as u32;
 const CLONE: Check = &[among(0, CLONE_REFUSED, &[0], libc::EPERM)];
 
+/// The supervisor makes threads, and no process at all.
+const ONLY_THREADS: Check = &[among(
+    0,
+    CLONE_REFUSED | libc::CLONE_THREAD as u32,
+    &[libc::CLONE_THREAD as u32],
+    libc::EPERM,
+)];
+
 const SET_DUMPABLE: u32 = libc::PR_SET_DUMPABLE as u32;
 const PRCTL: Check = &[
     among(
@@ -177,8 +185,14 @@ const NODES: &[u32] = &[0, libc::S_IFREG, libc::S_IFIFO, libc::S_IFSOCK];
 const MKNOD: Check = &[among(1, libc::S_IFMT, NODES, libc::EPERM)];
 const MKNODAT: Check = &[among(2, libc::S_IFMT, NODES, libc::EPERM)];
 
-/// The checks that hold for the supervisor too.
-pub(super) const SUPERVISOR: &[&str] = &["socket", "socketpair", "ioctl", "clone"];
+/// The check of a call that the supervisor makes, of those whose arguments matter for it.
+pub(super) fn of_supervisor(name: &str) -> Option<Check> {
+    match name {
+        "socket" | "socketpair" | "ioctl" => Some(of(name)),
+        "clone" => Some(ONLY_THREADS),
+        _ => None,
+    }
+}
 
 /// The check of a call.
 pub(super) fn of(name: &str) -> Check {

@@ -339,6 +339,8 @@ pub(crate) const ABSENT: &[Call] = &[
 pub(crate) const SUPERVISOR_DENIED: &[Call] = &[
     row!(execve, 59, 221),
     row!(execveat, 322, 281),
+    row!(fork, 57, _),
+    row!(vfork, 58, _),
     row!(ptrace, 101, 117),
     row!(process_vm_readv, 310, 270),
     row!(process_vm_writev, 311, 271),

@@ -409,6 +409,22 @@ fn the_supervisor_can_serve_but_not_execute() {
             let Some(number) = arch.number(call) else { continue };
             assert_eq!(run(&program, arch.audit(), number, [0; 6]).0, ALLOW, "{name}");
         }
+        // Threads as glibc and musl make them, and no process.
+        let clone = table::CHECKED.iter().find(|call| call.name == "clone").unwrap();
+        let number = arch.number(clone).unwrap();
+        for (flags, expected) in [
+            (0x003d_0f00, ALLOW),
+            (0x007d_0f00, ALLOW),
+            (libc::SIGCHLD as u64, errno(libc::EPERM)),
+            (0x4111, errno(libc::EPERM)),
+            (0x003d_0f00 | libc::CLONE_NEWUSER as u64, errno(libc::EPERM)),
+        ] {
+            assert_eq!(
+                run(&program, arch.audit(), number, [flags, 0, 0, 0, 0, 0]).0,
+                expected,
+                "{flags:x}"
+            );
+        }
     }
 }
 

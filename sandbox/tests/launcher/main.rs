@@ -7,6 +7,7 @@ mod compromised;
 mod host;
 mod leftovers;
 mod limits;
+mod place;
 mod relay;
 
 use std::fs;
@@ -39,6 +40,10 @@ fn main() {
         }
         Some(self_check::ROLE) => {
             self_check::attack(&self_check::Target::parse(&args[1..]).expect("the launcher gives them"))
+        }
+        Some("probe") => {
+            let pid = |index: usize| args[index].parse().expect("the test gives pids");
+            print!("{}", place::probe(Path::new(&args[2]), pid(3), pid(4)));
         }
         Some("grades") => host::print_grades(),
         Some("relay") => relay::run(Path::new(&args[2]), &args[3]),
@@ -140,6 +145,10 @@ fn run_tests() {
         (
             "a_function_out_of_memory_dies_as_a_whole",
             limits::a_function_out_of_memory_dies_as_a_whole,
+        ),
+        (
+            "the_supervisor_can_reach_nothing_of_the_host",
+            place::the_supervisor_can_reach_nothing_of_the_host,
         ),
         ("usage_is_told", limits::usage_is_told),
         ("each_function_has_a_uid", limits::each_function_has_a_uid),

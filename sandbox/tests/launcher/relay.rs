@@ -9,7 +9,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 
 /// Relays until one side is gone. With `garbage`, the first supervisor sends some and waits for what comes of it. With
-/// `hand`, it hands its end of the socket to the test, which then plays the supervisor without anything in between.
+/// `probe`, the second one tries what it can reach. With `hand`, it hands its end of the socket to the test, which then plays the supervisor without anything in between.
 pub(crate) fn run(control: &Path, behaviour: &str) {
     let launcher = wire::inherited().expect("the launcher gives a socket as descriptor 3");
     if behaviour == "hand" {
@@ -33,6 +33,12 @@ pub(crate) fn run(control: &Path, behaviour: &str) {
         }
     }
     let test = connect_to(control);
+    if behaviour == "probe" && !is_first {
+        crate::place::run(&launcher, first, test.as_fd(), control.parent().unwrap());
+        loop {
+            nix::unistd::pause();
+        }
+    }
     wire::send(test.as_fd(), &first, &[]).unwrap();
     loop {
         wait(&[&launcher, &test]);
