@@ -4,6 +4,7 @@
 //! nor take a lock, nor touch `errno`.
 
 pub(crate) mod attempts;
+pub mod ballast;
 pub(crate) mod calls;
 pub(crate) mod clone;
 pub(crate) mod exec;

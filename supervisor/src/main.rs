@@ -10,6 +10,11 @@ use funcd::daemon::{self, DaemonError};
 use funcd_sandbox::launcher;
 use funcd_sandbox::probe::{self, Grade};
 use funcd_sandbox::self_check::{self, Target};
+use funcd_sandbox::sys::ballast::Allocator;
+
+/// A launcher that can't allocate would end, and all functions with it.
+#[global_allocator]
+static ALLOCATOR: Allocator = Allocator;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args_os()

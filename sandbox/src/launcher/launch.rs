@@ -19,6 +19,7 @@ use crate::floor::Grants;
 use crate::rlimit;
 use crate::sandbox::Sandbox;
 use crate::spec::{Image, InstanceId, Socket, Spec};
+use crate::sys::ballast;
 use crate::wire::Event;
 
 /// What of the system a dynamic executable or a script may read and execute: its loader, libraries, interpreter and
@@ -145,6 +146,10 @@ impl Launcher {
                 self.host.max_instances
             );
             return Err(Failed::refused(libc::EAGAIN, why));
+        }
+        if ballast::is_gone() && !ballast::take() {
+            let why = "the launcher has no memory left for another instance: free memory of the host, or raise its limits";
+            return Err(Failed::refused(libc::ENOMEM, why));
         }
         self.floor
             .check(&spec)

@@ -21,9 +21,10 @@ use crate::probe::{Grade, Plan};
 use crate::sandbox::Sandbox;
 use crate::spec::{Digest, InstanceId};
 use crate::store::{Copy, Progress, STEP, Store};
+use crate::sys::ballast;
 use crate::sys::process::{self, Child};
 use crate::uids::Uids;
-use crate::wire::{Event, MAX_MESSAGE};
+use crate::wire::{Event, MAX_MESSAGE, StoreError};
 
 /// Beyond the time that the supervisor may drain: for it to notice, and to say goodbye.
 const DRAIN_MARGIN: Duration = Duration::from_secs(5);
@@ -182,6 +183,10 @@ impl Launcher {
         }
         self.look_for_oom_kills(now);
         self.remove_leaving(now);
+        if ballast::is_gone() {
+            // Nothing new is started before it is back.
+            ballast::take();
+        }
     }
 
     fn has_work(&self, now: Instant) -> bool {
@@ -229,10 +234,18 @@ impl Launcher {
                 .store
                 .begin(source)
                 .map(|copy| Progress::More(Box::new(copy))),
-            CopyState::Running(copy) => {
-                self.buffer.resize(STEP, 0);
-                self.store.step(copy, &mut self.buffer)
-            }
+            CopyState::Running(copy) => match self
+                .buffer
+                .try_reserve_exact(STEP.saturating_sub(self.buffer.len()))
+            {
+                Ok(()) => {
+                    self.buffer.resize(STEP, 0);
+                    self.store.step(copy, &mut self.buffer)
+                }
+                Err(_) => Err(StoreError::Refused(
+                    "there is no memory to copy it with: free some, and copy the executable again".to_owned(),
+                )),
+            },
         };
         let result = match progress {
             Ok(Progress::More(copy)) => {

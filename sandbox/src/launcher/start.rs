@@ -36,6 +36,7 @@ pub(super) fn start(mut host: Host) -> Result<Launcher, LauncherError> {
         // The same user then: there is nothing to give away, and nobody to become.
         host.supervisor = None;
     }
+    crate::sys::ballast::take();
     let signals = prepare_process()?;
     let folders = folders::prepare(&host)?;
     let uids = Uids::load(&folders.uids, host.uid_first, host.uid_count)?;
@@ -96,9 +97,11 @@ fn prepare_process() -> Result<SignalFd, LauncherError> {
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGCHLD] {
         set.add(signal);
     }
-    // SIGIO would come from a lease that is broken in the moment between its taking and giving back.
+    // SIGIO would come from a lease that is broken in the moment between its taking and giving back, SIGXFSZ from a file that
+    // may not become as large as it should (`LimitFSIZE=`): writing it fails, which is enough.
     let mut blocked = set;
     blocked.add(Signal::SIGIO);
+    blocked.add(Signal::SIGXFSZ);
     blocked
         .thread_block()
         .map_err(|e| kernel("blocking signals")(e.into()))?;

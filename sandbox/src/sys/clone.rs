@@ -63,7 +63,8 @@ impl CloneArgs {
 ///
 /// `child` must neither allocate nor take a lock (another thread may hold it); what it returns is its exit code.
 pub(crate) fn vfork<F: Fn() -> i32>(flags: u64, cgroup: Option<RawFd>, child: F) -> Result<Child, Errno> {
-    let mut stack: Box<[MaybeUninit<u8>]> = Box::new_uninit_slice(STACK);
+    let mut stack: Vec<MaybeUninit<u8>> = Vec::new();
+    stack.try_reserve_exact(STACK).map_err(|_| libc::ENOMEM)?;
     let mut pidfd: i32 = -1;
     let mut args = CloneArgs::new(flags | (libc::CLONE_VM | libc::CLONE_VFORK) as u64, cgroup);
     args.pidfd = (&raw mut pidfd) as u64;

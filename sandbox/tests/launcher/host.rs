@@ -70,6 +70,25 @@ pub(crate) fn run_launcher(dir: &Path, who: &str, behaviour: &str) -> Result<(),
     let root = who == "root";
     let max_instances = fs::read_to_string(dir.join("max_instances")).map_or(1200, |n| n.parse().unwrap());
     let text = |text: &str| CString::new(text).unwrap();
+    // Folders of a size, for what happens when they are full; only this process sees them.
+    for folder in ["state", "run"] {
+        if let Ok(options) = fs::read_to_string(dir.join(format!("small-{folder}"))) {
+            use nix::mount::{MsFlags, mount};
+            const NONE: Option<&str> = None;
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+            mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE).unwrap();
+            let options = Some(options.as_str());
+            mount(
+                Some("tmpfs"),
+                &dir.join(folder),
+                Some("tmpfs"),
+                MsFlags::empty(),
+                options,
+            )
+            .unwrap();
+        }
+    }
+    let program = fs::read_to_string(dir.join("program")).unwrap_or_else(|_| "/proc/self/exe".to_owned());
     let control = dir.join("control");
     launcher::run(Host {
         functions: dir.join("functions"),
@@ -86,7 +105,7 @@ pub(crate) fn run_launcher(dir: &Path, who: &str, behaviour: &str) -> Result<(),
         write_roots: vec![dir.join("data")],
         degraded: if root { Vec::new() } else { Property::ALL.to_vec() },
         program: vec![
-            text("/proc/self/exe"),
+            text(&program),
             text("relay"),
             text(control.to_str().unwrap()),
             text(behaviour),
@@ -110,11 +129,7 @@ impl Running {
     /// With something done to its folder before.
     pub(crate) fn start_in(who: As, behaviour: &str, prepare: impl FnOnce(&Path)) -> Running {
         let dir = tempfile::tempdir().unwrap();
-        for folder in ["", "functions", "state", "run", "data"] {
-            let path = dir.path().join(folder);
-            fs::create_dir_all(&path).unwrap();
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-        }
+        make_folders(dir.path());
         prepare(dir.path());
         let control = listen_at(&dir.path().join("control"));
         let mut running = Running {
@@ -464,13 +479,7 @@ impl Running {
 
     /// The cgroups of this host that exist.
     pub(crate) fn cgroups(&self) -> Vec<PathBuf> {
-        let run = self.dir.path().join("run").canonicalize().unwrap();
-        let hash = ring::digest::digest(&ring::digest::SHA256, run.as_os_str().as_encoded_bytes());
-        let name: String = hash.as_ref()[..4]
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
-        cgroups_named(&format!("funcd-{name}"))
+        cgroups_of(self.dir.path())
     }
 }
 
@@ -528,6 +537,40 @@ fn handed(control: &OwnedFd) -> OwnedFd {
     });
     // SAFETY: the kernel just made this descriptor for this process, and nothing else knows of it.
     unsafe { OwnedFd::from_raw_fd(rights.unwrap()) }
+}
+
+/// A launcher that must not start: how it ended, what it said, and which cgroups it left.
+pub(crate) fn refused_start(who: As, prepare: impl FnOnce(&Path)) -> (ExitStatus, String, Vec<PathBuf>) {
+    let dir = tempfile::tempdir().unwrap();
+    make_folders(dir.path());
+    prepare(dir.path());
+    let out = command(dir.path(), who, "relay")
+        .stderr(Stdio::piped())
+        .output()
+        .unwrap();
+    (
+        out.status,
+        String::from_utf8(out.stderr).unwrap(),
+        cgroups_of(dir.path()),
+    )
+}
+
+fn make_folders(dir: &Path) {
+    for folder in ["", "functions", "state", "run", "data"] {
+        let path = dir.join(folder);
+        fs::create_dir_all(&path).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+}
+
+fn cgroups_of(dir: &Path) -> Vec<PathBuf> {
+    let run = dir.join("run").canonicalize().unwrap();
+    let hash = ring::digest::digest(&ring::digest::SHA256, run.as_os_str().as_encoded_bytes());
+    let name: String = hash.as_ref()[..4]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    cgroups_named(&format!("funcd-{name}"))
 }
 
 fn launch(dir: &Path, who: As, behaviour: &str) -> Child {

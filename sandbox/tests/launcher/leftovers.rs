@@ -132,3 +132,22 @@ pub(super) fn no_start_leaves_anything(who: As) {
     host.holds_no_more(&before);
     host.stop();
 }
+
+/// An attacker that tells of success: a host whose sandbox does not hold serves nobody, and says what was reached.
+pub(super) fn what_the_self_check_reaches_refuses_service(who: As) {
+    let (status, said, left) = host::refused_start(who, |dir| {
+        let actor = dir.join("actor");
+        fs::copy(super::actor(), &actor).unwrap();
+        fs::write(dir.join("program"), actor.to_str().unwrap()).unwrap();
+    });
+    assert!(!status.success());
+    for part in [
+        "the self-check of the sandbox failed for a static executable on a Unix socket",
+        "P1 `files` is not kept",
+        "a function could read /etc/passwd",
+        "nothing is served",
+    ] {
+        assert!(said.contains(part), "{part:?} is not in {said}");
+    }
+    assert_eq!(left, Vec::<PathBuf>::new());
+}

@@ -9,6 +9,7 @@ mod leftovers;
 mod limits;
 mod place;
 mod relay;
+mod shortage;
 
 use std::fs;
 use std::io::Read;
@@ -28,6 +29,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use host::{As, Running, UID_FIRST, read_all, read_line};
+
+/// As funcd's own.
+#[global_allocator]
+static ALLOCATOR: funcd_sandbox::sys::ballast::Allocator = funcd_sandbox::sys::ballast::Allocator;
 
 fn main() {
     let args: Vec<String> = std::env::args().collect();
@@ -149,6 +154,30 @@ fn run_tests() {
         (
             "the_supervisor_can_reach_nothing_of_the_host",
             place::the_supervisor_can_reach_nothing_of_the_host,
+        ),
+        (
+            "full_folders_are_said_so_and_can_be_emptied",
+            shortage::full_folders_are_said_so_and_can_be_emptied,
+        ),
+        (
+            "a_thousand_instances_take_little_memory",
+            shortage::a_thousand_instances_take_little_memory,
+        ),
+        (
+            "what_the_self_check_reaches_refuses_service",
+            leftovers::what_the_self_check_reaches_refuses_service,
+        ),
+        (
+            "without_descriptors_it_says_so_and_goes_on",
+            shortage::without_descriptors_it_says_so_and_goes_on,
+        ),
+        (
+            "without_memory_it_says_so_and_goes_on",
+            shortage::without_memory_it_says_so_and_goes_on,
+        ),
+        (
+            "a_file_that_may_not_grow_is_said_so",
+            shortage::a_file_that_may_not_grow_is_said_so,
         ),
         ("usage_is_told", limits::usage_is_told),
         ("each_function_has_a_uid", limits::each_function_has_a_uid),
