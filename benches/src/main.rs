@@ -1,4 +1,4 @@
-//! `funcd-benches cold|warm|memory|all`: measures every number that SPECIFICATION.md promises, beside its peers in the
+//! `funcd-benches cold|warm|memory|instances|all`: measures every number that SPECIFICATION.md promises, beside its peers in the
 //! same run. Installs nothing, and never calls a number good that it did not measure.
 
 #![deny(unsafe_code)]
@@ -24,6 +24,7 @@ mod environment;
 mod failure;
 mod guard;
 mod host;
+mod instances;
 mod load;
 mod memory;
 mod nginx;
@@ -54,7 +55,7 @@ struct Flags {
     /// Length of each run in `warm`, in milliseconds.
     #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..))]
     run_millis: u64,
-    /// Registered functions in `memory`.
+    /// Registered functions in `memory`, running instances in `instances`.
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
     functions: u32,
     /// Measure this funcd instead of building one.
@@ -73,6 +74,8 @@ enum What {
     Warm,
     /// A thousand registered functions.
     Memory,
+    /// A thousand running instances.
+    Instances,
     /// All of them.
     All,
 }
@@ -95,7 +98,7 @@ fn run(flags: &Flags) -> Outcome<()> {
         println!("{environment}\n");
     }
     let mut tables = Vec::new();
-    for what in [What::Cold, What::Warm, What::Memory] {
+    for what in [What::Cold, What::Warm, What::Memory, What::Instances] {
         if flags.what == what || flags.what == What::All {
             for table in measure(what, flags, &artifacts)? {
                 if !flags.json {
@@ -120,6 +123,7 @@ fn measure(what: What, flags: &Flags, artifacts: &Artifacts) -> Outcome<Vec<Tabl
     match what {
         What::Cold => Ok(vec![cold::measure(artifacts, rounds(1000))?]),
         What::Memory => Ok(vec![memory::measure(artifacts, flags.functions as usize)?]),
+        What::Instances => Ok(vec![instances::measure(artifacts, flags.functions as usize)?]),
         What::Warm | What::All => warm::measure(
             artifacts,
             warm::Length {

@@ -70,35 +70,25 @@ pub(super) const ALL: &[Attempt] = &[
     attempt("gain privileges by exec", &[KernelSurface, Privileges], |_| {
         yes(calls::prctl(libc::PR_GET_NO_NEW_PRIVS, [0; 4]) != Ok(1))
     }),
-    attempt("call bpf", &[KernelSurface], |_| reach((tries::REFUSED[0].1)())),
+    attempt("call bpf", &[KernelSurface], |_| reach(tries::bpf())),
     attempt("call perf_event_open", &[KernelSurface], |_| {
-        reach((tries::REFUSED[1].1)())
+        reach(tries::perf_event_open())
     }),
     attempt("call userfaultfd", &[KernelSurface], |_| {
-        reach((tries::REFUSED[2].1)())
+        reach(tries::userfaultfd())
     }),
     attempt("call io_uring_setup", &[KernelSurface], |_| {
-        reach((tries::REFUSED[3].1)())
+        reach(tries::io_uring_setup())
     }),
-    attempt("call add_key", &[KernelSurface], |_| {
-        reach((tries::REFUSED[4].1)())
-    }),
-    attempt(
-        "call keyctl",
-        &[KernelSurface],
-        |_| reach((tries::REFUSED[5].1)()),
-    ),
+    attempt("call add_key", &[KernelSurface], |_| reach(tries::add_key())),
+    attempt("call keyctl", &[KernelSurface], |_| reach(tries::keyctl())),
     attempt("call open_by_handle_at", &[KernelSurface], |_| {
-        reach((tries::REFUSED[6].1)())
+        reach(tries::open_by_handle_at())
     }),
     attempt("call process_vm_readv", &[KernelSurface], |_| {
-        reach((tries::REFUSED[7].1)())
+        reach(tries::process_vm_readv())
     }),
-    attempt(
-        "call clone3",
-        &[KernelSurface],
-        |_| reach((tries::REFUSED[8].1)()),
-    ),
+    attempt("call clone3", &[KernelSurface], |_| reach(tries::clone3())),
     attempt("open a netlink socket", &[KernelSurface], |_| {
         socket(libc::AF_NETLINK, libc::SOCK_RAW)
     }),

@@ -12,18 +12,44 @@ fn empty(number: libc::c_long) -> Result {
     unsafe { syscall(number, [0; 6]) }.map(drop)
 }
 
-/// Calls that the filter refuses whatever their arguments, by name. clone3 comes last of those: without arguments it is invalid.
-pub(crate) const REFUSED: [(&str, fn() -> Result); 9] = [
-    ("bpf", || empty(libc::SYS_bpf)),
-    ("perf_event_open", || empty(libc::SYS_perf_event_open)),
-    ("userfaultfd", || closing(libc::SYS_userfaultfd)),
-    ("io_uring_setup", || empty(libc::SYS_io_uring_setup)),
-    ("add_key", || empty(libc::SYS_add_key)),
-    ("keyctl", || empty(libc::SYS_keyctl)),
-    ("open_by_handle_at", || empty(libc::SYS_open_by_handle_at)),
-    ("process_vm_readv", || empty(libc::SYS_process_vm_readv)),
-    ("clone3", || empty(libc::SYS_clone3)),
-];
+// Calls that the filter refuses whatever their arguments.
+
+pub(crate) fn bpf() -> Result {
+    empty(libc::SYS_bpf)
+}
+
+pub(crate) fn perf_event_open() -> Result {
+    empty(libc::SYS_perf_event_open)
+}
+
+pub(crate) fn io_uring_setup() -> Result {
+    empty(libc::SYS_io_uring_setup)
+}
+
+pub(crate) fn add_key() -> Result {
+    empty(libc::SYS_add_key)
+}
+
+pub(crate) fn keyctl() -> Result {
+    empty(libc::SYS_keyctl)
+}
+
+pub(crate) fn open_by_handle_at() -> Result {
+    empty(libc::SYS_open_by_handle_at)
+}
+
+pub(crate) fn process_vm_readv() -> Result {
+    empty(libc::SYS_process_vm_readv)
+}
+
+pub(crate) fn userfaultfd() -> Result {
+    closing(libc::SYS_userfaultfd)
+}
+
+/// Without arguments it is invalid.
+pub(crate) fn clone3() -> Result {
+    empty(libc::SYS_clone3)
+}
 
 /// A call that makes a descriptor, which is closed again.
 fn closing(number: libc::c_long) -> Result {

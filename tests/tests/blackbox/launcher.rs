@@ -126,6 +126,8 @@ fn the_supervisor_holds_no_privilege() {
         assert_eq!(field(set), "0000000000000000", "{set}");
     }
     assert_eq!(field("NoNewPrivs"), "1");
+    assert_eq!(field("Seccomp"), "2");
+    assert!(host.log().contains("withstood the self-check"), "{}", host.log());
 }
 
 fn nothing_outlives_the_launcher() {
