@@ -1,13 +1,13 @@
 //! The cgroup of one instance. Single-use: after a kill every clone into it dies at birth, so a leaf is removed, never
 //! given to another instance.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use super::{Controller, Dirs, keyed, make_dir, read, remove_dir, write};
+use super::{Controller, Dirs, keyed, make_dir, remove_dir, write};
 
 /// The scheduler's accounting period, in microseconds: short, so that a throttled function pauses for milliseconds only.
 const CPU_PERIOD: u64 = 20_000;
@@ -171,7 +171,7 @@ impl Leaf {
         // Frozen processes neither fork nor end, so the pids that are read are the pids that are killed.
         let state = dir.join("freezer.state");
         let _ = write(&state, "FROZEN");
-        let procs = read(&dir.join("cgroup.procs")).unwrap_or_default();
+        let procs = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
         for pid in procs
             .lines()
             .filter_map(|line| line.parse().ok())

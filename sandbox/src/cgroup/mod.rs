@@ -16,12 +16,11 @@ mod stats;
 mod v1;
 mod v2;
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::rc::Rc;
-use std::sync::{Mutex, PoisonError};
 
 pub(crate) use facts::{Facts, Support};
 pub(crate) use leaf::{Ceiling, Leaf};
@@ -215,40 +214,15 @@ fn look() -> discover::Found {
     )
 }
 
-/// A descriptor that is kept for when there is none left: what runs must be killed and removed then, too.
-static SPARE: Mutex<Option<File>> = Mutex::new(None);
-
-/// Does what needs one descriptor for a moment; where there is none left, with the spare one.
-fn with_spare<T>(act: impl Fn() -> io::Result<T>) -> io::Result<T> {
-    let mut spare = SPARE.lock().unwrap_or_else(PoisonError::into_inner);
-    let result = match act() {
-        Err(e) if e.raw_os_error() == Some(libc::EMFILE) && spare.take().is_some() => act(),
-        other => other,
-    };
-    if spare.is_none() {
-        *spare = File::open("/dev/null").ok();
-    }
-    result
-}
-
 /// Writes to a cgroup file that must exist already.
 fn write(path: &Path, value: &str) -> io::Result<()> {
-    with_spare(|| {
-        OpenOptions::new()
-            .write(true)
-            .open(path)?
-            .write_all(value.as_bytes())
-    })
-}
-
-/// Reads a cgroup file.
-fn read(path: &Path) -> io::Result<String> {
-    with_spare(|| fs::read_to_string(path))
+    let mut file = OpenOptions::new().write(true).open(path)?;
+    file.write_all(value.as_bytes())
 }
 
 /// The number after `key` in a file of `key value` lines.
 fn keyed(path: &Path, key: &str) -> Option<u64> {
-    let text = read(path).ok()?;
+    let text = fs::read_to_string(path).ok()?;
     let find = |line: &str| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok();
     text.lines().find_map(find)
 }

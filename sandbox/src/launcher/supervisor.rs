@@ -14,6 +14,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use super::{Host, LauncherError};
 use crate::cgroup::Tree;
 use crate::confine::{self, Confinement};
+use crate::sys::ballast;
 use crate::sys::process::{self, Child, Status};
 use crate::wire::{self, Event};
 
@@ -25,6 +26,9 @@ const SHORT_LIFE: Duration = Duration::from_secs(1);
 const PARTING: Duration = Duration::from_secs(2);
 /// The longest pause before a replacement: callers wait in the listen queues meanwhile.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// Messages that may wait while the launcher has no memory to spare.
+const FEW: usize = 64;
 
 /// A running supervisor.
 #[derive(Debug)]
@@ -56,6 +60,9 @@ pub(super) enum LinkError {
     /// It reads too slowly.
     #[error("it does not read its messages")]
     Stalled,
+    /// There is no memory to keep what it does not read.
+    #[error("there is no memory left to keep what it does not read")]
+    NoMemory,
     /// Its socket is broken.
     #[error("its socket failed: {0}")]
     Socket(#[from] io::Error),
@@ -139,6 +146,9 @@ impl Supervisor {
         if self.queue.len() >= self.capacity {
             return Err(LinkError::Stalled);
         }
+        if ballast::is_gone() && self.queue.len() > FEW {
+            return Err(LinkError::NoMemory);
+        }
         self.queue.push_back(Outgoing {
             bytes: wire::encode(event)?,
             fds,
@@ -196,7 +206,7 @@ impl Supervisor {
     /// Closes the connection and lets it end by itself, for a while.
     pub(super) fn let_go(&mut self, now: Instant) {
         self.socket = None;
-        self.queue.clear();
+        self.queue = VecDeque::new();
         self.stalled = None;
         self.end_by = Some(now + PARTING);
     }

@@ -461,7 +461,7 @@ pub(super) fn each_bad_peer_is_ended_and_replaced(who: As) {
 }
 
 /// Asks for more answers than the launcher keeps for one that does not read.
-fn never_read(host: &Running) {
+pub(super) fn never_read(host: &Running) {
     let mut spec = host.spec(Digest([1; 32]), &["serve"]);
     spec.function = "X".into();
     for id in 0.. {

@@ -176,6 +176,10 @@ fn run_tests() {
             shortage::without_memory_it_says_so_and_goes_on,
         ),
         (
+            "without_memory_it_keeps_nothing_for_who_does_not_read",
+            shortage::without_memory_it_keeps_nothing_for_who_does_not_read,
+        ),
+        (
             "a_file_that_may_not_grow_is_said_so",
             shortage::a_file_that_may_not_grow_is_said_so,
         ),
