@@ -196,7 +196,7 @@ fn inventory(id: InstanceId, instance: &Instance) -> Event {
         id,
         pid: instance.sandbox.pid,
         terminating: instance.sandbox.is_terminating(),
-        memo: instance.memo.clone(),
+        memo: instance.memo.to_vec(),
     }
 }
 

@@ -185,7 +185,7 @@ impl Launcher {
                     network,
                     has_port: matches!(spec.socket, Socket::Port(_)),
                     oom: None,
-                    memo: spec.memo,
+                    memo: spec.memo.into(),
                 };
                 self.take_in(id, instance, listener)
             }
@@ -341,6 +341,7 @@ impl Launcher {
         self.tell(&Event::Launched { id, pid }, output);
         self.rest_until = Instant::now() + REST;
         // From here on nobody waits.
+        self.share_memo(id);
         if let Some(instance) = self.instances.get_mut(&id)
             && let Ok(Some(event)) = instance.sandbox.leaf().watch_oom()
             && self.poll.add(&event, Token::InstanceOom(id)).is_ok()
@@ -348,6 +349,25 @@ impl Launcher {
             instance.oom = Some(event);
         }
         Ok(())
+    }
+}
+
+impl Launcher {
+    /// Instances of one function are started with the same memo: a thousand of them need not hold it a thousand times.
+    fn share_memo(&mut self, id: InstanceId) {
+        /// How many of those before it are looked at.
+        const NEAR: usize = 64;
+        let before = self.instances.range(..id).rev().take(NEAR);
+        let Some(instance) = self.instances.get(&id) else {
+            return;
+        };
+        let twin = before
+            .map(|(_, other)| &other.memo)
+            .find(|memo| **memo == instance.memo)
+            .map(Rc::clone);
+        if let (Some(memo), Some(instance)) = (twin, self.instances.get_mut(&id)) {
+            instance.memo = memo;
+        }
     }
 }
 

@@ -80,7 +80,8 @@ pub(super) struct Instance {
     /// Whether the function listens on a port, so that sockets are made in its namespace.
     pub(super) has_port: bool,
     pub(super) oom: Option<OwnedFd>,
-    pub(super) memo: Vec<u8>,
+    /// Shared by instances that were started alike.
+    pub(super) memo: Rc<[u8]>,
 }
 
 impl Instance {
