@@ -196,7 +196,13 @@ fn sufficient(property: Property, facts: &Facts) -> Vec<Vec<Mechanism>> {
         Property::Processes => {
             let mut sets = vec![
                 vec![landlock(SCOPES, facts), own_uid(), seccomp()],
-                vec![pids(), own_uid()],
+                // What /proc tells of others must be out of reach, too: not there, or not to be read.
+                vec![
+                    pids(),
+                    own_uid(),
+                    namespace_of("mount", facts.mount_namespace, facts),
+                ],
+                vec![pids(), own_uid(), landlock(1, facts)],
             ];
             if facts.user_namespace {
                 // Where all share one uid, a function neither sees nor names a process outside its pid namespace.
@@ -416,7 +422,7 @@ mod tests {
     #[test]
     fn each_lost_mechanism_loses_what_rests_on_it() {
         type Change = fn(&mut Facts);
-        let table: [(Change, &[&str]); 14] = [
+        let table: [(Change, &[&str]); 16] = [
             (|f| f.landlock_abi = 5, &[]),
             (|f| f.landlock_abi = 0, &["P1"]),
             (|f| f.seccomp = false, &["P2", "P4"]),
@@ -431,6 +437,12 @@ mod tests {
             (|f| f.cgroup.kill = false, &[]),
             (|f| (f.cgroup.kill, f.pid_namespace) = (false, false), &["P8"]),
             (|f| (f.landlock_abi, f.pid_namespace) = (5, false), &["P3"]),
+            (|f| (f.landlock_abi, f.mount_namespace) = (5, false), &["P1"]),
+            // Its own pids are no use to who can read the host's /proc.
+            (
+                |f| (f.landlock_abi, f.mount_namespace) = (0, false),
+                &["P1", "P3"],
+            ),
         ];
         for (index, (change, expected)) in table.into_iter().enumerate() {
             let mut facts = best();

@@ -48,10 +48,20 @@ pub(super) const ALL: &[Attempt] = &[
         &[Network],
         connect_abstract,
     ),
-    attempt("see the launcher in /proc", &[Processes], |target| {
+    attempt("see the launcher in /proc", &[Files], |target| {
         elsewhere(target)?;
-        let path = CString::new(format!("/proc/{}", target.launcher)).map_err(|_| libc::EINVAL)?;
-        open(&path, libc::O_PATH)
+        open(&of_launcher(target, "stat")?, libc::O_PATH)
+    }),
+    attempt("read of the launcher in /proc", &[Files, Processes], |target| {
+        // Where the host's /proc is, so are the host's pids, also for who has others.
+        open(&of_launcher(target, "comm")?, libc::O_RDONLY)?;
+        yes(
+            std::fs::read(format!("/proc/{}/cmdline", target.launcher)).is_ok_and(|line| {
+                !line
+                    .split(|byte| *byte == 0)
+                    .any(|word| word == super::ROLE.as_bytes())
+            }),
+        )
     }),
     attempt("signal the launcher", &[Processes], |target| {
         elsewhere(target)?;
@@ -151,6 +161,10 @@ fn reach(result: Outcome) -> Outcome {
         Err(libc::EPERM | libc::EACCES | libc::ENOSYS) => result,
         Err(_) | Ok(()) => Ok(()),
     }
+}
+
+fn of_launcher(target: &Target, file: &str) -> Result<CString, Errno> {
+    CString::new(format!("/proc/{}/{file}", target.launcher)).map_err(|_| libc::EINVAL)
 }
 
 fn open(path: &CStr, flags: i32) -> Outcome {

@@ -53,6 +53,12 @@ fn without_a_namespace_what_rests_on_it_is_missing() {
                 "CAP_SYS_ADMIN",
             ],
         ),
+        // What /proc tells is out of reach neither by a root of its own nor by Landlock, whatever the pids.
+        Row(
+            "mount-namespace,landlock",
+            &["files", "processes"],
+            &["P1 `files`", "mount namespaces can't be made", "no Landlock"],
+        ),
         Row(
             "pid-namespace,cgroup-kill",
             &["total-kill"],
