@@ -30,7 +30,8 @@ pub(crate) fn measure(artifacts: &Artifacts, count: usize) -> Outcome<Table> {
     let watch = Watch::start();
     let start = Instant::now();
     let mut host = plan.start(None)?;
-    let before = Memory::of(host.own_processes()?[0])?;
+    let own = host.wait_for("to have a supervisor", |host| Ok(host.own_processes().ok()))?;
+    let before = Memory::of(own[0])?;
     loop {
         let running = host.instances().len();
         if running >= each * FUNCTIONS {

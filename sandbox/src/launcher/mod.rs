@@ -154,6 +154,7 @@ impl From<UidError> for LauncherError {
 /// When it can't start. Whatever was made is removed again.
 pub fn run(host: Host) -> Result<(), LauncherError> {
     let mut launcher = start::start(host)?;
+    crate::sys::process::forget_code();
     let served = launcher.serve();
     launcher.end();
     served

@@ -171,6 +171,32 @@ pub(crate) fn is_delegated(dir: &Path) -> bool {
     })
 }
 
+/// Lets go of the pages of code that this process has used so far: what it uses from now on comes back from the page cache.
+/// Most of a program's code runs once, at its start.
+pub(crate) fn forget_code() {
+    // What can't be read stays.
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    for (start, length) in maps.lines().filter_map(code) {
+        // SAFETY: private, executable and read-only pages of a file: nobody has written to them (there are no text relocations on
+        // these architectures), so the file has what is read there next.
+        unsafe { libc::madvise(start as *mut libc::c_void, length, libc::MADV_DONTNEED) };
+    }
+}
+
+/// Start and length of a line of /proc/PID/maps (proc_pid_maps(5)) that is code of a file.
+fn code(line: &str) -> Option<(usize, usize)> {
+    let mut fields = line.split_ascii_whitespace();
+    let (range, flags) = (fields.next()?, fields.next()?);
+    let path = fields.nth(3)?;
+    if flags != "r-xp" || !path.starts_with('/') {
+        return None;
+    }
+    let (start, end) = range.split_once('-')?;
+    let number = |text| usize::from_str_radix(text, 16).ok();
+    let (start, end) = (number(start)?, number(end)?);
+    Some((start, end.checked_sub(start)?))
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs::OpenOptions;
@@ -206,6 +232,45 @@ mod tests {
             }
         };
         assert_eq!(status, Status::Signal(40));
+    }
+
+    #[test]
+    fn only_code_of_files_is_let_go_of() {
+        let line = "55e0-55f0 r-xp 00001000 fe:00 123    /usr/bin/funcd (deleted)";
+        assert_eq!(code(line), Some((0x55e0, 0x10)));
+        for other in [
+            "55e0-55f0 r--p 00001000 fe:00 123    /usr/bin/funcd",
+            "55e0-55f0 rw-p 00001000 fe:00 123    /usr/bin/funcd",
+            "55e0-55f0 r-xp 00000000 00:00 0      [vdso]",
+            "55e0-55f0 r-xp 00000000 00:00 0",
+            "",
+        ] {
+            assert_eq!(code(other), None, "{other}");
+        }
+        let resident = || {
+            let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+            let mut is_code = false;
+            let mut sum = 0;
+            for line in smaps.lines() {
+                if line
+                    .split_ascii_whitespace()
+                    .nth(1)
+                    .is_some_and(|flags| flags.len() == 4 && flags.ends_with('p'))
+                {
+                    is_code = code(line).is_some();
+                } else if let Some(rest) = line.strip_prefix("Rss:").filter(|_| is_code) {
+                    sum += rest.trim().split(' ').next().unwrap().parse::<u64>().unwrap();
+                }
+            }
+            sum
+        };
+        let before = resident();
+        forget_code();
+        assert!(
+            resident() < before,
+            "{} of {before} kB of code are resident",
+            resident()
+        );
     }
 
     #[test]
