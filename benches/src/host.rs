@@ -194,10 +194,19 @@ impl Host {
         Ok([self.launcher.id(), *supervisor])
     }
 
-    /// The instances: whatever else the launcher has started.
+    /// The instances: whatever else the launcher has started, and that does not wait to become one.
     pub(crate) fn instances(&self) -> Vec<i32> {
-        let children = self.children();
-        children.into_iter().filter(|pid| !is_supervisor(*pid)).collect()
+        let runs = |pid: &i32| !is_supervisor(*pid) && !is_standby(*pid);
+        self.children().into_iter().filter(runs).collect()
+    }
+
+    /// The processes that wait right before exec.
+    #[allow(dead_code)]
+    pub(crate) fn standbys(&self) -> Vec<i32> {
+        self.children()
+            .into_iter()
+            .filter(|pid| is_standby(*pid))
+            .collect()
     }
 
     fn children(&self) -> Vec<i32> {
@@ -233,6 +242,11 @@ fn is_supervisor(pid: i32) -> bool {
     process::command(pid)
         .get(1)
         .is_some_and(|word| word == "supervisor")
+}
+
+/// As it names itself until exec.
+fn is_standby(pid: i32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim_end() == "funcd-standby")
 }
 
 /// The last lines, which say why.

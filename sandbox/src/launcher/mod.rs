@@ -9,6 +9,7 @@
 
 mod end;
 mod exits;
+mod failed;
 mod folders;
 mod handover;
 mod launch;
@@ -17,6 +18,7 @@ mod network;
 mod poll;
 mod request;
 mod serve;
+mod standby;
 mod start;
 mod supervisor;
 

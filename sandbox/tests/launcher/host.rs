@@ -121,6 +121,7 @@ impl Running {
                 generation: 0,
                 next_id: InstanceId(0),
                 grades: Vec::new(),
+                can_stand_by: false,
             },
             descriptors: Vec::new(),
             inventory: Vec::new(),

@@ -58,6 +58,7 @@ fn defaults_of_root() {
         write_roots: ["/srv", "/var/lib/funcd/volumes"].map(PathBuf::from).into(),
         degraded: vec![],
         max_instances: 4096,
+        standbys: 8,
         client: ClientBounds {
             head_timeout: Duration::from_secs(10),
             body_idle: Duration::from_secs(30),

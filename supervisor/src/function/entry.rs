@@ -15,6 +15,7 @@ use super::instance::Instance;
 use super::place::{Ended, Generation, Rollout, Slot};
 use super::prove::is_leased_while_starting;
 use super::scale;
+use super::standby::{self, Standby};
 use super::state::{Action, AfterExit, Bounds, Drain, Event, State, step};
 use crate::name::{FunctionName, RevisionId};
 
@@ -27,6 +28,10 @@ pub(super) struct Entry {
     /// What they will go to once it is proven.
     next: Option<Generation>,
     slots: Vec<Slot>,
+    /// An instance of the current revision that waits right before exec; asked for while nothing runs.
+    standby: Option<Standby>,
+    /// The last one came to nothing: not tried again before a start has worked.
+    standby_failed: bool,
     removed: bool,
     idle_since: SystemTime,
     /// The newest revision that was given up, and why.
@@ -48,6 +53,8 @@ impl Entry {
             current: Generation::new(revision),
             next: None,
             slots: Vec::new(),
+            standby: None,
+            standby_failed: false,
             removed: false,
             idle_since: since,
             rejected: None,
@@ -71,6 +78,49 @@ impl Entry {
 
     pub(super) fn slot(&self, id: InstanceId) -> Option<&Slot> {
         self.slots.iter().find(|slot| slot.id == Some(id))
+    }
+
+    /// The revision that a standby is wanted of.
+    pub(super) fn wants_standby(&self) -> Option<&Arc<Revision>> {
+        let idle = self.slots.is_empty() && self.next.is_none() && !self.removed;
+        let wants = idle && self.standby.is_none() && !self.standby_failed;
+        Some(&self.current.revision).filter(|revision| wants && standby::suits(revision))
+    }
+
+    /// The next start is being prepared.
+    pub(super) fn preparing(&mut self, id: InstanceId, revision: Arc<Revision>) {
+        self.standby = Some(Standby::Asked(id, revision));
+    }
+
+    /// What is being prepared under this id.
+    pub(super) fn standby_revision(&self, id: InstanceId) -> Option<&Arc<Revision>> {
+        let standby = self.standby.as_ref().filter(|standby| standby.id() == id);
+        standby.map(Standby::revision)
+    }
+
+    /// It waits right before exec: a request may wake it without asking anybody.
+    pub(super) fn prepared(&mut self, instance: Arc<Instance>, effects: &mut Effects<'_>) {
+        if self.standby_revision(instance.id).is_some() {
+            self.standby = Some(Standby::Waits(instance));
+            self.publish(effects);
+        }
+    }
+
+    /// A request has woken the standby.
+    pub(super) fn woken(&mut self, id: InstanceId, effects: &mut Effects<'_>) {
+        if self.standby_revision(id).is_some() {
+            self.start(Arc::clone(&self.current.revision), effects);
+            self.settle(effects);
+        }
+    }
+
+    /// The standby is to end, or has ended by itself.
+    pub(super) fn lose_standby(&mut self, id: InstanceId, failed: bool, effects: &mut Effects<'_>) {
+        if let Some(standby) = self.standby.take_if(|standby| standby.id() == id) {
+            standby.close();
+            self.standby_failed = failed;
+            self.publish(effects);
+        }
     }
 
     /// Notes what an instance uses. What all use together, and the CPU time that is new, in microseconds.
@@ -198,6 +248,7 @@ impl Entry {
 
     /// Its process runs.
     pub(super) fn launched(&mut self, id: InstanceId, pid: i32, effects: &mut Effects<'_>) {
+        self.standby_failed = false;
         if let Some(slot) = self.slots.iter_mut().find(|slot| slot.id == Some(id)) {
             slot.pid = Some(pid);
             if let Some(instance) = &slot.instance {
@@ -376,9 +427,30 @@ impl Entry {
             slot.since = effects.wall;
         }
         slot.state = state;
+        if matches!(event, Event::Exited(_)) {
+            if let Some(instance) = slot.instance.take() {
+                instance.close();
+            }
+            slot.pid = None;
+            slot.usage = Usage::default();
+            slot.id = None;
+        }
         for action in actions {
             match (action, slot.id) {
-                (Action::Launch, _) => slot.id = Some(effects.launch(&self.handle.name, &slot.revision)),
+                (Action::Launch, _) => {
+                    let revision = slot.revision.id;
+                    let usable = |standby: &mut Standby| matches!(standby, Standby::Waits(instance) if instance.revision.id == revision);
+                    match self.standby.take_if(usable) {
+                        Some(Standby::Waits(instance)) => {
+                            effects.wake(&self.handle.name, &instance);
+                            slot.id = Some(instance.id);
+                            slot.instance = Some(instance);
+                        }
+                        Some(Standby::Asked(..)) | None => {
+                            slot.id = Some(effects.launch(&self.handle.name, &slot.revision))
+                        }
+                    }
+                }
                 (Action::Withdraw, _) => {
                     if let Some(instance) = &slot.instance {
                         instance.stop_accepting();
@@ -387,16 +459,6 @@ impl Entry {
                 (Action::Terminate, Some(id)) => effects.terminate(id),
                 (Action::Kill, Some(id)) => effects.kill(id),
                 (Action::Terminate | Action::Kill, None) => {}
-            }
-        }
-        if matches!(event, Event::Exited(_)) {
-            if let Some(instance) = slot.instance.take() {
-                instance.close();
-            }
-            slot.pid = None;
-            slot.usage = Usage::default();
-            if !slot.state.has_process() {
-                slot.id = None;
             }
         }
         let finishing = matches!(
@@ -422,8 +484,16 @@ impl Entry {
             self.slots.retain(|slot| slot.state != State::Idle);
             self.idle_since = effects.wall;
         }
+        let current = self.current.revision.id;
+        let removed = self.removed;
+        if let Some(old) = self
+            .standby
+            .take_if(|standby| removed || standby.revision().id != current)
+        {
+            old.close();
+            effects.kill(old.id());
+        }
         if !self.removed {
-            let current = self.current.revision.id;
             let draining = |slot: &Slot| matches!(slot.state, State::Draining { .. });
             let places = self
                 .slots
@@ -452,6 +522,14 @@ impl Entry {
                 (State::Failed { until }, _) => failed_until = Some(until),
                 (State::Idle | State::Starting { .. } | State::Ready, _) => {}
                 (State::Draining { .. } | State::Backoff { .. }, _) => {}
+            }
+        }
+        // Only where nothing runs: a request that finds an instance shall not wake another one.
+        if self.slots.is_empty() {
+            if let Some(Standby::Waits(instance)) = &self.standby
+                && is_leased_while_starting(instance)
+            {
+                instances.push(Arc::clone(instance));
             }
         }
         let refusal = match (self.removed, failed_until) {

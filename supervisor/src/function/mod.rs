@@ -17,6 +17,7 @@ mod place;
 mod prove;
 pub mod report;
 pub mod scale;
+mod standby;
 mod start;
 pub mod state;
 pub mod status;

@@ -1,0 +1,153 @@
+//! Which functions have a process that waits right before exec, and of which revisions that makes sense: pure.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use funcd_sandbox::spec::InstanceId;
+
+use super::handle::Revision;
+use super::instance::Instance;
+use crate::catalog::manifest::Contract;
+use crate::name::FunctionName;
+
+/// Whether a start of this revision can be prepared: the launcher refuses others. What is granted is looked up when it
+/// starts, and a port belongs to a process that runs.
+pub(super) fn suits(revision: &Revision) -> bool {
+    let manifest = &revision.manifest;
+    manifest.contract == Contract::Http
+        && manifest.scale.min == 0
+        && manifest.read.is_empty()
+        && manifest.write.is_empty()
+}
+
+/// The next start of a function, prepared.
+#[derive(Debug)]
+pub(super) enum Standby {
+    /// The launcher was asked for it.
+    Asked(InstanceId, Arc<Revision>),
+    /// It waits for a request.
+    Waits(Arc<Instance>),
+}
+
+impl Standby {
+    pub(super) fn id(&self) -> InstanceId {
+        match self {
+            Standby::Asked(id, _) => *id,
+            Standby::Waits(instance) => instance.id,
+        }
+    }
+
+    pub(super) fn revision(&self) -> &Arc<Revision> {
+        match self {
+            Standby::Asked(_, revision) => revision,
+            Standby::Waits(instance) => &instance.revision,
+        }
+    }
+
+    /// It is not to be leased any more.
+    pub(super) fn close(&self) {
+        match self {
+            Standby::Asked(..) => {}
+            Standby::Waits(instance) => instance.close(),
+        }
+    }
+}
+
+/// The processes that wait, on the whole host.
+#[derive(Debug)]
+pub(super) struct Standbys {
+    most: usize,
+    /// In the order in which they were prepared.
+    waiting: BTreeMap<InstanceId, FunctionName>,
+}
+
+/// Whether there is room for one more.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Room {
+    Free,
+    /// Once this one is gone.
+    Instead(InstanceId, FunctionName),
+    None,
+}
+
+impl Standbys {
+    /// At most so many; 0 for none at all.
+    pub(super) fn new(most: usize) -> Standbys {
+        Standbys {
+            most,
+            waiting: BTreeMap::new(),
+        }
+    }
+
+    /// The room for a function that was just used, or not yet: only use may take the place of another, or a folder full of
+    /// functions would have each of them prepared in turn.
+    pub(super) fn room(&self, was_used: bool) -> Room {
+        match self.waiting.first_key_value() {
+            _ if self.waiting.len() < self.most => Room::Free,
+            Some((&oldest, name)) if was_used => Room::Instead(oldest, name.clone()),
+            Some(_) | None => Room::None,
+        }
+    }
+
+    pub(super) fn insert(&mut self, id: InstanceId, function: FunctionName) {
+        self.waiting.insert(id, function);
+    }
+
+    /// It runs, or has ended: whose it was.
+    pub(super) fn remove(&mut self, id: InstanceId) -> Option<FunctionName> {
+        self.waiting.remove(&id)
+    }
+
+    /// Whose one that waits is.
+    pub(super) fn owner(&self, id: InstanceId) -> Option<&FunctionName> {
+        self.waiting.get(&id)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::entry_tests::revision;
+    use super::*;
+
+    fn name(name: &str) -> FunctionName {
+        FunctionName::parse(name).unwrap()
+    }
+
+    #[test]
+    fn only_use_takes_the_place_of_the_oldest() {
+        let mut standbys = Standbys::new(2);
+        for (id, function) in [(7, "a"), (9, "b")] {
+            assert_eq!(standbys.room(false), Room::Free);
+            standbys.insert(InstanceId(id), name(function));
+        }
+        assert_eq!(standbys.room(false), Room::None);
+        assert_eq!(standbys.room(true), Room::Instead(InstanceId(7), name("a")));
+        assert_eq!(standbys.remove(InstanceId(7)), Some(name("a")));
+        assert_eq!(standbys.remove(InstanceId(7)), None);
+        assert_eq!(standbys.room(false), Room::Free);
+    }
+
+    #[test]
+    fn none_at_all_when_there_is_to_be_none() {
+        assert_eq!(Standbys::new(0).room(true), Room::None);
+    }
+
+    #[test]
+    fn what_is_looked_up_at_the_start_is_not_prepared() {
+        assert!(suits(&revision(1, |_| {})));
+        assert!(!suits(&revision(1, |manifest| manifest.scale.min = 1)));
+        assert!(!suits(
+            &revision(1, |manifest| manifest.contract = Contract::Port(80))
+        ));
+        assert!(!suits(
+            &revision(1, |manifest| manifest.read = vec!["/usr".into()])
+        ));
+        assert!(!suits(
+            &revision(1, |manifest| manifest.write = vec!["/srv".into()])
+        ));
+    }
+}
