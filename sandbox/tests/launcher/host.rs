@@ -49,7 +49,7 @@ pub(crate) struct Running {
     control: UnixListener,
     link: Option<OwnedFd>,
     buffer: Box<[u8; MAX_MESSAGE]>,
-    next: u64,
+    pub(crate) next: u64,
     pub(crate) handover: Handover,
     pub(crate) descriptors: Vec<OwnedFd>,
     /// Instances found running: id and pid, with stdout.
