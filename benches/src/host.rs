@@ -201,7 +201,6 @@ impl Host {
     }
 
     /// The processes that wait right before exec.
-    #[allow(dead_code)]
     pub(crate) fn standbys(&self) -> Vec<i32> {
         self.children()
             .into_iter()

@@ -137,6 +137,7 @@ fn function(revision: &str) -> FunctionState {
         instances: 0,
         in_flight: 0,
         waiting: 0,
+        standby: false,
         rejected: None,
     }
 }

@@ -35,7 +35,9 @@ pub(super) fn can_stand_by(plan: &Plan) -> bool {
 /// Why this one can't be prepared: what it is granted is bound and opened now, and may be another thing when it runs.
 pub(super) fn refusal(plan: &Plan, spec: &Spec) -> Option<&'static str> {
     if !can_stand_by(plan) {
-        Some("this host starts functions below a mini-init (Landlock before ABI 6, or no uids): none is prepared ahead")
+        Some(
+            "this host starts functions below a mini-init (Landlock before ABI 6, or no uids): none is prepared ahead",
+        )
     } else if spec.socket != Socket::Unix {
         Some("an instance with a port of its own can't be prepared ahead")
     } else if !spec.read.is_empty() || !spec.write.is_empty() {

@@ -87,6 +87,11 @@ impl Entry {
         Some(&self.current.revision).filter(|revision| wants && standby::suits(revision))
     }
 
+    /// Whether a process waits right before exec.
+    pub(super) fn has_standby(&self) -> bool {
+        matches!(self.standby, Some(Standby::Waits(_)))
+    }
+
     /// The next start is being prepared.
     pub(super) fn preparing(&mut self, id: InstanceId, revision: Arc<Revision>) {
         self.standby = Some(Standby::Asked(id, revision));
@@ -525,12 +530,11 @@ impl Entry {
             }
         }
         // Only where nothing runs: a request that finds an instance shall not wake another one.
-        if self.slots.is_empty() {
-            if let Some(Standby::Waits(instance)) = &self.standby
-                && is_leased_while_starting(instance)
-            {
-                instances.push(Arc::clone(instance));
-            }
+        if self.slots.is_empty()
+            && let Some(Standby::Waits(instance)) = &self.standby
+            && is_leased_while_starting(instance)
+        {
+            instances.push(Arc::clone(instance));
         }
         let refusal = match (self.removed, failed_until) {
             (true, _) => Some(Refusal {

@@ -18,6 +18,8 @@ mod prove;
 pub mod report;
 pub mod scale;
 mod standby;
+#[cfg(test)]
+mod standby_tests;
 mod start;
 pub mod state;
 pub mod status;
