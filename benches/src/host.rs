@@ -24,6 +24,7 @@ const GLANCE: Duration = Duration::from_millis(5);
 pub(crate) struct Plan {
     funcd: PathBuf,
     folder: TempDir,
+    config: String,
 }
 
 impl Plan {
@@ -38,7 +39,14 @@ impl Plan {
         Ok(Plan {
             funcd: funcd.to_path_buf(),
             folder,
+            config: String::new(),
         })
+    }
+
+    /// With this configuration instead of every default.
+    pub(crate) fn configured(mut self, config: &str) -> Plan {
+        self.config = config.to_owned();
+        self
     }
 
     fn functions(&self) -> PathBuf {
@@ -73,9 +81,9 @@ impl Plan {
         let folder = self.folder.path();
         let log = File::create(folder.join("log")).during("making a host's log")?;
         let admin = folder.join("run/admin.sock");
-        // An empty configuration, so that this machine's own says nothing in ours.
+        // One of its own, so that this machine's says nothing in ours.
         let config = folder.join("funcd.toml");
-        fs::write(&config, "").during("making a host's configuration")?;
+        fs::write(&config, &self.config).during("making a host's configuration")?;
         let mut command = Command::new(&self.funcd);
         command.env("FUNCD_CONFIG", &config).env_remove("RUST_LOG");
         command.arg("serve").args(["--listen", "127.0.0.1:0"]);

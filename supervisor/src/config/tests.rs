@@ -382,7 +382,7 @@ fn every_key_can_be_set_by_its_variable() {
             (_, file::Shape::Text | file::Shape::List) => "/a",
         };
         let value = match key {
-            "workers" => "2",
+            "workers" | "standbys" => "2",
             "user" => "nobody",
             _ => value,
         };
