@@ -24,8 +24,7 @@ use super::instance::{Address, Instance, SocketStock};
 use super::place::{Ended, Rollout};
 use super::prove::prove;
 use super::report::Report;
-use super::standby::{Room, Standbys};
-use super::start;
+use super::standby::Standbys;
 use super::state::State;
 use super::status::{self, FunctionStatus};
 use crate::catalog::manifest::Contract;
@@ -247,47 +246,6 @@ impl Control {
         Some(result)
     }
 
-    /// Has the next start of a function prepared where that makes sense.
-    fn stand_by(&mut self, name: &FunctionName, was_used: bool) {
-        let entry = self.entries.get(name);
-        let Some(revision) = entry.and_then(Entry::wants_standby).map(Arc::clone) else {
-            return;
-        };
-        if self.draining || self.said_goodbye {
-            return;
-        }
-        match self.standbys.room(was_used) {
-            Room::Free => {}
-            Room::Instead(id, other) => {
-                self.with(&other, |entry, effects| entry.lose_standby(id, false, effects));
-                self.requests.push(Request::Kill { id });
-                self.standbys.remove(id);
-            }
-            Room::None => return,
-        }
-        let id = InstanceId(self.next_id);
-        self.next_id += 1;
-        let spec = Box::new(start::spec(name, &revision));
-        self.requests.push(Request::Prepare { id, spec });
-        self.standbys.insert(id, name.clone());
-        if let Some(entry) = self.entries.get_mut(name) {
-            entry.preparing(id, revision);
-        }
-    }
-
-    fn on_prepared(&mut self, id: InstanceId, fds: Vec<OwnedFd>) {
-        let (Some(name), Some(go)) = (self.standbys.owner(id).cloned(), fds.into_iter().next()) else {
-            return;
-        };
-        let entry = self.entries.get(&name);
-        let Some(revision) = entry.and_then(|entry| entry.standby_revision(id)).cloned() else {
-            return;
-        };
-        let address = Address::Unix(self.sockets.join(id.to_string()));
-        let instance = Arc::new(Instance::waiting(id, revision, address, go));
-        self.with(&name, |entry, effects| entry.prepared(instance, effects));
-    }
-
     /// Tells of starts once they are under way: writing a line of log takes as long as waking the launcher.
     fn report_starts(&mut self) {
         for (id, function) in std::mem::take(&mut self.started) {
@@ -500,7 +458,7 @@ impl Control {
     fn on_exit(&mut self, id: InstanceId, exit: Exit, message: String) {
         if let Some(name) = self.standbys.remove(id) {
             tracing::debug!(function = %name, instance = %id, reason = message, "a prepared instance is gone");
-            self.with(&name, |entry, effects| entry.lose_standby(id, true, effects));
+            self.with(&name, |entry, effects| entry.lose_standby(id, effects));
             return;
         }
         // It uses nothing any more: nobody will ask again.

@@ -10,10 +10,9 @@ use funcd_sandbox::wire::Usage;
 use tokio::sync::mpsc;
 
 use super::effects::Effects;
-use super::handle::{Function, Live, Refusal, Revision, ToControl};
+use super::handle::{Function, Revision, ToControl};
 use super::instance::Instance;
 use super::place::{Ended, Generation, Rollout, Slot};
-use super::prove::is_leased_while_starting;
 use super::scale;
 use super::standby::{self, Standby};
 use super::state::{Action, AfterExit, Bounds, Drain, Event, State, step};
@@ -24,15 +23,15 @@ use crate::name::{FunctionName, RevisionId};
 pub(super) struct Entry {
     pub(super) handle: Arc<Function>,
     /// What requests go to.
-    current: Generation,
+    pub(super) current: Generation,
     /// What they will go to once it is proven.
     next: Option<Generation>,
-    slots: Vec<Slot>,
+    pub(super) slots: Vec<Slot>,
     /// An instance of the current revision that waits right before exec; asked for while nothing runs.
-    standby: Option<Standby>,
+    pub(super) standby: Option<Standby>,
     /// The last one came to nothing: not tried again before a start has worked.
     standby_failed: bool,
-    removed: bool,
+    pub(super) removed: bool,
     idle_since: SystemTime,
     /// The newest revision that was given up, and why.
     pub(super) rejected: Option<(RevisionId, String)>,
@@ -119,13 +118,29 @@ impl Entry {
         }
     }
 
-    /// The standby is to end, or has ended by itself.
-    pub(super) fn lose_standby(&mut self, id: InstanceId, failed: bool, effects: &mut Effects<'_>) {
+    /// The standby came to nothing.
+    pub(super) fn lose_standby(&mut self, id: InstanceId, effects: &mut Effects<'_>) {
         if let Some(standby) = self.standby.take_if(|standby| standby.id() == id) {
             standby.close();
-            self.standby_failed = failed;
+            self.standby_failed = true;
             self.publish(effects);
         }
+    }
+
+    /// Ends the standby. If a request has woken it just now, it answers that one first.
+    pub(super) fn end_standby(&mut self, effects: &mut Effects<'_>) {
+        let Some(standby) = self.standby.take() else {
+            return;
+        };
+        if standby.close() {
+            let revision = Arc::clone(standby.revision());
+            self.standby = Some(standby);
+            self.start(revision, effects);
+            self.apply(self.slots.len() - 1, Event::Retire, effects);
+        } else {
+            effects.kill(standby.id());
+        }
+        self.publish(effects);
     }
 
     /// Notes what an instance uses. What all use together, and the CPU time that is new, in microseconds.
@@ -490,13 +505,9 @@ impl Entry {
             self.idle_since = effects.wall;
         }
         let current = self.current.revision.id;
-        let removed = self.removed;
-        if let Some(old) = self
-            .standby
-            .take_if(|standby| removed || standby.revision().id != current)
-        {
-            old.close();
-            effects.kill(old.id());
+        let stale = |standby: &Standby| self.removed || standby.revision().id != current;
+        if self.standby.as_ref().is_some_and(stale) {
+            self.end_standby(effects);
         }
         if !self.removed {
             let draining = |slot: &Slot| matches!(slot.state, State::Draining { .. });
@@ -511,62 +522,5 @@ impl Entry {
             }
         }
         self.publish(effects);
-    }
-
-    fn publish(&self, effects: &Effects<'_>) {
-        let current = self.current.revision.id;
-        let mut instances = Vec::new();
-        let mut failed_until = None;
-        for slot in self.slots.iter().filter(|slot| slot.revision.id == current) {
-            let instance = slot.instance.as_ref().filter(|instance| instance.is_accepting());
-            match (slot.state, instance) {
-                (State::Ready, Some(instance)) => instances.push(Arc::clone(instance)),
-                (State::Starting { .. }, Some(instance)) if is_leased_while_starting(instance) => {
-                    instances.push(Arc::clone(instance));
-                }
-                (State::Failed { until }, _) => failed_until = Some(until),
-                (State::Idle | State::Starting { .. } | State::Ready, _) => {}
-                (State::Draining { .. } | State::Backoff { .. }, _) => {}
-            }
-        }
-        // Only where nothing runs: a request that finds an instance shall not wake another one.
-        if self.slots.is_empty()
-            && let Some(Standby::Waits(instance)) = &self.standby
-            && is_leased_while_starting(instance)
-        {
-            instances.push(Arc::clone(instance));
-        }
-        let refusal = match (self.removed, failed_until) {
-            (true, _) => Some(Refusal {
-                reason: "the function was removed".to_owned(),
-                until: None,
-            }),
-            (false, Some(until)) if instances.is_empty() && until > effects.now => {
-                // Callers get the kind of end alone: the launcher's words name paths and settings of this host.
-                let ended = self.last_exit.as_ref();
-                let ended = ended.map_or_else(String::new, |ended| ended.exit.to_string());
-                Some(Refusal {
-                    reason: format!("its last instances ended before they were ready: {ended}"),
-                    until: Some(until),
-                })
-            }
-            (false, _) => None,
-        };
-        let live = self.handle.live();
-        let same_instances = live.instances.len() == instances.len()
-            && live
-                .instances
-                .iter()
-                .zip(&instances)
-                .all(|(a, b)| Arc::ptr_eq(a, b));
-        if !same_instances || live.refusal != refusal || !Arc::ptr_eq(&live.revision, &self.current.revision)
-        {
-            let revision = Arc::clone(&self.current.revision);
-            self.handle.publish(Live {
-                revision,
-                instances,
-                refusal,
-            });
-        }
     }
 }

@@ -15,6 +15,7 @@ pub mod instance;
 pub mod metrics;
 mod place;
 mod prove;
+mod publish;
 pub mod report;
 pub mod scale;
 mod standby;

@@ -1,12 +1,18 @@
-//! Which functions have a process that waits right before exec, and of which revisions that makes sense: pure.
+//! Starts that are prepared: of which revisions that makes sense and how many there may be (pure), and the part of `control`
+//! that has them made.
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use funcd_sandbox::spec::InstanceId;
+use funcd_sandbox::wire::Request;
 
+use super::control::Control;
+use super::entry::Entry;
 use super::handle::Revision;
-use super::instance::Instance;
+use super::instance::{Address, Instance};
+use super::start;
 use crate::catalog::manifest::Contract;
 use crate::name::FunctionName;
 
@@ -44,11 +50,14 @@ impl Standby {
         }
     }
 
-    /// It is not to be leased any more.
-    pub(super) fn close(&self) {
+    /// It is not to be leased any more: whether it is by then.
+    pub(super) fn close(&self) -> bool {
         match self {
-            Standby::Asked(..) => {}
-            Standby::Waits(instance) => instance.close(),
+            Standby::Asked(..) => false,
+            Standby::Waits(instance) => {
+                instance.close();
+                instance.in_flight() > 0
+            }
         }
     }
 }
@@ -105,6 +114,48 @@ impl Standbys {
 
     pub(super) fn len(&self) -> usize {
         self.waiting.len()
+    }
+}
+
+impl Control {
+    /// Has the next start of a function prepared where that makes sense.
+    pub(super) fn stand_by(&mut self, name: &FunctionName, was_used: bool) {
+        let entry = self.entries.get(name);
+        let Some(revision) = entry.and_then(Entry::wants_standby).map(Arc::clone) else {
+            return;
+        };
+        if self.draining || self.said_goodbye {
+            return;
+        }
+        match self.standbys.room(was_used) {
+            Room::Free => {}
+            Room::Instead(id, other) => {
+                self.standbys.remove(id);
+                self.with(&other, Entry::end_standby);
+            }
+            Room::None => return,
+        }
+        let id = InstanceId(self.next_id);
+        self.next_id += 1;
+        let spec = Box::new(start::spec(name, &revision));
+        self.requests.push(Request::Prepare { id, spec });
+        self.standbys.insert(id, name.clone());
+        if let Some(entry) = self.entries.get_mut(name) {
+            entry.preparing(id, revision);
+        }
+    }
+
+    pub(super) fn on_prepared(&mut self, id: InstanceId, fds: Vec<OwnedFd>) {
+        let (Some(name), Some(go)) = (self.standbys.owner(id).cloned(), fds.into_iter().next()) else {
+            return;
+        };
+        let entry = self.entries.get(&name);
+        let Some(revision) = entry.and_then(|entry| entry.standby_revision(id)).cloned() else {
+            return;
+        };
+        let address = Address::Unix(self.sockets.join(id.to_string()));
+        let instance = Arc::new(Instance::waiting(id, revision, address, go));
+        self.with(&name, |entry, effects| entry.prepared(instance, effects));
     }
 }
 

@@ -89,6 +89,23 @@ fn one_of_an_older_revision_is_never_woken() {
 }
 
 #[test]
+fn one_that_was_woken_just_now_answers_before_it_goes() {
+    let first = revision(1, |_| {});
+    let mut story = Story::new(Arc::clone(&first));
+    let woken = prepared(&mut story, 7, &first);
+    let _permit = story.entry.handle.admit().unwrap();
+    let lease = story.entry.handle.try_lease().unwrap();
+    assert!(is_woken(&woken));
+    // Replaced before `control` has heard of it.
+    story.with(|entry, effects| entry.deploy(revision(2, |_| {}), effects));
+    assert_eq!(story.asked(), ["launch 1 of 2"]);
+    assert_eq!(story.launches.len(), 2, "the old one is an instance that drains");
+    drop(lease);
+    story.with(|entry, effects| entry.drained(InstanceId(7), effects));
+    assert_eq!(story.asked(), ["terminate 7"]);
+}
+
+#[test]
 fn a_removed_function_keeps_none() {
     let first = revision(1, |_| {});
     let mut story = Story::new(Arc::clone(&first));
@@ -103,7 +120,7 @@ fn one_that_failed_is_not_tried_again_before_a_start_has_worked() {
     let first = revision(1, |_| {});
     let mut story = Story::new(Arc::clone(&first));
     let _woken = prepared(&mut story, 7, &first);
-    story.with(|entry, effects| entry.lose_standby(InstanceId(7), true, effects));
+    story.with(|entry, effects| entry.lose_standby(InstanceId(7), effects));
     assert!(
         story.entry.handle.try_lease().unwrap().is_none(),
         "it is not leased any more"
