@@ -69,13 +69,24 @@ impl Contender {
 pub(crate) fn measure(artifacts: &Artifacts, rounds: usize) -> Outcome<Table> {
     let hello = artifacts.hello.as_path();
     let floor = Bare::of(&[hello])?;
-    let mut host = start(artifacts)?;
+    let mut host = start(artifacts, "")?;
     let mut notes = vec![
         "floor: clone(VM|VFORK) + exec of the same executable, no sandbox, asked over its Unix socket"
             .to_string(),
         "each round begins when no instance runs; funcd and floor take turns at going first".to_string(),
     ];
     let mut peers = peers(hello, &mut notes)?;
+    let mut unprepared = start(artifacts, "standbys = 0\n")?;
+    let mut last = 0;
+    let from_nothing: Start<'_> = Box::new(move || {
+        wait_for_zero(&mut unprepared)?;
+        from_zero(&unprepared, &mut last).during("a start that was not prepared")
+    });
+    peers.insert(0, (Contender::new("funcd, standbys = 0"), from_nothing));
+    notes.push(
+        "funcd: hello was used before, so its next start is prepared (`standbys`); beside it, a host that prepares none"
+            .into(),
+    );
     let mut funcd = Contender::new("funcd");
     let mut bare = Contender::new("floor");
     let mut seen_instance = 0;
@@ -133,8 +144,8 @@ pub(crate) fn measure(artifacts: &Artifacts, rounds: usize) -> Outcome<Table> {
     })
 }
 
-fn start(artifacts: &Artifacts) -> Outcome<Host> {
-    let plan = Plan::of(&artifacts.funcd)?;
+fn start(artifacts: &Artifacts, config: &str) -> Outcome<Host> {
+    let plan = Plan::of(&artifacts.funcd)?.configured(config);
     plan.with_manifest("hello", &artifacts.hello, MANIFEST)?;
     let mut host = plan.start(None)?;
     host.wait_until_answered("hello")?;

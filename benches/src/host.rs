@@ -24,6 +24,7 @@ const GLANCE: Duration = Duration::from_millis(5);
 pub(crate) struct Plan {
     funcd: PathBuf,
     folder: TempDir,
+    config: String,
 }
 
 impl Plan {
@@ -38,7 +39,14 @@ impl Plan {
         Ok(Plan {
             funcd: funcd.to_path_buf(),
             folder,
+            config: String::new(),
         })
+    }
+
+    /// With this configuration instead of every default.
+    pub(crate) fn configured(mut self, config: &str) -> Plan {
+        self.config = config.to_owned();
+        self
     }
 
     fn functions(&self) -> PathBuf {
@@ -73,9 +81,9 @@ impl Plan {
         let folder = self.folder.path();
         let log = File::create(folder.join("log")).during("making a host's log")?;
         let admin = folder.join("run/admin.sock");
-        // An empty configuration, so that this machine's own says nothing in ours.
+        // One of its own, so that this machine's says nothing in ours.
         let config = folder.join("funcd.toml");
-        fs::write(&config, "").during("making a host's configuration")?;
+        fs::write(&config, &self.config).during("making a host's configuration")?;
         let mut command = Command::new(&self.funcd);
         command.env("FUNCD_CONFIG", &config).env_remove("RUST_LOG");
         command.arg("serve").args(["--listen", "127.0.0.1:0"]);
@@ -194,10 +202,18 @@ impl Host {
         Ok([self.launcher.id(), *supervisor])
     }
 
-    /// The instances: whatever else the launcher has started.
+    /// The instances: whatever else the launcher has started, and that does not wait to become one.
     pub(crate) fn instances(&self) -> Vec<i32> {
-        let children = self.children();
-        children.into_iter().filter(|pid| !is_supervisor(*pid)).collect()
+        let runs = |pid: &i32| !is_supervisor(*pid) && !is_standby(*pid);
+        self.children().into_iter().filter(runs).collect()
+    }
+
+    /// The processes that wait right before exec.
+    pub(crate) fn standbys(&self) -> Vec<i32> {
+        self.children()
+            .into_iter()
+            .filter(|pid| is_standby(*pid))
+            .collect()
     }
 
     fn children(&self) -> Vec<i32> {
@@ -233,6 +249,11 @@ fn is_supervisor(pid: i32) -> bool {
     process::command(pid)
         .get(1)
         .is_some_and(|word| word == "supervisor")
+}
+
+/// As it names itself until exec.
+fn is_standby(pid: i32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim_end() == "funcd-standby")
 }
 
 /// The last lines, which say why.

@@ -15,6 +15,10 @@ use prepare::Prepared;
 mod child;
 mod init;
 mod prepare;
+mod standby;
+mod word;
+
+pub use standby::{Progress, Standby, stand_by};
 
 /// Everything that the child needs, made before the clone. What is `None`, empty or false is left out: the grades in
 /// [`crate::probe`] decide what may be left out.
@@ -111,16 +115,11 @@ pub struct Failure {
 /// The step that failed and its errno; the child is reaped.
 pub fn spawn(confinement: &Confinement) -> Result<Spawned, Failure> {
     let prepared = Prepared::new(confinement)?;
-    let flags = if confinement.mounts.is_some() {
-        libc::CLONE_NEWNS as u64
-    } else {
-        0
-    };
     if confinement.pid_namespace {
-        return init::spawn(&prepared, flags);
+        return init::spawn(&prepared);
     }
-    let child = clone::vfork(flags, confinement.cgroup, || {
-        let failure = prepared.enclose().err().unwrap_or_else(|| prepared.execute());
+    let child = clone::vfork(prepared.clone_flags(), confinement.cgroup, || {
+        let failure = prepared.enclose().err().unwrap_or_else(|| prepared.last_steps());
         prepared.failure.set(Some(failure));
         127
     })

@@ -93,7 +93,7 @@ pub struct Plan {
 }
 
 /// The first Landlock ABI that scopes signals and abstract sockets.
-const SCOPES: u32 = 6;
+pub(crate) const SCOPES: u32 = 6;
 
 /// Finds out what this host can do, by trying it in short-lived children. Takes a few milliseconds.
 pub fn probe(input: &ProbeInput) -> Facts {

@@ -40,6 +40,16 @@ pub enum Request {
         /// What to start.
         spec: Box<Spec>,
     },
+    /// Bind the socket of an instance and have its process take every step but exec, and wait there. Only for
+    /// [`crate::spec::Socket::Unix`] without grants, where [`Handover::can_stand_by`]. Answered by [`Event::Prepared`] and,
+    /// once it was told to go on, [`Event::Launched`]; or at any time by [`Event::LaunchFailed`]. While it waits it is not
+    /// part of the inventory of the next supervisor, but ended.
+    Prepare {
+        /// As in [`Request::Launch`].
+        id: InstanceId,
+        /// What to start.
+        spec: Box<Spec>,
+    },
     /// Send SIGTERM to the main process.
     Terminate {
         /// Which instance.
@@ -98,6 +108,12 @@ pub enum Event {
     /// The instance's Unix socket is bound: what is sent there now is read by the process that is about to be started,
     /// or, if it can't be, refused when that is told.
     Bound {
+        /// Which instance.
+        id: InstanceId,
+    },
+    /// The instance was prepared and its socket is bound. Descriptor: a pipe; a byte written there lets it execute, and when
+    /// it is closed before, the instance ends.
+    Prepared {
         /// Which instance.
         id: InstanceId,
     },
@@ -174,6 +190,8 @@ pub struct Handover {
     pub next_id: InstanceId,
     /// The grade of each property on this host, for `doctor`, `ps` and metrics.
     pub grades: Vec<crate::probe::Grade>,
+    /// Whether [`Request::Prepare`] works on this host.
+    pub can_stand_by: bool,
 }
 
 /// What a descriptor handed to the supervisor is.

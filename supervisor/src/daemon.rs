@@ -260,6 +260,7 @@ async fn run(socket: OwnedFd, handover: Handover, landlock_abi: Option<u32>) -> 
         inventory,
         defaults,
         next_id: handover.next_id,
+        standbys: if handover.can_stand_by { config.standbys } else { 0 },
         sockets: handover.sockets,
         routes,
         changes,

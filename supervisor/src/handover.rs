@@ -30,6 +30,8 @@ pub struct Handover {
     pub generation: u32,
     /// The smallest free instance id.
     pub next_id: u64,
+    /// Whether the launcher can prepare instances ahead.
+    pub can_stand_by: bool,
     /// How each property stands.
     pub grades: Vec<Grade>,
     /// The listening sockets for callers.
@@ -120,6 +122,7 @@ pub fn receive(socket: &OwnedFd) -> io::Result<Handover> {
         settings,
         generation: welcome.generation,
         next_id: welcome.next_id.0,
+        can_stand_by: welcome.can_stand_by,
         grades: welcome.grades,
         listeners,
         admin: admin.ok_or_else(|| missing("the admin socket"))?,

@@ -36,6 +36,7 @@ fn function(status: &FunctionStatus) -> FunctionState {
             .count() as u32,
         in_flight: status.in_flight as u64,
         waiting: status.waiting as u64,
+        standby: status.standby,
         rejected: status.rejected.as_ref().map(|(revision, reason)| Rejected {
             revision: revision.to_string(),
             reason: reason.clone(),

@@ -113,6 +113,7 @@ fn config(dir: &Path) -> Config {
         write_roots: vec![],
         degraded: vec![],
         max_instances: 1,
+        standbys: 8,
         client: ClientBounds {
             head_timeout: second,
             body_idle: second,
@@ -136,6 +137,7 @@ fn function(revision: &str) -> FunctionState {
         instances: 0,
         in_flight: 0,
         waiting: 0,
+        standby: false,
         rejected: None,
     }
 }

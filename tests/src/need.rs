@@ -17,6 +17,8 @@ pub enum Need {
     Root,
     /// A property of the sandbox that this machine must be able to keep, by name: `memory-limit`.
     Property(&'static str),
+    /// Starts that can be prepared: functions that need no pid namespace to keep the property `processes`.
+    Standby,
     /// Mount namespaces: root's, or those of user namespaces. They hide files also where the property `files` takes more.
     MountNamespaces,
     /// A program in the search path, or at an absolute path.
@@ -40,6 +42,7 @@ impl fmt::Display for Need {
                     .unwrap_or_default();
                 write!(f, "the sandbox property {name}: {why}")
             }
+            Need::Standby => f.write_str("root and Landlock ABI 6, to prepare starts"),
             Need::MountNamespaces => f.write_str("mount namespaces (user namespaces for whoever isn't root)"),
             Need::Program(name) => write!(f, "the program {name}"),
             Need::CurlHttp2 => f.write_str("curl with HTTP/2"),
@@ -54,6 +57,24 @@ pub fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }
 
+/// What `funcd doctor --json` says of this machine. Asked once.
+///
+/// # Panics
+/// When it does not answer with its document.
+fn doctor() -> &'static Value {
+    static DOCUMENT: OnceLock<Value> = OnceLock::new();
+    DOCUMENT.get_or_init(|| {
+        // A socket that isn't there: it is this machine that is asked about, not a host that happens to run on it.
+        let mut doctor = Command::new(artifacts::funcd());
+        let output = doctor
+            .args(["--json", "doctor", "--admin", "/nonexistent/admin.sock"])
+            .output();
+        let output = output.expect("funcd was built");
+        serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|error| panic!("funcd --json doctor: {error}: {output:?}"))
+    })
+}
+
 /// The properties of the sandbox by name: kept here, or why not. Asked of `funcd doctor` once.
 ///
 /// # Panics
@@ -61,14 +82,7 @@ pub fn is_root() -> bool {
 pub fn properties() -> &'static BTreeMap<String, Result<(), String>> {
     static PROPERTIES: OnceLock<BTreeMap<String, Result<(), String>>> = OnceLock::new();
     PROPERTIES.get_or_init(|| {
-        // A socket that isn't there: it is this machine that is asked about, not a host that happens to run on it.
-        let mut doctor = Command::new(artifacts::funcd());
-        let output = doctor
-            .args(["--json", "doctor", "--admin", "/nonexistent/admin.sock"])
-            .output();
-        let output = output.expect("funcd was built");
-        let document: Value = serde_json::from_slice(&output.stdout)
-            .unwrap_or_else(|error| panic!("funcd --json doctor: {error}: {output:?}"));
+        let document = doctor();
         let rows = document["properties"]
             .as_array()
             .expect("doctor lists the properties");
@@ -110,6 +124,12 @@ impl Need {
         match self {
             Need::Root => is_root(),
             Need::Property(name) => properties().get(name).is_some_and(Result::is_ok),
+            Need::Standby => {
+                let mechanism = &doctor()["properties"][2]["mechanism"];
+                mechanism
+                    .as_str()
+                    .is_some_and(|mechanism| mechanism.starts_with("Landlock"))
+            }
             Need::MountNamespaces => {
                 succeeds(Command::new("unshare").args(["--user", "--map-root-user", "--mount", "true"]))
             }

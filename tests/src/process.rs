@@ -52,6 +52,12 @@ impl Process {
         })
     }
 
+    /// Its name as `ps` shows it: the program's, or what it calls itself. Empty when it is gone.
+    pub fn name(&self) -> String {
+        let name = fs::read_to_string(format!("/proc/{}/comm", self.pid)).unwrap_or_default();
+        name.trim_end().to_owned()
+    }
+
     /// Whether it still runs; a zombie does not.
     pub fn is_alive(&self) -> bool {
         stat(self.pid).is_some_and(|stat| stat.started == self.started && !matches!(stat.state, 'Z' | 'X'))

@@ -31,26 +31,47 @@ impl Prepared<'_> {
         self.step(Step::Process, Self::die_with_the_launcher)
     }
 
-    /// The last steps, up to exec: returns only when one failed.
-    pub(super) fn execute(&self) -> Failure {
+    /// The last steps, exec included: returns only when one failed.
+    pub(super) fn last_steps(&self) -> Failure {
         match self.close_behind() {
             Err(failure) => failure,
-            Ok(()) => {
-                self.at.set(Step::Exec);
-                calls::set_signals(0);
-                let errno = match &self.path {
-                    Some(path) => self.vectors.exec_path(path),
-                    None => self.vectors.exec_fd(self.sources.executable),
-                };
-                Failure {
-                    step: Step::Exec,
-                    errno,
-                }
-            }
+            Ok(()) => self.execute(),
         }
     }
 
-    fn close_behind(&self) -> Result<(), Failure> {
+    /// Returns only when it failed.
+    pub(super) fn execute(&self) -> Failure {
+        self.at.set(Step::Exec);
+        calls::set_signals(0);
+        let errno = match &self.path {
+            Some(path) => self.vectors.exec_path(path),
+            None => self.vectors.exec_fd(self.sources.executable),
+        };
+        Failure {
+            step: Step::Exec,
+            errno,
+        }
+    }
+
+    /// Closes the launcher's descriptors now, where exec may be long in coming: they would keep pipes and sockets of
+    /// others open. What is left: 0 to 3, and what the remaining steps need.
+    pub(super) fn close_all_but(&self, [status, go]: [RawFd; 2]) -> Result<(), Failure> {
+        self.step(Step::Descriptors, |this| {
+            let mut keep = [status, go, this.sources.executable, this.ruleset.get()];
+            keep.sort_unstable();
+            let mut first = this.first_unplaced();
+            for kept in keep.into_iter().filter(|kept| *kept >= 0) {
+                if first < kept {
+                    calls::close_between(first, kept - 1)?;
+                }
+                first = first.max(kept + 1);
+            }
+            calls::close_between(first, RawFd::MAX)
+        })
+    }
+
+    /// From here on nothing but exec is possible.
+    pub(super) fn close_behind(&self) -> Result<(), Failure> {
         self.vectors.set_listen_pid(calls::getpid());
         self.step(Step::Descriptors, Self::mark_descriptors)?;
         self.step(Step::NoNewPrivs, Self::give_up_privileges)?;
@@ -157,8 +178,12 @@ impl Prepared<'_> {
 
     /// Whatever the launcher has open beyond what was placed ends with exec.
     fn mark_descriptors(&self) -> Result<(), Errno> {
-        let first = if self.sources.listener.is_some() { 4 } else { 3 };
-        calls::close_range(first, libc::CLOSE_RANGE_CLOEXEC)
+        calls::close_range(self.first_unplaced() as u32, libc::CLOSE_RANGE_CLOEXEC)
+    }
+
+    /// The first descriptor that is not the function's.
+    fn first_unplaced(&self) -> RawFd {
+        if self.sources.listener.is_some() { 4 } else { 3 }
     }
 
     fn give_up_privileges(&self) -> Result<(), Errno> {

@@ -2,61 +2,30 @@
 //! It runs on a copy of the launcher's memory, without any privilege, and never executes anything.
 
 use std::io::IoSliceMut;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
-use nix::sys::socket::{
-    AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, recvmsg, setsockopt,
-    socketpair, sockopt,
-};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, setsockopt, sockopt};
 
 use super::prepare::{Prepared, above};
+use super::word::{self, BORN, Ends, HELLO, Said, Word};
 use super::{Failure, Spawned, reap};
 use crate::exit::Step;
-use crate::sys::Errno;
 use crate::sys::calls;
 use crate::sys::clone::{self, Fork};
 
-/// What is said on the status socket: the index of a step and its errno, or one of these.
-type Word = [u8; 8];
-
-/// Step of a [`Word`]: the mini-init lives, and dies with the launcher.
-const BORN: i32 = -1;
-/// Step of a [`Word`]: sent by the main process, whose pid the kernel attaches, right before its last steps.
-const HELLO: i32 = -2;
-
-fn word(step: i32, errno: i32) -> Word {
-    let mut word = Word::default();
-    word[..4].copy_from_slice(&step.to_ne_bytes());
-    word[4..].copy_from_slice(&errno.to_ne_bytes());
-    word
-}
-
 /// Starts the function below a mini-init.
-pub(super) fn spawn(prepared: &Prepared<'_>, flags: u64) -> Result<Spawned, Failure> {
-    let at = |step| {
-        move |errno: nix::errno::Errno| Failure {
-            step,
-            errno: errno as i32,
-        }
+pub(super) fn spawn(prepared: &Prepared<'_>) -> Result<Spawned, Failure> {
+    let failed = |errno| Failure {
+        step: Step::Init,
+        errno,
     };
-    let (ours, low) = socketpair(
-        AddressFamily::Unix,
-        SockType::SeqPacket,
-        None,
-        SockFlag::SOCK_CLOEXEC,
-    )
-    .map_err(at(Step::Init))?;
-    setsockopt(&ours, sockopt::PassCred, &true).map_err(at(Step::Init))?;
-    let (report, report_end) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(at(Step::Init))?;
-    let high = |fd: &OwnedFd| {
-        above(fd.as_raw_fd()).map_err(|errno| Failure {
-            step: Step::Init,
-            errno,
-        })
-    };
-    let (status, report_high) = (high(&low)?, high(&report_end)?);
+    let at = |errno: nix::errno::Errno| failed(errno as i32);
+    let Ends { ours, low, status } = Ends::new().map_err(failed)?;
+    setsockopt(&ours, sockopt::PassCred, &true).map_err(at)?;
+    let (report, report_end) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(at)?;
+    let report_high = above(report_end.as_raw_fd()).map_err(failed)?;
 
-    let flags = flags | libc::CLONE_NEWPID as u64;
+    let flags = prepared.clone_flags() | libc::CLONE_NEWPID as u64;
     let child = match clone::fork(flags, prepared.confinement.cgroup) {
         Err(errno) => {
             return Err(Failure {
@@ -127,20 +96,11 @@ fn listen(status: BorrowedFd<'_>) -> Result<i32, Failure> {
             // All its ends are closed: by exec, or because it was killed.
             return main.ok_or(Failure { step: last, errno: 0 });
         }
-        let [step, errno] =
-            [&word[..4], &word[4..]].map(|part| i32::from_ne_bytes(part.try_into().expect("4 bytes")));
-        match step {
-            BORN => last = Step::Process,
-            HELLO => main = sender,
-            step => {
-                let step = usize::try_from(step)
-                    .ok()
-                    .and_then(|index| Step::ALL.get(index).copied());
-                return Err(Failure {
-                    step: step.unwrap_or(Step::Init),
-                    errno,
-                });
-            }
+        match word::read(word) {
+            Said::Born => last = Step::Process,
+            Said::Hello => main = sender,
+            Said::Ready | Said::Going => {}
+            Said::Failed(failure) => return Err(failure),
         }
     }
 }
@@ -150,14 +110,14 @@ fn run(prepared: &Prepared<'_>, close: [RawFd; 2], status: RawFd, report: RawFd)
     // Once the launcher's end is only the launcher's, a write tells whether it is still there.
     close.into_iter().for_each(calls::close);
     let _ = calls::prctl(libc::PR_SET_PDEATHSIG, [libc::SIGKILL as usize, 0, 0, 0]);
-    tell(status, word(BORN, 0));
+    word::tell(status, word::mark(BORN));
     if let Err(failure) = prepared.enclose() {
-        fail(status, failure);
+        word::fail(status, failure);
     }
     // Its memory is a copy of the launcher's, which is not the function's to read where both have one uid. Exec undoes this.
     let _ = calls::prctl(libc::PR_SET_DUMPABLE, [0; 4]);
     match clone::plain_fork() {
-        Err(errno) => fail(
+        Err(errno) => word::fail(
             status,
             Failure {
                 step: Step::Init,
@@ -165,10 +125,10 @@ fn run(prepared: &Prepared<'_>, close: [RawFd; 2], status: RawFd, report: RawFd)
             },
         ),
         Ok(0) => {
-            tell(status, word(HELLO, 0));
+            word::tell(status, word::mark(HELLO));
             // A session of its own: what it sends to its process group must not reach the mini-init.
             let _ = calls::setsid();
-            fail(status, prepared.execute())
+            word::fail(status, prepared.last_steps())
         }
         Ok(main) => tend(main, report),
     }
@@ -207,17 +167,4 @@ fn code(status: i32) -> i32 {
     } else {
         libc::WEXITSTATUS(status)
     }
-}
-
-fn tell(status: RawFd, word: Word) {
-    // SIGPIPE is blocked. Without a launcher there is nobody to start for.
-    let gone: Result<usize, Errno> = calls::write(status, &word);
-    if gone.is_err() {
-        calls::exit(1);
-    }
-}
-
-fn fail(status: RawFd, failure: Failure) -> ! {
-    tell(status, word(i32::from(failure.step as u8), failure.errno));
-    calls::exit(127)
 }

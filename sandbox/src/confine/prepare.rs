@@ -96,6 +96,14 @@ impl<'a> Prepared<'a> {
             failure: Cell::new(None),
         })
     }
+
+    /// The namespaces that the child is made in.
+    pub(super) fn clone_flags(&self) -> u64 {
+        match self.root {
+            Some(_) => libc::CLONE_NEWNS as u64,
+            None => 0,
+        }
+    }
 }
 
 /// `CAP_SETPCAP` (linux/capability.h).

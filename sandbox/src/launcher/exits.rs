@@ -26,6 +26,8 @@ pub(super) struct Leaving {
 
 impl Launcher {
     pub(super) fn on_instance_end(&mut self, id: InstanceId) {
+        // That it executed, or why not, is told before that it ended.
+        self.on_standby(id);
         let Some(instance) = self.instances.get_mut(&id) else {
             return;
         };
@@ -43,7 +45,8 @@ impl Launcher {
         self.children.remove(&instance.sandbox.child);
         self.short_of_memory.retain(|(other, _)| *other != id);
         let _ = std::fs::remove_file(self.folders.socket(&id.to_string()));
-        self.leave(instance.sandbox.into_leaf(), Some((id, exit)));
+        let tell = (!instance.end_is_told).then_some((id, exit));
+        self.leave(instance.sandbox.into_leaf(), tell);
     }
 
     /// Removes a leaf now, or as soon as nothing is in it; then tells.

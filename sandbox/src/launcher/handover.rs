@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use super::poll::Token;
 use super::serve::{Instance, Launcher, Phase};
+use super::standby;
 use super::supervisor::{self, LinkError, Supervisor};
 use super::{LauncherError, log};
 use crate::exit::Exit;
@@ -28,6 +29,7 @@ impl Launcher {
             generation: self.generation,
             next_id: InstanceId(self.last_id + 1),
             grades: self.grades.clone(),
+            can_stand_by: standby::can_stand_by(&self.plan),
         }))
     }
 
@@ -36,6 +38,7 @@ impl Launcher {
     /// # Errors
     /// When it must be ended.
     pub(super) fn hand_over(&mut self) -> Result<(), LinkError> {
+        self.drop_standbys();
         let welcome = self.welcome();
         // What ended before this supervisor knew of it is nothing that it must be told.
         for leaving in &mut self.leaving {
@@ -49,7 +52,8 @@ impl Launcher {
             let fds = chunk.iter().map(|(_, fd)| Rc::clone(fd)).collect();
             supervisor.tell(&Event::Descriptors, fds)?;
         }
-        for (&id, instance) in &self.instances {
+        let running = |(_, instance): &(_, &Instance)| !instance.end_is_told;
+        for (&id, instance) in self.instances.iter().filter(running) {
             supervisor.tell(&inventory(id, instance), instance.output())?;
         }
         supervisor.tell(&Event::InventoryEnd, Vec::new())

@@ -2,18 +2,21 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
+use super::failed::{Failed, explain, failed};
 use super::listeners;
+use super::network::Network;
 use super::poll::Token;
 use super::serve::{Instance, Launcher};
+use super::standby::{self, Waiting};
 use crate::cgroup::{Ceiling, Leaf};
-use crate::confine::{self, Confinement, Failure, Mounts};
+use crate::confine::{self, Confinement, Mounts, Spawned, Standby};
 use crate::exit::Step;
 use crate::floor::Grants;
 use crate::rlimit;
@@ -43,7 +46,7 @@ const SYSTEM: [&str; 13] = [
 
 /// After a start the launcher leaves the cores to the new process and its first request; what was made ahead and is used
 /// up is replaced later.
-const REST: Duration = Duration::from_millis(5);
+pub(super) const REST: Duration = Duration::from_millis(5);
 
 /// Connections that wait in an instance's socket; the kernel lowers it to net.core.somaxconn.
 const BACKLOG: i32 = 1024;
@@ -51,45 +54,26 @@ const BACKLOG: i32 = 1024;
 /// How far an id may lie above the last: a supervisor that took the largest at once would leave none to those after it.
 const ID_GAP: u64 = 1 << 16;
 
-/// The longest message about a failed launch, in characters.
-const MAX_WHY: usize = 2000;
-
-/// A launch that failed.
-pub(super) struct Failed {
-    step: Step,
-    errno: i32,
-    why: String,
+/// Whether an instance runs at once, or waits right before exec.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum When {
+    Now,
+    Told,
 }
 
-impl std::fmt::Display for Failed {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "step {}: {}", self.step.as_str(), self.why)
-    }
-}
-
-impl Failed {
-    fn new(step: Step, e: &io::Error, next: &str) -> Failed {
-        Failed {
-            step,
-            errno: e.raw_os_error().unwrap_or(0),
-            why: format!("{e}; {next}"),
-        }
-    }
-
-    fn refused(errno: i32, why: impl ToString) -> Failed {
-        Failed {
-            step: Step::Artifact,
-            errno,
-            why: why.to_string(),
-        }
-    }
+/// What a start has made.
+pub(super) struct Started {
+    pub(super) spawned: Spawned,
+    standby: Option<Standby>,
+    pub(super) network: Option<Network>,
+    pub(super) ends: Ends,
 }
 
 /// What is bound for an instance before it exists.
-struct Ends {
-    listener: Option<OwnedFd>,
-    stdout: (OwnedFd, OwnedFd),
-    stderr: (OwnedFd, OwnedFd),
+pub(super) struct Ends {
+    pub(super) listener: Option<OwnedFd>,
+    pub(super) stdout: (OwnedFd, OwnedFd),
+    pub(super) stderr: (OwnedFd, OwnedFd),
 }
 
 /// What exists of [`SYSTEM`] on this host.
@@ -109,28 +93,14 @@ pub(super) fn system() -> Vec<PathBuf> {
 
 impl Launcher {
     /// Starts an instance, or tells why not.
-    pub(super) fn on_launch(&mut self, id: InstanceId, spec: Spec) {
+    pub(super) fn on_launch(&mut self, id: InstanceId, spec: Spec, when: When) {
         let function = spec.function.clone();
-        if let Err(Failed { step, errno, why }) = self.launch(id, spec) {
-            let message = format!(
-                "{function:?}: instance {id} was not started at step {}: {why}",
-                step.as_str()
-            );
-            // It may quote the spec, and thousands of them may wait for a supervisor that does not read.
-            let message = message.chars().take(MAX_WHY).collect();
-            self.tell(
-                &Event::LaunchFailed {
-                    id,
-                    step,
-                    errno,
-                    message,
-                },
-                Vec::new(),
-            );
+        if let Err(why) = self.launch(id, spec, when) {
+            self.tell(&failed(&function, id, why), Vec::new());
         }
     }
 
-    fn launch(&mut self, id: InstanceId, spec: Spec) -> Result<(), Failed> {
+    fn launch(&mut self, id: InstanceId, spec: Spec, when: When) -> Result<(), Failed> {
         let ids = self.last_id.saturating_add(1)..=self.last_id.saturating_add(ID_GAP).min(Token::MAX_ID);
         if !ids.contains(&id.0) {
             let why = format!(
@@ -140,7 +110,15 @@ impl Launcher {
             return Err(Failed::refused(libc::EINVAL, why));
         }
         self.last_id = id.0;
-        if self.instances.len() >= self.host.max_instances {
+        let standbys = self.standbys();
+        if when == When::Told && standbys >= standby::MOST {
+            let why = format!("{standbys} instances wait already; this is a bug of the supervisor");
+            return Err(Failed::refused(libc::EAGAIN, why));
+        }
+        if let Some(why) = standby::refusal(&self.plan, &spec).filter(|_| when == When::Told) {
+            return Err(Failed::refused(libc::EINVAL, why));
+        }
+        if self.instances.len() - standbys >= self.host.max_instances {
             let why = format!(
                 "{} instances run already; raise `max_instances`",
                 self.host.max_instances
@@ -175,17 +153,32 @@ impl Launcher {
             .pool
             .take(ceiling)
             .map_err(|e| Failed::new(Step::Cgroup, &e, "look at the limits in the function's manifest"))?;
-        match self.start(id, &spec, &executable, identity, (grants, &leaf)) {
-            Ok((spawned, network, stdout, stderr, listener)) => {
+        let confinement = self.confinement(&spec, &executable, identity, (grants, &leaf));
+        match self.start(id, &spec, confinement, when) {
+            Ok(started) => {
+                let Started {
+                    spawned,
+                    standby,
+                    network,
+                    ends,
+                } = started;
+                let mut listener = ends.listener;
+                let waiting = standby.map(|standby| Waiting {
+                    standby,
+                    listener: listener.take(),
+                    function: spec.function,
+                });
                 let instance = Instance {
                     sandbox: Sandbox::new(spawned, leaf),
                     artifact: spec.artifact,
-                    stdout,
-                    stderr,
+                    stdout: Rc::new(ends.stdout.0),
+                    stderr: Rc::new(ends.stderr.0),
                     network,
                     has_port: matches!(spec.socket, Socket::Port(_)),
                     oom: None,
                     memo: spec.memo.into(),
+                    waiting,
+                    end_is_told: false,
                 };
                 self.take_in(id, instance, listener)
             }
@@ -209,44 +202,62 @@ impl Launcher {
         Ok(Some((uid, uid)))
     }
 
-    #[expect(clippy::type_complexity, reason = "used once, named where it is taken apart")]
+    /// Makes the process. The confinement lacks what is made for this instance alone, which comes in here.
     pub(super) fn start(
         &mut self,
         id: InstanceId,
         spec: &Spec,
-        executable: &OwnedFd,
-        identity: Option<(u32, u32)>,
-        (grants, leaf): (Grants, &Leaf),
-    ) -> Result<
-        (
-            confine::Spawned,
-            Option<super::network::Network>,
-            Rc<OwnedFd>,
-            Rc<OwnedFd>,
-            Option<OwnedFd>,
-        ),
-        Failed,
-    > {
+        mut confinement: Confinement,
+        when: When,
+    ) -> Result<Started, Failed> {
         let ends = self.ends(id, spec)?;
         let network = self
             .networks
             .take(&self.plan, spec.socket)
             .map_err(|e| Failed::new(Step::Network, &e, "see `funcd doctor`"))?;
-        if ends.listener.is_some() {
+        if ends.listener.is_some() && when == When::Now {
             // While the process is made on this core, the request finds its way to the socket on another.
             self.tell(&Event::Bound { id }, Vec::new());
         }
-        let confinement = Confinement {
+        confinement.stdout = ends.stdout.1.as_raw_fd();
+        confinement.stderr = ends.stderr.1.as_raw_fd();
+        confinement.listener = ends.listener.as_ref().map(|fd| fd.as_raw_fd());
+        confinement.network = network.as_ref().map(Network::fd);
+        let (spawned, standby) = match when {
+            When::Now => (confine::spawn(&confinement).map_err(explain)?, None),
+            When::Told => {
+                let (spawned, standby) = confine::stand_by(&confinement).map_err(explain)?;
+                (spawned, Some(standby))
+            }
+        };
+        Ok(Started {
+            spawned,
+            standby,
+            network,
+            ends,
+        })
+    }
+
+    /// How an instance of this spec is confined, without what is made for one start alone.
+    pub(super) fn confinement(
+        &self,
+        spec: &Spec,
+        executable: &OwnedFd,
+        identity: Option<(u32, u32)>,
+        (grants, leaf): (Grants, &Leaf),
+    ) -> Confinement {
+        const NONE: RawFd = -1;
+        Confinement {
             executable: executable.as_raw_fd(),
             artifact_path: self.artifact_path(spec),
             args: strings(spec.args.iter().cloned()),
             env: strings(environment(spec)),
-            stdout: ends.stdout.1.as_raw_fd(),
-            stderr: ends.stderr.1.as_raw_fd(),
-            listener: ends.listener.as_ref().map(|fd| fd.as_raw_fd()),
+            stdout: NONE,
+            stderr: NONE,
+            listener: None,
             cgroup: leaf.directory(),
             tasks: leaf.tasks(),
-            network: network.as_ref().map(super::network::Network::fd),
+            network: None,
             read: match spec.image {
                 Image::Static => grants.read,
                 Image::Dynamic | Image::Script => [self.system.clone(), grants.read].concat(),
@@ -264,10 +275,7 @@ impl Launcher {
             landlock_abi: self.plan.landlock_abi,
             seccomp: self.plan.seccomp,
             first_out_of_memory: true,
-        };
-        let spawned = confine::spawn(&confinement).map_err(explain)?;
-        let (stdout, stderr) = (Rc::new(ends.stdout.0), Rc::new(ends.stderr.0));
-        Ok((spawned, network, stdout, stderr, ends.listener))
+        }
     }
 
     /// The resource limits. `RLIMIT_NPROC` counts the processes of a uid, so all instances of a function together: with it, a
@@ -324,7 +332,14 @@ impl Launcher {
         listener: Option<OwnedFd>,
     ) -> Result<(), Failed> {
         let pid = instance.sandbox.pid;
-        let watched = self.poll.add(instance.sandbox.pidfd(), Token::InstanceEnd(id));
+        let watched = self
+            .poll
+            .add(instance.sandbox.pidfd(), Token::InstanceEnd(id))
+            .and_then(|()| match &instance.waiting {
+                Some(waiting) => self.poll.add(waiting.standby.socket(), Token::Standby(id)),
+                None => Ok(()),
+            });
+        let waits = instance.waiting.is_some();
         let mut output = instance.output();
         output.extend(listener.map(Rc::new));
         self.children.insert(instance.sandbox.child, id);
@@ -338,8 +353,10 @@ impl Launcher {
             }
             return Err(Failed::new(Step::Clone, &e, "raise fs.epoll.max_user_watches"));
         }
-        self.tell(&Event::Launched { id, pid }, output);
-        self.rest_until = Instant::now() + REST;
+        if !waits {
+            self.tell(&Event::Launched { id, pid }, output);
+            self.rest_until = Instant::now() + REST;
+        }
         // From here on nobody waits.
         self.share_memo(id);
         if let Some(instance) = self.instances.get_mut(&id)
@@ -402,58 +419,9 @@ fn environment(spec: &Spec) -> Vec<String> {
     env
 }
 
-fn explain(failure: Failure) -> Failed {
-    let Failure { step, errno } = failure;
-    let why = match (step, errno) {
-        (Step::Clone, 0) => {
-            "it was killed before its first step: its cgroup, or that of the launcher, was killed \
-                             once (cgroup.kill), and kills every new process at birth; restart funcd"
-                .to_owned()
-        }
-        (_, 0) => {
-            "it was killed at this step; look for the OOM killer in the kernel's log, and at its memory limit"
-                .to_owned()
-        }
-        _ => {
-            let next = match (step, errno) {
-                (Step::Exec, libc::ENOEXEC) => {
-                    "it is no executable of this machine: build it for this architecture"
-                }
-                (Step::Exec, libc::ENOENT) => {
-                    "its interpreter is missing: link it statically, or install the interpreter"
-                }
-                (Step::Exec, libc::EACCES) => "its interpreter may not be executed: grant it with `read`",
-                (Step::Exec, libc::E2BIG) => "shorten its arguments and environment",
-                (Step::Clone | Step::Init, libc::EAGAIN) => {
-                    "too many processes: raise the limits of the host"
-                }
-                (Step::Clone | Step::Init | Step::Mounts, libc::ENOMEM) => {
-                    "raise its memory limit, or free memory of the host"
-                }
-                (Step::Mounts, _) => "look at its `read` and `write` grants, and at `funcd doctor`",
-                (Step::Rlimits, _) => {
-                    "lower `files` in its limits, or raise the limit of open files of funcd"
-                }
-                _ => "see `funcd doctor`",
-            };
-            format!("{}; {next}", nix::errno::Errno::from_raw(errno).desc())
-        }
-    };
-    Failed { step, errno, why }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_launcher_in_a_killed_cgroup_is_told_by_name() {
-        let failed = explain(Failure {
-            step: Step::Clone,
-            errno: 0,
-        });
-        assert!(failed.why.contains("cgroup.kill"), "{}", failed.why);
-    }
 
     #[test]
     fn the_system_view_holds_no_dangling_path() {

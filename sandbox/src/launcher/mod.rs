@@ -9,6 +9,7 @@
 
 mod end;
 mod exits;
+mod failed;
 mod folders;
 mod handover;
 mod launch;
@@ -18,6 +19,7 @@ mod poll;
 mod request;
 mod self_check;
 mod serve;
+mod standby;
 mod start;
 mod supervisor;
 

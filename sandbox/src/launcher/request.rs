@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
+use super::launch::When;
 use super::log;
 use super::serve::{CopyState, Launcher, Phase};
 use crate::namespace;
@@ -54,7 +55,8 @@ impl Launcher {
                     log(format_args!("can't clear the store: {e}"));
                 }
             }
-            Request::Launch { id, spec } => self.on_launch(id, *spec),
+            Request::Launch { id, spec } => self.on_launch(id, *spec, When::Now),
+            Request::Prepare { id, spec } => self.on_launch(id, *spec, When::Told),
             Request::Terminate { id } => {
                 if let Some(instance) = self.instances.get_mut(&id) {
                     instance.sandbox.terminate();

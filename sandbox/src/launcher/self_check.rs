@@ -6,11 +6,11 @@ use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
-use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use super::launch::{Started, When};
 use super::network::Network;
 use super::serve::Launcher;
 use super::{LauncherError, log, supervisor};
@@ -61,8 +61,8 @@ struct Bait {
 struct Attacker {
     profile: Profile,
     sandbox: Sandbox,
-    stdout: Rc<OwnedFd>,
-    _rest: (Option<Network>, Rc<OwnedFd>, Option<OwnedFd>),
+    stdout: OwnedFd,
+    _rest: (Option<Network>, OwnedFd, Option<OwnedFd>),
 }
 
 impl Launcher {
@@ -173,14 +173,20 @@ impl Launcher {
             .saturating_add(self.host.uid_count.saturating_sub(1));
         let identity = self.plan.identity.then_some((uid, uid));
         let leaf = self.pool.take(ceiling).map_err(|e| format!("step cgroup: {e}"))?;
-        let started = self.start(ID, &spec, program, identity, (Grants::default(), &leaf));
+        let confinement = self.confinement(&spec, program, identity, (Grants::default(), &leaf));
+        let started = self.start(ID, &spec, confinement, When::Now);
         let _ = std::fs::remove_file(self.folders.socket(&ID.to_string()));
         match started {
-            Ok((spawned, network, stdout, stderr, listener)) => Ok(Attacker {
+            Ok(Started {
+                spawned,
+                network,
+                ends,
+                ..
+            }) => Ok(Attacker {
                 profile,
                 sandbox: Sandbox::new(spawned, leaf),
-                stdout,
-                _rest: (network, stderr, listener),
+                stdout: ends.stdout.0,
+                _rest: (network, ends.stderr.0, ends.listener),
             }),
             Err(failed) => {
                 self.leave(leaf, None);

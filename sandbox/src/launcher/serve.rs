@@ -13,6 +13,7 @@ use super::handover::Descriptors;
 use super::listeners::Listeners;
 use super::network::{Network, Networks};
 use super::poll::{Poll, Token};
+use super::standby::Waiting;
 use super::supervisor::Supervisor;
 use super::{Host, LauncherError, log};
 use crate::cgroup::{Pool, Tree};
@@ -82,6 +83,10 @@ pub(super) struct Instance {
     pub(super) oom: Option<OwnedFd>,
     /// Shared by instances that were started alike.
     pub(super) memo: Rc<[u8]>,
+    /// Until it runs, if it was prepared ahead.
+    pub(super) waiting: Option<Waiting>,
+    /// Its end is nothing that the supervisor must be told any more.
+    pub(super) end_is_told: bool,
 }
 
 impl Instance {
@@ -137,6 +142,7 @@ impl Launcher {
             Token::SupervisorEnd => self.on_supervisor_end(),
             Token::InstanceEnd(id) => self.on_instance_end(id),
             Token::InstanceOom(id) => self.on_oom(id),
+            Token::Standby(id) => self.on_standby(id),
         }
     }
 

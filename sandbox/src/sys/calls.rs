@@ -179,6 +179,17 @@ pub(crate) fn write_file(path: &CStr, bytes: &[u8]) -> Result {
     result.map(drop)
 }
 
+/// What is there to be read, up to the length of `buffer`.
+pub(crate) fn read(fd: RawFd, buffer: &mut [u8]) -> Result<usize> {
+    let args = [fd as usize, buffer.as_mut_ptr() as usize, buffer.len(), 0, 0, 0];
+    call(libc::SYS_read, args)
+}
+
+/// Closes the descriptors from `first` to `last`, both included.
+pub(crate) fn close_between(first: RawFd, last: RawFd) -> Result {
+    call(libc::SYS_close_range, [first as usize, last as usize, 0, 0, 0, 0]).map(drop)
+}
+
 /// Closes all descriptors from `first` on, or (with `CLOSE_RANGE_CLOEXEC`) marks them to be closed by exec.
 pub(crate) fn close_range(first: u32, flags: u32) -> Result {
     let args = [first as usize, u32::MAX as usize, flags as usize, 0, 0, 0];

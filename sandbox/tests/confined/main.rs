@@ -11,6 +11,7 @@ mod start;
 mod starts;
 
 use std::process::ExitCode;
+use std::sync::atomic::Ordering;
 
 use libtest_mimic::{Arguments, Trial};
 
@@ -32,14 +33,18 @@ fn main() -> ExitCode {
     let root = nix::unistd::geteuid().is_root();
     let mut add = |name: &str, needs_root: bool, story: fn()| {
         let skip = needs_root && !root;
-        trials.push(Trial::test(name.to_owned(), move || {
-            match (skip, std::env::var("FUNCD_TEST_REQUIRE").as_deref() == Ok("all")) {
-                (true, true) => return Err("skipped, but FUNCD_TEST_REQUIRE=all: needs root".into()),
-                (true, false) => println!("skipped: needs root"),
-                (false, _) => story(),
-            }
-            Ok(())
-        }));
+        // Prepared ahead and then told to execute, it must be confined the same, and fail the same.
+        for (name, ahead) in [(name.to_owned(), false), (format!("{name}_ahead"), true)] {
+            trials.push(Trial::test(name, move || {
+                start::AHEAD.store(ahead, Ordering::Relaxed);
+                match (skip, std::env::var("FUNCD_TEST_REQUIRE").as_deref() == Ok("all")) {
+                    (true, true) => return Err("skipped, but FUNCD_TEST_REQUIRE=all: needs root".into()),
+                    (true, false) => println!("skipped: needs root"),
+                    (false, _) => story(),
+                }
+                Ok(())
+            }));
+        }
     };
     add("sees_exactly_what_it_was_given", true, || {
         reach::sees_exactly_what_it_was_given(false)

@@ -7,12 +7,13 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
+use std::sync::atomic::Ordering;
 
 use funcd_sandbox::probe::{self, Facts, ProbeInput};
 use funcd_sandbox::{confine, namespace, own};
 
 use crate::reach::{REFUSED, WORKS};
-use crate::start::{Ended, Start, UID, abi, again, open_directory, wait};
+use crate::start::{AHEAD, Ended, Start, UID, abi, again, open_directory, wait};
 
 const NOBODY: u32 = 65_534;
 
@@ -136,6 +137,7 @@ pub(crate) fn crowded() -> ExitCode {
 
 pub(crate) fn start() -> ExitCode {
     let asked = |name: &str| std::env::var(name).is_ok_and(|value| value == "1");
+    AHEAD.store(asked("FUNCD_TEST_AHEAD"), Ordering::Relaxed);
     if asked("FUNCD_TEST_ROOTLESS")
         && let Err(error) = namespace::enter_user_namespace()
     {

@@ -9,8 +9,9 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use funcd_sandbox::confine::{self, Confinement, Failure, Mounts, Spawned};
+use funcd_sandbox::confine::{self, Confinement, Failure, Mounts, Progress, Spawned};
 use funcd_sandbox::namespace::{self, Loopback};
 use funcd_sandbox::probe::{self, ProbeInput};
 use funcd_sandbox::rlimit;
@@ -59,6 +60,28 @@ pub(crate) struct Start {
     pub(crate) _listener: UnixListener,
     pub(crate) _network: Option<OwnedFd>,
     pub(crate) _directory: TempDir,
+}
+
+/// Whether starts are prepared first, and then told to execute.
+pub(crate) static AHEAD: AtomicBool = AtomicBool::new(false);
+
+fn stand_by_and_go(confinement: &Confinement) -> Result<Spawned, Failure> {
+    let (spawned, mut standby) = confine::stand_by(confinement)?;
+    loop {
+        match standby.progress() {
+            Progress::Underway => std::thread::yield_now(),
+            Progress::Ready(go) => {
+                let name = fs::read_to_string(format!("/proc/{}/comm", spawned.pid)).unwrap();
+                assert_eq!(name, "funcd-standby\n");
+                assert_eq!(nix::unistd::write(&go, &[1]), Ok(1));
+            }
+            Progress::Executed => return Ok(spawned),
+            Progress::Failed(failure) => {
+                wait(&spawned);
+                return Err(failure);
+            }
+        }
+    }
 }
 
 pub(crate) struct Ended {
@@ -147,7 +170,10 @@ impl Start {
     }
 
     pub(crate) fn spawn(self) -> Result<(Spawned, File), Failure> {
-        let spawned = confine::spawn(&self.confinement)?;
+        let spawned = match AHEAD.load(Ordering::Relaxed) && !self.confinement.pid_namespace {
+            false => confine::spawn(&self.confinement)?,
+            true => stand_by_and_go(&self.confinement)?,
+        };
         Ok((spawned, self.output))
     }
 
@@ -229,6 +255,9 @@ pub(crate) fn again(role: &str, command: impl FnOnce(&mut Command)) -> String {
         .env("FUNCD_TEST_ROLE", role)
         .env("TMPDIR", dir.path())
         .current_dir("/");
+    if AHEAD.load(Ordering::Relaxed) {
+        again.env("FUNCD_TEST_AHEAD", "1");
+    }
     command(&mut again);
     if nix::unistd::geteuid().is_root() {
         fs::set_permissions(dir.path(), Permissions::from_mode(0o777)).unwrap();

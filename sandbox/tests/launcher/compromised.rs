@@ -153,11 +153,15 @@ fn storm(host: &mut Running, digest: Digest, witnesses: &[Started], chance: &mut
             5 => throw(host, &wire::encode(&Request::Goodbye).unwrap(), &[]),
             // Replies of its own making: the launcher takes only requests.
             6 => throw(host, &wire::encode(&Event::InventoryEnd).unwrap(), &[]),
-            7 => kill(
-                Pid::from_raw(host.supervisor()),
-                chance.pick(&[Signal::SIGSTOP, Signal::SIGCONT]),
-            )
-            .unwrap(),
+            7 => {
+                // The launcher may have ended it just before.
+                if let Some(pid) = host.find_supervisor() {
+                    let _ = kill(
+                        Pid::from_raw(pid),
+                        chance.pick(&[Signal::SIGSTOP, Signal::SIGCONT]),
+                    );
+                }
+            }
             8..20 => {
                 let fds: Vec<_> = (0..1 + chance.below(3) / 2).map(|_| odd.any(chance)).collect();
                 throw(
@@ -248,6 +252,13 @@ fn request(
             id,
             spec: Box::new(spec(host, digest, chance)),
         },
+        8 => {
+            *last += 1;
+            Request::Prepare {
+                id: InstanceId(*last),
+                spec: Box::new(spec(host, digest, chance)),
+            }
+        }
         _ => {
             *last += 1 + chance.below(3) as u64;
             Request::Launch {
@@ -410,12 +421,9 @@ pub(super) fn each_bad_peer_is_ended_and_replaced(who: As) {
             bytes.push(0);
             throw(host, &bytes, &[]);
         }),
+        // Which is the begin of a request.
         ("an event", |host| {
-            throw(
-                host,
-                &wire::encode(&Event::Bound { id: InstanceId(1) }).unwrap(),
-                &[],
-            )
+            throw(host, &wire::encode(&Event::InventoryEnd).unwrap(), &[]);
         }),
         ("a large message", |host| {
             throw(host, &vec![0; MAX_MESSAGE + 1], &[])

@@ -51,7 +51,7 @@ pub(crate) struct Running {
     /// Whether the link is the supervisor's own end, not one to the relay.
     hands: bool,
     buffer: Box<[u8; MAX_MESSAGE]>,
-    next: u64,
+    pub(crate) next: u64,
     pub(crate) handover: Handover,
     pub(crate) descriptors: Vec<OwnedFd>,
     /// Instances found running: id and pid, with stdout.
@@ -146,6 +146,7 @@ impl Running {
                 generation: 0,
                 next_id: InstanceId(0),
                 grades: Vec::new(),
+                can_stand_by: false,
             },
             descriptors: Vec::new(),
             inventory: Vec::new(),
@@ -343,6 +344,11 @@ impl Running {
 
     /// The pid of the supervisor: the launcher's only child whose role is that.
     pub(crate) fn supervisor(&self) -> i32 {
+        self.find_supervisor().expect("a supervisor runs")
+    }
+
+    /// The pid of the supervisor, if one runs.
+    pub(crate) fn find_supervisor(&self) -> Option<i32> {
         let children = format!("/proc/{0}/task/{0}/children", self.launcher.id());
         let is_relay = |pid: &&str| {
             let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
@@ -350,11 +356,7 @@ impl Running {
             line.split(|byte| *byte == 0).nth(1) == Some(b"relay".as_slice())
         };
         let text = fs::read_to_string(children).unwrap();
-        text.split_whitespace()
-            .find(is_relay)
-            .expect("a supervisor runs")
-            .parse()
-            .unwrap()
+        text.split_whitespace().find(is_relay)?.parse().ok()
     }
 
     /// What the launcher holds of memory for itself.

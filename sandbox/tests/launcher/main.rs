@@ -10,6 +10,7 @@ mod limits;
 mod place;
 mod relay;
 mod shortage;
+mod standby;
 
 use std::fs;
 use std::io::Read;
@@ -22,7 +23,7 @@ use std::time::Instant;
 
 use funcd_sandbox::exit::Exit;
 use funcd_sandbox::self_check;
-use funcd_sandbox::spec::{Digest, Image, Socket};
+use funcd_sandbox::spec::{Digest, Image, InstanceId, Socket, Spec};
 use funcd_sandbox::wire::{Descriptor, Event, Request};
 use libtest_mimic::{Arguments, Failed, Trial};
 use nix::sys::signal::{Signal, kill};
@@ -140,6 +141,26 @@ fn run_tests() {
         (
             "a_directory_swapped_for_a_link_is_never_granted",
             compromised::a_directory_swapped_for_a_link_is_never_granted,
+        ),
+        (
+            "a_prepared_instance_executes_when_it_is_told",
+            standby::a_prepared_instance_executes_when_it_is_told,
+        ),
+        (
+            "one_that_waits_holds_nothing_of_the_launcher",
+            standby::one_that_waits_holds_nothing_of_the_launcher,
+        ),
+        (
+            "one_that_waits_ends_with_whoever_could_tell_it",
+            standby::one_that_waits_ends_with_whoever_could_tell_it,
+        ),
+        (
+            "what_can_not_be_prepared_is_refused_by_name",
+            standby::what_can_not_be_prepared_is_refused_by_name,
+        ),
+        (
+            "a_prepared_instance_that_can_not_execute_says_so",
+            standby::a_prepared_instance_that_can_not_execute_says_so,
         ),
     ];
     let root: &[Test] = &[

@@ -121,7 +121,7 @@ pub(super) fn without_descriptors_it_says_so_and_goes_on(who: As) {
         "{said}"
     );
     kill(Pid::from_raw(host.supervisor()), Signal::SIGKILL).unwrap();
-    while !children(&host).is_empty() {
+    while host.find_supervisor().is_some() {
         std::thread::yield_now();
     }
     assert_eq!(host.call(witness.id), "hello\n");
@@ -132,20 +132,6 @@ pub(super) fn without_descriptors_it_says_so_and_goes_on(who: As) {
     assert_eq!(host.exit_of(again), Exit::Code { code: 7 });
     host.holds_no_more(&before);
     host.stop();
-}
-
-/// The supervisors among the launcher's children.
-fn children(host: &Running) -> Vec<String> {
-    let path = format!("/proc/{0}/task/{0}/children", host.pid());
-    let is_relay = |pid: &String| {
-        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        line.split(|byte| *byte == 0).nth(1) == Some(b"relay".as_slice())
-    };
-    let text = fs::read_to_string(path).unwrap();
-    text.split_whitespace()
-        .map(str::to_owned)
-        .filter(is_relay)
-        .collect()
 }
 
 pub(super) fn without_memory_it_says_so_and_goes_on(who: As) {

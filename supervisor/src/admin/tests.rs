@@ -182,6 +182,7 @@ pub(crate) fn config() -> Config {
         write_roots: vec![],
         degraded: vec![],
         max_instances: 100,
+        standbys: 0,
         client: ClientBounds {
             head_timeout: second,
             body_idle: second,

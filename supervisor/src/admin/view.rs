@@ -140,6 +140,9 @@ pub struct FunctionState {
     pub in_flight: u64,
     /// Requests that wait for an instance.
     pub waiting: u64,
+    /// Whether its next start is prepared: a process waits right before exec.
+    #[serde(default)]
+    pub standby: bool,
     /// The newest revision that was tried and did not become live, while an older one goes on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rejected: Option<Rejected>,
@@ -366,6 +369,7 @@ pub(crate) mod tests {
             instances: 1,
             in_flight: 2,
             waiting: 0,
+            standby: false,
             rejected: None,
         }
     }

@@ -29,6 +29,7 @@ pub(super) struct ConfigFile {
     pub(super) write_roots: Texts,
     pub(super) degraded: Texts,
     pub(super) max_instances: Number,
+    pub(super) standbys: Number,
     pub(super) rescan: Option<Spanned<Span>>,
     pub(super) drain: Option<Spanned<Span>>,
     pub(super) client: ClientFile,
@@ -58,7 +59,7 @@ pub(super) enum Shape {
 }
 
 /// The keys that `FUNCD_<KEY>` can set (upper case, `.` as `_`), in the order of [`ConfigFile`].
-pub(super) const KEYS: [(&str, Shape); 22] = [
+pub(super) const KEYS: [(&str, Shape); 23] = [
     ("functions", Shape::Text),
     ("state", Shape::Text),
     ("run", Shape::Text),
@@ -74,6 +75,7 @@ pub(super) const KEYS: [(&str, Shape); 22] = [
     ("write_roots", Shape::List),
     ("degraded", Shape::List),
     ("max_instances", Shape::Number),
+    ("standbys", Shape::Number),
     ("rescan", Shape::Text),
     ("drain", Shape::Text),
     ("client.head_timeout", Shape::Text),

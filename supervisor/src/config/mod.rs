@@ -50,6 +50,8 @@ pub struct Config {
     pub degraded: Vec<Property>,
     /// Instances that may run at once.
     pub max_instances: usize,
+    /// Idle functions whose next start is prepared: a process each that waits right before exec.
+    pub standbys: usize,
     /// Bounds on what clients may do.
     pub client: ClientBounds,
     /// Rescan the folder this often, whatever inotify says.

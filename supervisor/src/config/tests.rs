@@ -58,6 +58,7 @@ fn defaults_of_root() {
         write_roots: ["/srv", "/var/lib/funcd/volumes"].map(PathBuf::from).into(),
         degraded: vec![],
         max_instances: 4096,
+        standbys: 8,
         client: ClientBounds {
             head_timeout: Duration::from_secs(10),
             body_idle: Duration::from_secs(30),
@@ -381,7 +382,7 @@ fn every_key_can_be_set_by_its_variable() {
             (_, file::Shape::Text | file::Shape::List) => "/a",
         };
         let value = match key {
-            "workers" => "2",
+            "workers" | "standbys" => "2",
             "user" => "nobody",
             _ => value,
         };

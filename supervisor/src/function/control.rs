@@ -24,6 +24,8 @@ use super::instance::{Address, Instance, SocketStock};
 use super::place::{Ended, Rollout};
 use super::prove::prove;
 use super::report::Report;
+use super::standby::Standbys;
+use super::state::State;
 use super::status::{self, FunctionStatus};
 use crate::catalog::manifest::Contract;
 use crate::catalog::manifest::Defaults;
@@ -58,6 +60,8 @@ pub struct Parts {
     pub defaults: Defaults,
     /// The smallest free instance id.
     pub next_id: u64,
+    /// How many instances may wait right before exec.
+    pub standbys: usize,
     /// The folder of the instances' sockets.
     pub sockets: OwnedFd,
     /// The route table that request paths look at.
@@ -131,6 +135,7 @@ pub struct Control {
     pub(super) launches: Vec<(InstanceId, FunctionName)>,
     /// Starts that were not told of yet.
     pub(super) started: Vec<(InstanceId, FunctionName)>,
+    pub(super) standbys: Standbys,
 }
 
 impl Control {
@@ -162,6 +167,7 @@ impl Control {
             requests: Vec::new(),
             launches: Vec::new(),
             started: Vec::new(),
+            standbys: Standbys::new(parts.standbys),
         };
         control.inherit(parts.inventory, &parts.defaults);
         let (mut changes, mut asks) = (parts.changes, parts.asks);
@@ -231,7 +237,12 @@ impl Control {
             self.entries.remove(name);
         }
         self.started.extend_from_slice(&self.launches);
-        self.owners.extend(self.launches.drain(..));
+        for (id, name) in self.launches.drain(..) {
+            self.standbys.remove(id);
+            self.owners.insert(id, name);
+        }
+        let came_to_rest = before != State::Idle && after == State::Idle;
+        self.stand_by(name, came_to_rest);
         Some(result)
     }
 
@@ -251,7 +262,9 @@ impl Control {
                 match (self.launcher.send(&request, Vec::new()), &request) {
                     (Ok(()), _) => {}
                     // Too large to be sent: the launch fails as if the launcher had refused it.
-                    (Err(e), Request::Launch { id, .. }) if e.kind() == io::ErrorKind::InvalidData => {
+                    (Err(e), Request::Launch { id, .. } | Request::Prepare { id, .. })
+                        if e.kind() == io::ErrorKind::InvalidData =>
+                    {
                         let message =
                             format!("the request to launch it is too large: {e}; shorten args and env");
                         let launch = Exit::Launch {
@@ -305,6 +318,11 @@ impl Control {
                     self.after_rollout(&name, rollout.unwrap_or(Rollout::Unchanged));
                 }
             }
+            ToControl::Woken(id) => {
+                if let Some(name) = self.standbys.owner(id).cloned() {
+                    self.with(&name, |entry, effects| entry.woken(id, effects));
+                }
+            }
             ToControl::SocketsLow(id) => {
                 self.requests.push(Request::Sockets {
                     id,
@@ -332,6 +350,7 @@ impl Control {
     fn on_event(&mut self, event: Event, fds: Vec<OwnedFd>) {
         match event {
             Event::Bound { id } => self.on_bound(id),
+            Event::Prepared { id } => self.on_prepared(id, fds),
             Event::Launched { id, pid } => self.on_launched(id, pid, fds),
             Event::LaunchFailed {
                 id,
@@ -380,6 +399,7 @@ impl Control {
         for slot in self.entries.values().flat_map(Entry::slots) {
             *by_state.entry(slot.state.as_str()).or_default() += 1;
         }
+        by_state.insert("standby", self.standbys.len());
         self.report.instances(&by_state);
     }
 
@@ -436,6 +456,11 @@ impl Control {
     }
 
     fn on_exit(&mut self, id: InstanceId, exit: Exit, message: String) {
+        if let Some(name) = self.standbys.remove(id) {
+            tracing::debug!(function = %name, instance = %id, reason = message, "a prepared instance is gone");
+            self.with(&name, |entry, effects| entry.lose_standby(id, effects));
+            return;
+        }
         // It uses nothing any more: nobody will ask again.
         self.on_usage(id, Usage::default());
         let Some(name) = self.owners.remove(&id) else {

@@ -8,6 +8,7 @@ use funcd_sandbox::wire::Request;
 use rand::rngs::SmallRng;
 
 use super::handle::Revision;
+use super::instance::Instance;
 use super::start;
 use crate::name::FunctionName;
 
@@ -35,6 +36,12 @@ impl Effects<'_> {
             spec: Box::new(start::spec(function, revision)),
         });
         id
+    }
+
+    /// Starts an instance that was prepared, unless a request did so already.
+    pub(super) fn wake(&mut self, function: &FunctionName, standby: &Instance) {
+        self.launches.push((standby.id, function.clone()));
+        standby.wake();
     }
 
     pub(super) fn terminate(&mut self, id: InstanceId) {

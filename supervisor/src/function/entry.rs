@@ -10,11 +10,11 @@ use funcd_sandbox::wire::Usage;
 use tokio::sync::mpsc;
 
 use super::effects::Effects;
-use super::handle::{Function, Live, Refusal, Revision, ToControl};
+use super::handle::{Function, Revision, ToControl};
 use super::instance::Instance;
 use super::place::{Ended, Generation, Rollout, Slot};
-use super::prove::is_leased_while_starting;
 use super::scale;
+use super::standby::{self, Standby};
 use super::state::{Action, AfterExit, Bounds, Drain, Event, State, step};
 use crate::name::{FunctionName, RevisionId};
 
@@ -23,11 +23,15 @@ use crate::name::{FunctionName, RevisionId};
 pub(super) struct Entry {
     pub(super) handle: Arc<Function>,
     /// What requests go to.
-    current: Generation,
+    pub(super) current: Generation,
     /// What they will go to once it is proven.
     next: Option<Generation>,
-    slots: Vec<Slot>,
-    removed: bool,
+    pub(super) slots: Vec<Slot>,
+    /// An instance of the current revision that waits right before exec; asked for while nothing runs.
+    pub(super) standby: Option<Standby>,
+    /// The last one came to nothing: not tried again before a start has worked.
+    standby_failed: bool,
+    pub(super) removed: bool,
     idle_since: SystemTime,
     /// The newest revision that was given up, and why.
     pub(super) rejected: Option<(RevisionId, String)>,
@@ -48,6 +52,8 @@ impl Entry {
             current: Generation::new(revision),
             next: None,
             slots: Vec::new(),
+            standby: None,
+            standby_failed: false,
             removed: false,
             idle_since: since,
             rejected: None,
@@ -71,6 +77,70 @@ impl Entry {
 
     pub(super) fn slot(&self, id: InstanceId) -> Option<&Slot> {
         self.slots.iter().find(|slot| slot.id == Some(id))
+    }
+
+    /// The revision that a standby is wanted of.
+    pub(super) fn wants_standby(&self) -> Option<&Arc<Revision>> {
+        let idle = self.slots.is_empty() && self.next.is_none() && !self.removed;
+        let wants = idle && self.standby.is_none() && !self.standby_failed;
+        Some(&self.current.revision).filter(|revision| wants && standby::suits(revision))
+    }
+
+    /// Whether a process waits right before exec.
+    pub(super) fn has_standby(&self) -> bool {
+        matches!(self.standby, Some(Standby::Waits(_)))
+    }
+
+    /// The next start is being prepared.
+    pub(super) fn preparing(&mut self, id: InstanceId, revision: Arc<Revision>) {
+        self.standby = Some(Standby::Asked(id, revision));
+    }
+
+    /// What is being prepared under this id.
+    pub(super) fn standby_revision(&self, id: InstanceId) -> Option<&Arc<Revision>> {
+        let standby = self.standby.as_ref().filter(|standby| standby.id() == id);
+        standby.map(Standby::revision)
+    }
+
+    /// It waits right before exec: a request may wake it without asking anybody.
+    pub(super) fn prepared(&mut self, instance: Arc<Instance>, effects: &mut Effects<'_>) {
+        if self.standby_revision(instance.id).is_some() {
+            self.standby = Some(Standby::Waits(instance));
+            self.publish(effects);
+        }
+    }
+
+    /// A request has woken the standby.
+    pub(super) fn woken(&mut self, id: InstanceId, effects: &mut Effects<'_>) {
+        if self.standby_revision(id).is_some() {
+            self.start(Arc::clone(&self.current.revision), effects);
+            self.settle(effects);
+        }
+    }
+
+    /// The standby came to nothing.
+    pub(super) fn lose_standby(&mut self, id: InstanceId, effects: &mut Effects<'_>) {
+        if let Some(standby) = self.standby.take_if(|standby| standby.id() == id) {
+            standby.close();
+            self.standby_failed = true;
+            self.publish(effects);
+        }
+    }
+
+    /// Ends the standby. If a request has woken it just now, it answers that one first.
+    pub(super) fn end_standby(&mut self, effects: &mut Effects<'_>) {
+        let Some(standby) = self.standby.take() else {
+            return;
+        };
+        if standby.close() {
+            let revision = Arc::clone(standby.revision());
+            self.standby = Some(standby);
+            self.start(revision, effects);
+            self.apply(self.slots.len() - 1, Event::Retire, effects);
+        } else {
+            effects.kill(standby.id());
+        }
+        self.publish(effects);
     }
 
     /// Notes what an instance uses. What all use together, and the CPU time that is new, in microseconds.
@@ -198,6 +268,7 @@ impl Entry {
 
     /// Its process runs.
     pub(super) fn launched(&mut self, id: InstanceId, pid: i32, effects: &mut Effects<'_>) {
+        self.standby_failed = false;
         if let Some(slot) = self.slots.iter_mut().find(|slot| slot.id == Some(id)) {
             slot.pid = Some(pid);
             if let Some(instance) = &slot.instance {
@@ -376,9 +447,30 @@ impl Entry {
             slot.since = effects.wall;
         }
         slot.state = state;
+        if matches!(event, Event::Exited(_)) {
+            if let Some(instance) = slot.instance.take() {
+                instance.close();
+            }
+            slot.pid = None;
+            slot.usage = Usage::default();
+            slot.id = None;
+        }
         for action in actions {
             match (action, slot.id) {
-                (Action::Launch, _) => slot.id = Some(effects.launch(&self.handle.name, &slot.revision)),
+                (Action::Launch, _) => {
+                    let revision = slot.revision.id;
+                    let usable = |standby: &mut Standby| matches!(standby, Standby::Waits(instance) if instance.revision.id == revision);
+                    match self.standby.take_if(usable) {
+                        Some(Standby::Waits(instance)) => {
+                            effects.wake(&self.handle.name, &instance);
+                            slot.id = Some(instance.id);
+                            slot.instance = Some(instance);
+                        }
+                        Some(Standby::Asked(..)) | None => {
+                            slot.id = Some(effects.launch(&self.handle.name, &slot.revision))
+                        }
+                    }
+                }
                 (Action::Withdraw, _) => {
                     if let Some(instance) = &slot.instance {
                         instance.stop_accepting();
@@ -387,16 +479,6 @@ impl Entry {
                 (Action::Terminate, Some(id)) => effects.terminate(id),
                 (Action::Kill, Some(id)) => effects.kill(id),
                 (Action::Terminate | Action::Kill, None) => {}
-            }
-        }
-        if matches!(event, Event::Exited(_)) {
-            if let Some(instance) = slot.instance.take() {
-                instance.close();
-            }
-            slot.pid = None;
-            slot.usage = Usage::default();
-            if !slot.state.has_process() {
-                slot.id = None;
             }
         }
         let finishing = matches!(
@@ -422,8 +504,12 @@ impl Entry {
             self.slots.retain(|slot| slot.state != State::Idle);
             self.idle_since = effects.wall;
         }
+        let current = self.current.revision.id;
+        let stale = |standby: &Standby| self.removed || standby.revision().id != current;
+        if self.standby.as_ref().is_some_and(stale) {
+            self.end_standby(effects);
+        }
         if !self.removed {
-            let current = self.current.revision.id;
             let draining = |slot: &Slot| matches!(slot.state, State::Draining { .. });
             let places = self
                 .slots
@@ -436,55 +522,5 @@ impl Entry {
             }
         }
         self.publish(effects);
-    }
-
-    fn publish(&self, effects: &Effects<'_>) {
-        let current = self.current.revision.id;
-        let mut instances = Vec::new();
-        let mut failed_until = None;
-        for slot in self.slots.iter().filter(|slot| slot.revision.id == current) {
-            let instance = slot.instance.as_ref().filter(|instance| instance.is_accepting());
-            match (slot.state, instance) {
-                (State::Ready, Some(instance)) => instances.push(Arc::clone(instance)),
-                (State::Starting { .. }, Some(instance)) if is_leased_while_starting(instance) => {
-                    instances.push(Arc::clone(instance));
-                }
-                (State::Failed { until }, _) => failed_until = Some(until),
-                (State::Idle | State::Starting { .. } | State::Ready, _) => {}
-                (State::Draining { .. } | State::Backoff { .. }, _) => {}
-            }
-        }
-        let refusal = match (self.removed, failed_until) {
-            (true, _) => Some(Refusal {
-                reason: "the function was removed".to_owned(),
-                until: None,
-            }),
-            (false, Some(until)) if instances.is_empty() && until > effects.now => {
-                // Callers get the kind of end alone: the launcher's words name paths and settings of this host.
-                let ended = self.last_exit.as_ref();
-                let ended = ended.map_or_else(String::new, |ended| ended.exit.to_string());
-                Some(Refusal {
-                    reason: format!("its last instances ended before they were ready: {ended}"),
-                    until: Some(until),
-                })
-            }
-            (false, _) => None,
-        };
-        let live = self.handle.live();
-        let same_instances = live.instances.len() == instances.len()
-            && live
-                .instances
-                .iter()
-                .zip(&instances)
-                .all(|(a, b)| Arc::ptr_eq(a, b));
-        if !same_instances || live.refusal != refusal || !Arc::ptr_eq(&live.revision, &self.current.revision)
-        {
-            let revision = Arc::clone(&self.current.revision);
-            self.handle.publish(Live {
-                revision,
-                instances,
-                refusal,
-            });
-        }
     }
 }

@@ -20,13 +20,13 @@ use crate::catalog::manifest::{Defaults, Manifest, Scale};
 use crate::name::{FunctionName, RevisionId};
 
 /// One function, and everything that it asked of the launcher.
-struct Story {
-    entry: Entry,
+pub(super) struct Story {
+    pub(super) entry: Entry,
     now: Instant,
     rng: SmallRng,
-    inbox: mpsc::UnboundedReceiver<ToControl>,
+    pub(super) inbox: mpsc::UnboundedReceiver<ToControl>,
     requests: Vec<Request>,
-    launches: Vec<(InstanceId, FunctionName)>,
+    pub(super) launches: Vec<(InstanceId, FunctionName)>,
     next_id: u64,
 }
 
@@ -52,7 +52,7 @@ pub(super) fn revision(n: u8, change: impl FnOnce(&mut Manifest)) -> Arc<Revisio
 }
 
 impl Story {
-    fn new(revision: Arc<Revision>) -> Story {
+    pub(super) fn new(revision: Arc<Revision>) -> Story {
         let (to_control, inbox) = mpsc::unbounded_channel();
         let name = FunctionName::parse("f").unwrap();
         Story {
@@ -66,7 +66,7 @@ impl Story {
         }
     }
 
-    fn with<T>(&mut self, act: impl FnOnce(&mut Entry, &mut Effects<'_>) -> T) -> T {
+    pub(super) fn with<T>(&mut self, act: impl FnOnce(&mut Entry, &mut Effects<'_>) -> T) -> T {
         let mut effects = Effects {
             now: self.now,
             wall: SystemTime::UNIX_EPOCH,
@@ -79,7 +79,7 @@ impl Story {
     }
 
     /// The launcher's requests since the last look, in short.
-    fn asked(&mut self) -> Vec<String> {
+    pub(super) fn asked(&mut self) -> Vec<String> {
         let short = |request: Request| match request {
             Request::Launch { id, spec } => format!("launch {id} of {:?}", spec.artifact.0[0]),
             Request::Terminate { id } => format!("terminate {id}"),
@@ -101,12 +101,12 @@ impl Story {
         self.with(|entry, effects| entry.launched(InstanceId(id), 100, effects));
     }
 
-    fn ready(&mut self, id: u64) -> Rollout {
+    pub(super) fn ready(&mut self, id: u64) -> Rollout {
         self.launched(id);
         self.with(|entry, effects| entry.answered(InstanceId(id), effects))
     }
 
-    fn exits(&mut self, id: u64, exit: Exit) -> Rollout {
+    pub(super) fn exits(&mut self, id: u64, exit: Exit) -> Rollout {
         let ended = Ended {
             instance: InstanceId(id),
             exit,
@@ -117,7 +117,7 @@ impl Story {
     }
 
     /// Moves the time to the next deadline and lets it pass.
-    fn pass(&mut self) {
+    pub(super) fn pass(&mut self) {
         self.now = self
             .entry
             .deadline(self.now)

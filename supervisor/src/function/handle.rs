@@ -39,6 +39,8 @@ pub enum ToControl {
     Drained(InstanceId),
     /// An instance answered: it is ready.
     Answered(InstanceId),
+    /// An instance that was prepared ahead was leased, and told to execute.
+    Woken(InstanceId),
     /// A stock of sockets runs low.
     SocketsLow(InstanceId),
 }
@@ -228,6 +230,9 @@ impl Function {
                 return Ok(None);
             };
             if instance.try_lease() {
+                if instance.wake() {
+                    self.tell(ToControl::Woken(instance.id));
+                }
                 self.touch();
                 return Ok(Some(Lease {
                     function: Arc::clone(self),

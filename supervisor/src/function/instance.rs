@@ -29,6 +29,15 @@ pub struct Instance {
     accepting: AtomicBool,
     running: AtomicBool,
     answered: AtomicBool,
+    /// Until it was woken, if it was prepared ahead.
+    standby: Option<Standby>,
+}
+
+/// What wakes a process that waits right before exec.
+#[derive(Debug)]
+struct Standby {
+    go: OwnedFd,
+    woken: AtomicBool,
 }
 
 impl Instance {
@@ -38,11 +47,34 @@ impl Instance {
             id,
             revision,
             address,
+            standby: None,
             in_flight: AtomicU32::new(0),
             accepting: AtomicBool::new(true),
             running: AtomicBool::new(false),
             answered: AtomicBool::new(false),
         }
+    }
+
+    /// An instance that accepts leases, and whose process waits for a byte from `go` to execute.
+    pub fn waiting(id: InstanceId, revision: Arc<Revision>, address: Address, go: OwnedFd) -> Instance {
+        let woken = AtomicBool::new(false);
+        Instance {
+            standby: Some(Standby { go, woken }),
+            ..Instance::new(id, revision, address)
+        }
+    }
+
+    /// Lets its process execute if it waits for that: true for the one who did.
+    pub fn wake(&self) -> bool {
+        let Some(standby) = &self.standby else {
+            return false;
+        };
+        if standby.woken.swap(true, Ordering::SeqCst) {
+            return false;
+        }
+        // One byte into an empty pipe; if the process is gone, the launcher tells.
+        let _ = nix::unistd::write(&standby.go, &[1]);
+        true
     }
 
     /// Whether a response head ever came from it.

@@ -15,8 +15,12 @@ pub mod instance;
 pub mod metrics;
 mod place;
 mod prove;
+mod publish;
 pub mod report;
 pub mod scale;
+mod standby;
+#[cfg(test)]
+mod standby_tests;
 mod start;
 pub mod state;
 pub mod status;

@@ -97,7 +97,7 @@ impl Report {
 
     /// How many instances are in each state.
     pub(super) fn instances(&self, by_state: &BTreeMap<&'static str, usize>) {
-        for state in ["starting", "ready", "draining", "backoff", "failed"] {
+        for state in ["standby", "starting", "ready", "draining", "backoff", "failed"] {
             let count = by_state.get(state).copied().unwrap_or(0);
             gauge!(names::INSTANCES, "state" => state).set(count as f64);
         }

@@ -28,6 +28,8 @@ pub struct FunctionStatus {
     pub in_flight: usize,
     /// Requests that wait for an instance.
     pub waiting: usize,
+    /// Whether a process waits right before exec.
+    pub standby: bool,
     /// Its places that are not idle.
     pub instances: Vec<InstanceStatus>,
     /// The newest revision that was tried and given up, and why.
@@ -103,6 +105,7 @@ fn function(name: &FunctionName, entry: &Entry) -> FunctionStatus {
         routes,
         in_flight: entry.handle.admitted(),
         waiting: entry.handle.waiting(),
+        standby: entry.has_standby(),
         instances: instances.collect(),
         rejected: entry.rejected.clone(),
         last_exit: entry.last_exit.as_ref().map(|ended| ExitStatus {

@@ -97,6 +97,7 @@ impl Host {
             write_roots: vec![],
             degraded: vec![],
             max_instances: 1,
+            standbys: 0,
             client,
             rescan: PATIENCE,
             drain: PATIENCE,

@@ -15,6 +15,7 @@ mod launcher;
 mod lifecycle;
 mod refusals;
 mod sandbox;
+mod standby;
 
 use funcd_tests::suite::Suite;
 
@@ -26,6 +27,7 @@ fn main() -> std::process::ExitCode {
     refusals::register(&mut suite);
     contract::register(&mut suite);
     sandbox::register(&mut suite);
+    standby::register(&mut suite);
     cli::register(&mut suite);
     launcher::register(&mut suite);
     examples::register(&mut suite);

@@ -1,0 +1,92 @@
+//! Instances that wait right before exec, from the request to prepare them to the word that they run. They are instances
+//! in all but that: the same leaf, pidfd and end.
+
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::time::Instant;
+
+use super::failed::{explain, failed};
+use super::launch::REST;
+use super::serve::Launcher;
+use crate::confine::{Progress, Standby};
+use crate::probe::Plan;
+use crate::spec::{InstanceId, Socket, Spec};
+use crate::wire::Event;
+
+/// Instances that may wait at once, whatever the supervisor asks for: each costs the host a process.
+pub(super) const MOST: usize = 64;
+
+/// What an instance keeps until it runs.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    pub(super) standby: Standby,
+    /// For the supervisor, once it runs.
+    pub(super) listener: Option<OwnedFd>,
+    /// Whose it is, to be told with a failure.
+    pub(super) function: String,
+}
+
+/// Whether such an instance can be prepared on this host. Below a mini-init it would be another process that waits; and
+/// without scopes its siblings, which have its uid, could stop it.
+pub(super) fn can_stand_by(plan: &Plan) -> bool {
+    !plan.pid_namespace && plan.landlock_abi.is_some_and(|abi| abi >= crate::probe::SCOPES)
+}
+
+/// Why this one can't be prepared: what it is granted is bound and opened now, and may be another thing when it runs.
+pub(super) fn refusal(plan: &Plan, spec: &Spec) -> Option<&'static str> {
+    if !can_stand_by(plan) {
+        Some(
+            "this host starts functions below a mini-init (Landlock before ABI 6, or no uids): none is prepared ahead",
+        )
+    } else if spec.socket != Socket::Unix {
+        Some("an instance with a port of its own can't be prepared ahead")
+    } else if !spec.read.is_empty() || !spec.write.is_empty() {
+        Some("an instance with grants can't be prepared ahead")
+    } else {
+        None
+    }
+}
+
+impl Launcher {
+    pub(super) fn standbys(&self) -> usize {
+        let waits = |instance: &&super::serve::Instance| instance.waiting.is_some();
+        self.instances.values().filter(waits).count()
+    }
+
+    /// It waits from now on, executed, or failed.
+    pub(super) fn on_standby(&mut self, id: InstanceId) {
+        while let Some(instance) = self.instances.get_mut(&id)
+            && let Some(waiting) = &mut instance.waiting
+        {
+            match waiting.standby.progress() {
+                Progress::Underway => return,
+                Progress::Ready(go) => self.tell(&Event::Prepared { id }, vec![Rc::new(go)]),
+                Progress::Executed => {
+                    let listener = instance.waiting.take().and_then(|waiting| waiting.listener);
+                    let mut output = instance.output();
+                    output.extend(listener.map(Rc::new));
+                    let pid = instance.sandbox.pid;
+                    self.tell(&Event::Launched { id, pid }, output);
+                    self.rest_until = Instant::now() + REST;
+                }
+                Progress::Failed(failure) => {
+                    let function = std::mem::take(&mut waiting.function);
+                    instance.waiting = None;
+                    instance.end_is_told = true;
+                    instance.sandbox.kill_all();
+                    self.tell(&failed(&function, id, explain(failure)), Vec::new());
+                }
+            }
+        }
+    }
+
+    /// A new supervisor knows nothing of them, and prepares its own.
+    pub(super) fn drop_standbys(&mut self) {
+        for instance in self.instances.values_mut() {
+            if instance.waiting.take().is_some() {
+                instance.end_is_told = true;
+                instance.sandbox.kill_all();
+            }
+        }
+    }
+}

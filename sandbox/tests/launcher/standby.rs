@@ -1,0 +1,186 @@
+//! Instances that were prepared ahead: they wait, execute when they are told, and never outlive who could tell them.
+//! Stories on live processes.
+
+use std::io::Write;
+
+use super::*;
+
+/// A prepared instance, and the pipe that lets it execute.
+struct Prepared {
+    id: InstanceId,
+    go: fs::File,
+    pid: i32,
+}
+
+fn prepare(host: &mut Running, spec: Spec) -> InstanceId {
+    let id = InstanceId(host.next);
+    host.next += 1;
+    let spec = Box::new(spec);
+    host.send(&Request::Prepare { id, spec }, &[]);
+    id
+}
+
+/// Prepares one; `None` where the host can't.
+fn prepared(host: &mut Running, spec: Spec) -> Option<Prepared> {
+    if !host.handover.can_stand_by {
+        println!("skipped: this host can't prepare instances ahead");
+        return None;
+    }
+    let asked = prepare(host, spec);
+    let (event, fds) = host.recv();
+    assert_eq!(event, Event::Prepared { id: asked });
+    let [go] = <[OwnedFd; 1]>::try_from(fds).unwrap();
+    let [pid] = waiting(host)[..] else {
+        panic!("one waits: {:?}", waiting(host));
+    };
+    Some(Prepared {
+        id: asked,
+        go: go.into(),
+        pid,
+    })
+}
+
+/// The processes that wait right before exec.
+fn waiting(host: &Running) -> Vec<i32> {
+    let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", host.pid())).unwrap();
+    let waits = |pid: &&str| {
+        fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "funcd-standby\n")
+    };
+    let pids = children.split_whitespace().filter(waits);
+    pids.map(|pid| pid.parse().unwrap()).collect()
+}
+
+fn refusal(host: &mut Running, asked: InstanceId) -> String {
+    match host.recv().0 {
+        Event::LaunchFailed { id, message, .. } if id == asked => message,
+        other => panic!("{other:?} instead of a refusal"),
+    }
+}
+
+pub(super) fn a_prepared_instance_executes_when_it_is_told(who: As) {
+    let (mut host, digest) = started(who);
+    let spec = host.spec(digest, &["serve"]);
+    let before = host.holds();
+    let Some(mut ready) = prepared(&mut host, spec) else {
+        return;
+    };
+    // Callers queue in its socket from the beginning.
+    let caller = host.connect(ready.id);
+    ready.go.write_all(&[1]).unwrap();
+    let (event, fds) = host.recv();
+    assert_eq!(
+        event,
+        Event::Launched {
+            id: ready.id,
+            pid: ready.pid
+        }
+    );
+    assert_eq!(fds.len(), 3, "stdout, stderr and its listener");
+    assert_eq!(read_all(caller), "hello\n");
+    assert_eq!(waiting(&host), []);
+    drop(fds);
+    host.send(&Request::Terminate { id: ready.id }, &[]);
+    assert_eq!(host.exit_of(ready.id), Exit::Stopped);
+    drop(ready);
+    host.holds_no_more(&before);
+    host.stop();
+}
+
+pub(super) fn one_that_waits_holds_nothing_of_the_launcher(who: As) {
+    let (mut host, digest) = started(who);
+    let other = host.launch(host.spec(digest, &["serve"]));
+    let spec = host.spec(digest, &["serve"]);
+    let Some(ready) = prepared(&mut host, spec) else {
+        return;
+    };
+    if nix::unistd::geteuid().is_root() {
+        // Its three and its listener; the executable, the ruleset, and how it is told and tells.
+        let open = fs::read_dir(format!("/proc/{}/fd", ready.pid)).unwrap().count();
+        assert_eq!(open, 8);
+    }
+    // Were its copy of them open, the other's pipes would not end with it.
+    host.send(&Request::Kill { id: other.id }, &[]);
+    host.exit_of(other.id);
+    assert!(!read_all(other.stdout).contains("hello"));
+    host.stop();
+}
+
+pub(super) fn one_that_waits_ends_with_whoever_could_tell_it(who: As) {
+    let (mut host, digest) = started(who);
+    let spec = host.spec(digest, &["serve"]);
+    let before = host.holds();
+    // The pipe is closed.
+    let Some(ready) = prepared(&mut host, spec.clone()) else {
+        return;
+    };
+    drop(ready.go);
+    let why = refusal(&mut host, ready.id);
+    assert!(why.contains("step exec"), "{why}");
+    host.holds_no_more(&before);
+    // It is killed.
+    let ready = prepared(&mut host, spec.clone()).unwrap();
+    host.send(&Request::Kill { id: ready.id }, &[]);
+    refusal(&mut host, ready.id);
+    drop(ready);
+    host.holds_no_more(&before);
+    // The supervisor dies: the next one knows nothing of it.
+    let ready = prepared(&mut host, spec.clone()).unwrap();
+    kill(Pid::from_raw(host.supervisor()), Signal::SIGKILL).unwrap();
+    host.take_over();
+    assert_eq!(host.inventory.len(), 0);
+    assert!(host.handover.next_id > ready.id);
+    drop(ready);
+    host.holds_no_more(&before);
+    // And that one prepares its own; nothing is told of the one before.
+    let ready = prepared(&mut host, spec).unwrap();
+    host.signal(Signal::SIGKILL);
+    host.ended();
+    while Path::new(&format!("/proc/{}", ready.pid)).exists() {
+        std::thread::yield_now();
+    }
+}
+
+pub(super) fn what_can_not_be_prepared_is_refused_by_name(who: As) {
+    let (mut host, digest) = started(who);
+    let data = host.dir.path().join("data");
+    let spec = host.spec(digest, &["serve"]);
+    type Change<'a> = &'a dyn Fn(&mut Spec);
+    let cases: [(Change<'_>, &str); 3] = [
+        (&|spec| spec.socket = Socket::Port(8080), "a port of its own"),
+        (&|spec| spec.read = vec![data.clone()], "with grants"),
+        (&|spec| spec.write = vec![data.clone()], "with grants"),
+    ];
+    for (change, why) in cases {
+        let mut spec = spec.clone();
+        change(&mut spec);
+        let asked = prepare(&mut host, spec);
+        let said = refusal(&mut host, asked);
+        let why = if host.handover.can_stand_by { why } else { "ABI 6" };
+        assert!(said.contains(why), "{said}");
+    }
+    // An id is used up by whatever it was used for.
+    let id = InstanceId(host.next - 1);
+    let spec = Box::new(spec);
+    host.send(&Request::Launch { id, spec }, &[]);
+    assert!(refusal(&mut host, id).contains("not larger"));
+    host.stop();
+}
+
+pub(super) fn a_prepared_instance_that_can_not_execute_says_so(who: As) {
+    let (mut host, _) = started(who);
+    let broken = host.dir.path().join("broken");
+    fs::write(&broken, b"\x7fELF and nothing more").unwrap();
+    fs::set_permissions(&broken, fs::Permissions::from_mode(0o755)).unwrap();
+    let digest = host.store(&broken);
+    let spec = host.spec(digest, &["serve"]);
+    let before = host.holds();
+    let Some(mut ready) = prepared(&mut host, spec) else {
+        return;
+    };
+    ready.go.write_all(&[1]).unwrap();
+    let why = refusal(&mut host, ready.id);
+    assert!(why.contains("no executable of this machine"), "{why}");
+    drop(ready);
+    host.holds_no_more(&before);
+    host.stop();
+}

@@ -1,0 +1,204 @@
+//! Starts that are prepared: of which revisions that makes sense and how many there may be (pure), and the part of `control`
+//! that has them made.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use funcd_sandbox::spec::InstanceId;
+use funcd_sandbox::wire::Request;
+
+use super::control::Control;
+use super::entry::Entry;
+use super::handle::Revision;
+use super::instance::{Address, Instance};
+use super::start;
+use crate::catalog::manifest::Contract;
+use crate::name::FunctionName;
+
+/// Whether a start of this revision can be prepared: the launcher refuses others. What is granted is looked up when it
+/// starts, and a port belongs to a process that runs.
+pub(super) fn suits(revision: &Revision) -> bool {
+    let manifest = &revision.manifest;
+    manifest.contract == Contract::Http
+        && manifest.scale.min == 0
+        && manifest.read.is_empty()
+        && manifest.write.is_empty()
+}
+
+/// The next start of a function, prepared.
+#[derive(Debug)]
+pub(super) enum Standby {
+    /// The launcher was asked for it.
+    Asked(InstanceId, Arc<Revision>),
+    /// It waits for a request.
+    Waits(Arc<Instance>),
+}
+
+impl Standby {
+    pub(super) fn id(&self) -> InstanceId {
+        match self {
+            Standby::Asked(id, _) => *id,
+            Standby::Waits(instance) => instance.id,
+        }
+    }
+
+    pub(super) fn revision(&self) -> &Arc<Revision> {
+        match self {
+            Standby::Asked(_, revision) => revision,
+            Standby::Waits(instance) => &instance.revision,
+        }
+    }
+
+    /// It is not to be leased any more: whether it is by then.
+    pub(super) fn close(&self) -> bool {
+        match self {
+            Standby::Asked(..) => false,
+            Standby::Waits(instance) => {
+                instance.close();
+                instance.in_flight() > 0
+            }
+        }
+    }
+}
+
+/// The processes that wait, on the whole host.
+#[derive(Debug)]
+pub(super) struct Standbys {
+    most: usize,
+    /// In the order in which they were prepared.
+    waiting: BTreeMap<InstanceId, FunctionName>,
+}
+
+/// Whether there is room for one more.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Room {
+    Free,
+    /// Once this one is gone.
+    Instead(InstanceId, FunctionName),
+    None,
+}
+
+impl Standbys {
+    /// At most so many; 0 for none at all.
+    pub(super) fn new(most: usize) -> Standbys {
+        Standbys {
+            most,
+            waiting: BTreeMap::new(),
+        }
+    }
+
+    /// The room for a function that was just used, or not yet: only use may take the place of another, or a folder full of
+    /// functions would have each of them prepared in turn.
+    pub(super) fn room(&self, was_used: bool) -> Room {
+        match self.waiting.first_key_value() {
+            _ if self.waiting.len() < self.most => Room::Free,
+            Some((&oldest, name)) if was_used => Room::Instead(oldest, name.clone()),
+            Some(_) | None => Room::None,
+        }
+    }
+
+    pub(super) fn insert(&mut self, id: InstanceId, function: FunctionName) {
+        self.waiting.insert(id, function);
+    }
+
+    /// It runs, or has ended: whose it was.
+    pub(super) fn remove(&mut self, id: InstanceId) -> Option<FunctionName> {
+        self.waiting.remove(&id)
+    }
+
+    /// Whose one that waits is.
+    pub(super) fn owner(&self, id: InstanceId) -> Option<&FunctionName> {
+        self.waiting.get(&id)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+}
+
+impl Control {
+    /// Has the next start of a function prepared where that makes sense.
+    pub(super) fn stand_by(&mut self, name: &FunctionName, was_used: bool) {
+        let entry = self.entries.get(name);
+        let Some(revision) = entry.and_then(Entry::wants_standby).map(Arc::clone) else {
+            return;
+        };
+        if self.draining || self.said_goodbye {
+            return;
+        }
+        match self.standbys.room(was_used) {
+            Room::Free => {}
+            Room::Instead(id, other) => {
+                self.standbys.remove(id);
+                self.with(&other, Entry::end_standby);
+            }
+            Room::None => return,
+        }
+        let id = InstanceId(self.next_id);
+        self.next_id += 1;
+        let spec = Box::new(start::spec(name, &revision));
+        self.requests.push(Request::Prepare { id, spec });
+        self.standbys.insert(id, name.clone());
+        if let Some(entry) = self.entries.get_mut(name) {
+            entry.preparing(id, revision);
+        }
+    }
+
+    pub(super) fn on_prepared(&mut self, id: InstanceId, fds: Vec<OwnedFd>) {
+        let (Some(name), Some(go)) = (self.standbys.owner(id).cloned(), fds.into_iter().next()) else {
+            return;
+        };
+        let entry = self.entries.get(&name);
+        let Some(revision) = entry.and_then(|entry| entry.standby_revision(id)).cloned() else {
+            return;
+        };
+        let address = Address::Unix(self.sockets.join(id.to_string()));
+        let instance = Arc::new(Instance::waiting(id, revision, address, go));
+        self.with(&name, |entry, effects| entry.prepared(instance, effects));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::entry_tests::revision;
+    use super::*;
+
+    fn name(name: &str) -> FunctionName {
+        FunctionName::parse(name).unwrap()
+    }
+
+    #[test]
+    fn only_use_takes_the_place_of_the_oldest() {
+        let mut standbys = Standbys::new(2);
+        for (id, function) in [(7, "a"), (9, "b")] {
+            assert_eq!(standbys.room(false), Room::Free);
+            standbys.insert(InstanceId(id), name(function));
+        }
+        assert_eq!(standbys.room(false), Room::None);
+        assert_eq!(standbys.room(true), Room::Instead(InstanceId(7), name("a")));
+        assert_eq!(standbys.remove(InstanceId(7)), Some(name("a")));
+        assert_eq!(standbys.remove(InstanceId(7)), None);
+        assert_eq!(standbys.room(false), Room::Free);
+    }
+
+    #[test]
+    fn none_at_all_when_there_is_to_be_none() {
+        assert_eq!(Standbys::new(0).room(true), Room::None);
+    }
+
+    #[test]
+    fn what_is_looked_up_at_the_start_is_not_prepared() {
+        assert!(suits(&revision(1, |_| {})));
+        assert!(!suits(&revision(1, |manifest| manifest.scale.min = 1)));
+        assert!(!suits(
+            &revision(1, |manifest| manifest.contract = Contract::Port(80))
+        ));
+        assert!(!suits(
+            &revision(1, |manifest| manifest.read = vec!["/usr".into()])
+        ));
+        assert!(!suits(
+            &revision(1, |manifest| manifest.write = vec!["/srv".into()])
+        ));
+    }
+}
