@@ -12,6 +12,8 @@
 mod body;
 mod connection;
 mod forward;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod headers;
 mod heard;
 mod ids;
