@@ -24,8 +24,10 @@ pub(super) enum Fault {
     TooLarge = 1,
     /// Nothing came for too long.
     Stalled,
-    /// The caller went away, or its framing broke.
+    /// The caller went away.
     Gone,
+    /// Its framing broke.
+    Malformed,
 }
 
 impl Fault {
@@ -35,6 +37,7 @@ impl Fault {
             1 => Some(Fault::TooLarge),
             2 => Some(Fault::Stalled),
             3 => Some(Fault::Gone),
+            4 => Some(Fault::Malformed),
             _ => None,
         }
     }
@@ -46,6 +49,7 @@ impl fmt::Display for Fault {
             Fault::TooLarge => "the request body is too large",
             Fault::Stalled => "the request body stopped coming",
             Fault::Gone => "the caller went away",
+            Fault::Malformed => "the framing of the request body is malformed",
         })
     }
 }
@@ -121,6 +125,7 @@ impl Body for Upload {
                 this.watch.uploading.store(false, Ordering::Relaxed);
                 Poll::Ready(None)
             }
+            Some(Err(_)) if this.watch.is_flawed() => this.fail(Fault::Malformed),
             Some(Err(_)) => this.fail(Fault::Gone),
             Some(Ok(frame)) => {
                 let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);

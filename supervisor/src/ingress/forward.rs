@@ -205,7 +205,7 @@ fn faulty(fault: Fault) -> Problem {
     let kind = match fault {
         Fault::TooLarge => Kind::BodyTooLarge,
         Fault::Stalled => Kind::UploadStalled,
-        Fault::Gone => Kind::BadRequest,
+        Fault::Gone | Fault::Malformed => Kind::BadRequest,
     };
     Problem::new(kind, fault.to_string()).closing()
 }

@@ -30,7 +30,14 @@ const HEAD_BYTES: usize = 8 * 1024;
 pub fn framing(stream: &[u8], piece: usize) -> Result<u32, &'static str> {
     let mut inspector = Inspector::new(HEAD_BYTES);
     for bytes in stream.chunks(piece) {
-        inspector.feed(bytes).map_err(|flaw| flaw.explain())?;
+        let (fed, flaw) = inspector.feed(bytes);
+        if let Some(flaw) = flaw {
+            return Err(flaw.slug());
+        }
+        if fed.looked_at < bytes.len() {
+            // What follows is for the answer to decide.
+            return Ok(inspector.heads());
+        }
     }
     Ok(inspector.heads())
 }
@@ -39,7 +46,9 @@ pub fn framing(stream: &[u8], piece: usize) -> Result<u32, &'static str> {
 pub fn first_head(stream: &[u8]) -> Option<usize> {
     let mut inspector = Inspector::new(HEAD_BYTES);
     for (at, byte) in stream.iter().enumerate() {
-        inspector.feed(std::slice::from_ref(byte)).ok()?;
+        if inspector.feed(std::slice::from_ref(byte)).1.is_some() {
+            return None;
+        }
         if inspector.heads() == 1 {
             return Some(at + 1);
         }
@@ -131,25 +140,32 @@ async fn exchange_with(answer: &[u8], closes: bool) -> Option<Answered> {
         if closes {
             let _ = theirs.shutdown().await;
         }
+        settled().await;
         // Silence is what the head's deadline is for.
         watch.expire(&watch.head);
     };
     let (response, ()) = tokio::join!(forward::exchange(&mut upstream, request, &watch), answering);
     let (mut head, mut body) = response.ok()?.into_parts();
     headers::strip_response(&mut head.headers, false);
-    let ended = poll_fn(|cx| {
-        let _ = upstream.poll(cx);
-        match Pin::new(&mut body).poll_frame(cx) {
-            Poll::Ready(Some(Ok(_))) => {
-                cx.waker().wake_by_ref();
-                Poll::Pending
+    let mut complete = false;
+    let mut silence = 0;
+    while silence < 3 {
+        let frame = poll_fn(|cx| {
+            let _ = upstream.poll(cx);
+            Poll::Ready(Pin::new(&mut body).poll_frame(cx))
+        });
+        match frame.await {
+            Poll::Ready(Some(Ok(_))) => {}
+            Poll::Ready(ended) => {
+                complete = ended.is_none();
+                break;
             }
-            Poll::Ready(Some(Err(_))) => Poll::Ready(Some(false)),
-            Poll::Ready(None) => Poll::Ready(Some(true)),
-            Poll::Pending => Poll::Ready(None),
+            Poll::Pending => {
+                silence += 1;
+                tokio::task::yield_now().await;
+            }
         }
-    });
-    let complete = ended.await == Some(true);
+    }
     poll_fn(|cx| Poll::Ready(upstream.poll(cx).is_ready())).await;
     Some(Answered {
         head,
@@ -157,4 +173,11 @@ async fn exchange_with(answer: &[u8], closes: bool) -> Option<Answered> {
         reusable: complete && upstream.is_idle() && upstream.is_quiet(),
         left: upstream.into_stream().1.len(),
     })
+}
+
+/// What was written to a socket has arrived at the other end: the reactor was asked.
+async fn settled() {
+    for _ in 0..3 {
+        tokio::task::yield_now().await;
+    }
 }

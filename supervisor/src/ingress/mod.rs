@@ -10,8 +10,10 @@
 //! deadlines (`watch`), so that a warm request spawns nothing, locks nothing that is shared and makes no timer.
 
 mod body;
+mod client_io;
 mod connection;
 mod forward;
+mod frames;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod headers;

@@ -14,6 +14,7 @@ use super::body::{Download, Reply, Upload};
 use super::forward::{self, Answer};
 use super::headers::{self, BadHead, Said};
 use super::ids::{self, RequestId};
+use super::inspect::Flaw;
 use super::respond::{Kind, Problem, respond};
 use super::upgrade;
 use super::visit::Visit;
@@ -121,11 +122,16 @@ async fn answer(
     Ok((answer, permit, client))
 }
 
-/// Refuses what the inspector saw on this connection and hyper let through.
+/// Refuses the request that stands in for one that the inspector did not let through.
 fn check_framing(visit: &Visit) -> Result<(), Problem> {
     match visit.connection().watch.flaw(visit.number()) {
         Some(flaw) if visit.connection().is_inspected() => {
-            Err(Problem::new(Kind::BadRequest, flaw.explain()).closing())
+            let kind = match flaw {
+                Flaw::LargeHead | Flaw::ManyFields => Kind::HeadTooLarge,
+                Flaw::LongTarget => Kind::TargetTooLong,
+                _ => Kind::BadRequest,
+            };
+            Err(Problem::new(kind, flaw.explain()).because(flaw.slug()).closing())
         }
         _ => Ok(()),
     }
@@ -194,7 +200,7 @@ fn pass_on(
 fn refuse(mut visit: Visit, problem: &Problem, version: Version, id: &RequestId) -> Response<Reply> {
     let row = problem.kind.row();
     visit.answered(row.status);
-    visit.failed(row.slug);
+    visit.failed(problem.reason.unwrap_or(row.slug));
     let id_text = id.0.to_str().unwrap_or("");
     match problem.kind {
         // What callers do wrong, or bring about, must not fill the log; nor what is known and logged once already.
@@ -237,15 +243,24 @@ fn too_large(limit: u64) -> Problem {
 }
 
 fn bad_head(bad: BadHead) -> Problem {
-    let (kind, detail) = match bad {
-        BadHead::Connect => (Kind::MethodNotAllowed, "CONNECT is not served"),
+    let (kind, reason, detail) = match bad {
+        BadHead::Connect => (Kind::MethodNotAllowed, "connect", "CONNECT is not served"),
         BadHead::Target => (
             Kind::BadRequest,
+            "target",
             "the target is neither a path nor an absolute URI",
         ),
-        BadHead::NoHost => (Kind::BadRequest, "HTTP/1.1 needs a Host field"),
-        BadHead::Host => (Kind::BadRequest, "Host is not one host with an optional port"),
-        BadHead::Expectation => (Kind::ExpectationFailed, "only 100-continue can be expected"),
+        BadHead::NoHost => (Kind::BadRequest, "no-host", "HTTP/1.1 needs a Host field"),
+        BadHead::Host => (
+            Kind::BadRequest,
+            "host",
+            "Host is not one host with an optional port",
+        ),
+        BadHead::Expectation => (
+            Kind::ExpectationFailed,
+            "expectation",
+            "only 100-continue can be expected",
+        ),
     };
-    Problem::new(kind, detail).closing()
+    Problem::new(kind, detail).because(reason).closing()
 }
