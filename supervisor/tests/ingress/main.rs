@@ -8,4 +8,5 @@ mod bounds;
 mod framing;
 mod heads;
 mod host;
+mod smuggling;
 mod upstream;
