@@ -65,9 +65,7 @@ impl Follower {
     /// The next frame that is known after these bytes, and what is left of them.
     fn next(&mut self, bytes: &mut &[u8]) -> Option<Frame> {
         loop {
-            let skipped = self.skip.min(bytes.len());
-            self.skip -= skipped;
-            *bytes = &bytes[skipped..];
+            self.skip(bytes);
             if bytes.is_empty() {
                 return None;
             }
@@ -84,6 +82,12 @@ impl Follower {
                 return Some(frame);
             }
         }
+    }
+
+    fn skip(&mut self, bytes: &mut &[u8]) {
+        let skipped = self.skip.min(bytes.len());
+        self.skip -= skipped;
+        *bytes = &bytes[skipped..];
     }
 
     fn wanted(&self) -> usize {
@@ -168,6 +172,7 @@ impl Frames {
     pub(super) fn read(&mut self, bytes: &[u8], now: Instant) -> Verdict {
         let mut left = bytes;
         loop {
+            self.incoming.skip(&mut left);
             let between = self.incoming.is_between();
             let start = bytes.len() - left.len();
             let Some(frame) = self.incoming.next(&mut left) else {
@@ -332,8 +337,13 @@ mod tests {
                 Verdict::Pass
             );
             // Between two frames it can be told.
-            let both = [&frame(DATA, END_STREAM, b"")[..], &cheap].concat();
-            assert_eq!(frames.read(&both, later), Verdict::EndAfter(9));
+            let both = [
+                &frame(DATA, END_STREAM | 8, b"")[..],
+                &frame(CONTINUATION, 0, b"abc"),
+                &cheap,
+            ]
+            .concat();
+            assert_eq!(frames.read(&both, later), Verdict::EndAfter(21));
         }
     }
 
