@@ -12,5 +12,6 @@ mod framing;
 mod h2;
 mod heads;
 mod host;
+mod slow;
 mod smuggling;
 mod upstream;
