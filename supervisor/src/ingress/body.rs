@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
+use super::headers;
 use super::pool::Upstream;
 use super::visit::Visit;
 use super::watch::Watch;
@@ -127,7 +128,10 @@ impl Body for Upload {
             }
             Some(Err(_)) if this.watch.is_flawed() => this.fail(Fault::Malformed),
             Some(Err(_)) => this.fail(Fault::Gone),
-            Some(Ok(frame)) => {
+            Some(Ok(mut frame)) => {
+                if let Some(trailer) = frame.trailers_mut() {
+                    headers::strip_trailer(trailer);
+                }
                 let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
                 let Some(left) = this.left.checked_sub(bytes) else {
                     return this.fail(Fault::TooLarge);
@@ -243,7 +247,10 @@ impl Download {
             self.upstream = None;
         }
         match ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
-            Some(Ok(frame)) => {
+            Some(Ok(mut frame)) => {
+                if let Some(trailer) = frame.trailers_mut() {
+                    headers::strip_trailer(trailer);
+                }
                 self.visit.downloaded(frame.data_ref().map_or(0, Bytes::len));
                 if self.incoming.is_end_stream() || frame.is_trailers() {
                     self.release(Some(cx));

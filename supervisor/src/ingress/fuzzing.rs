@@ -143,6 +143,8 @@ async fn exchange_with(answer: &[u8], closes: bool) -> Option<Answered> {
         settled().await;
         // Silence is what the head's deadline is for.
         watch.expire(&watch.head);
+        // Nobody else wakes the other side.
+        tokio::task::yield_now().await;
     };
     let (response, ()) = tokio::join!(forward::exchange(&mut upstream, request, &watch), answering);
     let (mut head, mut body) = response.ok()?.into_parts();

@@ -356,6 +356,44 @@ pub(super) fn strip_response(headers: &mut HeaderMap, switching: bool) {
     }
 }
 
+/// Takes out of a trailer, of either direction, what ends here, what frames or routes a message, and what says who
+/// called: a reader that merges trailers into the head would believe it.
+pub(super) fn strip_trailer(trailer: &mut HeaderMap) {
+    let doomed: Vec<HeaderName> = trailer
+        .keys()
+        .filter(|name| {
+            let name = name.as_str();
+            is_claim(name)
+                || matches!(
+                    name,
+                    "authorization"
+                        | "connection"
+                        | "content-length"
+                        | "cookie"
+                        | "expect"
+                        | "host"
+                        | "keep-alive"
+                        | "proxy"
+                        | "proxy-authenticate"
+                        | "proxy-authorization"
+                        | "proxy-connection"
+                        | "set-cookie"
+                        | "te"
+                        | "traceparent"
+                        | "tracestate"
+                        | "trailer"
+                        | "transfer-encoding"
+                        | "upgrade"
+                        | "x-request-id"
+                )
+        })
+        .cloned()
+        .collect();
+    for name in doomed {
+        trailer.remove(name);
+    }
+}
+
 fn value(text: String) -> HeaderValue {
     HeaderValue::try_from(text).expect("made of an address and a checked host")
 }

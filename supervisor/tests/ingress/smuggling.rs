@@ -411,3 +411,89 @@ fn what_stands_behind_an_upgrade_waits_for_its_answer() {
         "{answer:?}"
     );
 }
+
+#[test]
+fn trailers_claim_nothing() {
+    let mut host = Host::new();
+    let (_, server) = host.serve("f", manifest(), |conn, head| {
+        let end = "0\r\nX-Sum: 2\r\nConnection: x-sum\r\nX-Forwarded-For: 6.6.6.6\r\n\r\n";
+        hello_with(
+            conn,
+            head,
+            &format!(
+                "Trailer: x-sum, connection, x-forwarded-for\r\nTransfer-Encoding: chunked\r\n\r\n{end}"
+            ),
+        )
+    });
+    let mut caller = host.caller();
+    caller.send(
+        "POST /f HTTP/1.1\r\nHost: h\r\nTE: trailers\r\nTransfer-Encoding: chunked\r\n\
+         Trailer: x-sum, x-forwarded-for, forwarded, x-real-ip, x_forwarded_for, keep-alive, proxy-authorization\r\n\r\n\
+         0\r\nX-Sum: 1\r\nX-Forwarded-For: 6.6.6.6\r\nForwarded: for=6.6.6.6\r\nX-Real-IP: 6.6.6.6\r\n\
+         X_Forwarded_For: 6.6.6.6\r\nKeep-Alive: 6.6.6.6\r\nProxy-Authorization: 6.6.6.6\r\n\r\n",
+    );
+    let (_, _, trailers) = caller.response().unwrap();
+    assert_eq!(trailers, "x-sum: 2\r\n\r\n");
+    let read = read(&server);
+    assert!(read.ends_with("\r\n\r\n0\r\nx-sum: 1\r\n\r\n"), "{read}");
+}
+
+/// Answers with this behind the status line, the request's body read.
+fn hello_with(conn: &mut crate::host::Conn, head: &str, rest: &str) -> bool {
+    conn.body(head).is_some() && conn.send(format!("HTTP/1.1 200 OK\r\n{rest}"))
+}
+
+/// The control of all above: what hyper alone, without the inspector before it, takes for good requests.
+#[test]
+fn hyper_alone_would_take_some_of_these() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    listener.set_nonblocking(true).unwrap();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let service =
+                    hyper::service::service_fn(async |request: http::Request<hyper::body::Incoming>| {
+                        let _ = http_body_util::BodyExt::collect(request.into_body()).await;
+                        Ok::<_, std::convert::Infallible>(http::Response::new(String::new()))
+                    });
+                let io = hyper_util::rt::TokioIo::new(stream);
+                let _ = hyper::server::conn::http1::Builder::new()
+                    .serve_connection(io, service)
+                    .await;
+            }
+        });
+    });
+    let chunked = "Transfer-Encoding: chunked\r\n";
+    for (what, bytes) in [
+        (
+            "CL.TE",
+            post(&format!("Content-Length: 6\r\n{chunked}"), "0\r\n\r\n"),
+        ),
+        (
+            "CL.CL equal",
+            post("Content-Length: 3\r\nContent-Length: 3\r\n", "abc"),
+        ),
+        (
+            "gzip, chunked",
+            post("Transfer-Encoding: gzip, chunked\r\n", "0\r\n\r\n"),
+        ),
+        ("two encodings", post(&format!("{chunked}{chunked}"), "0\r\n\r\n")),
+        ("LF behind a field", "GET /f/a HTTP/1.1\r\nHost: h\n\r\n".into()),
+        ("two hosts", get("Host: h\r\nHost: evil\r\n")),
+        ("a fragment", "GET /f/a#b HTTP/1.1\r\nHost: h\r\n\r\n".into()),
+    ] {
+        let mut stream = std::net::TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(crate::host::PATIENCE)).unwrap();
+        std::io::Write::write_all(&mut stream, bytes.as_bytes()).unwrap();
+        let mut answer = [0; 15];
+        std::io::Read::read_exact(&mut stream, &mut answer).unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 200 OK", "{what}");
+    }
+}
