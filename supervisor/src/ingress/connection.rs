@@ -186,7 +186,8 @@ async fn run<C: Served>(worker: &Worker, connection: &Connection, served: Pin<&m
 }
 
 async fn linger(mut stream: TcpStream) {
-    let mut scrap = [0; 16 * 1024];
+    // On the heap: in the future it would be a part of every connection, idle ones too.
+    let mut scrap = vec![0; 16 * 1024];
     let mut left = LINGER.1;
     let drop_rest = async {
         while let Ok(read @ 1..) = stream.read(&mut scrap).await {
