@@ -3,7 +3,7 @@
 
 use std::convert::Infallible;
 
-use http::header::{self, HeaderValue};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::{Body, Incoming};
@@ -40,7 +40,7 @@ async fn answer(
     mut request: Request<Incoming>,
     id: &RequestId,
 ) -> Result<(Answer, Permit, Option<OnUpgrade>), Problem> {
-    check_framing(visit)?;
+    check_framing(visit, request.headers())?;
     let client = request
         .headers()
         .contains_key(header::UPGRADE)
@@ -122,19 +122,24 @@ async fn answer(
     Ok((answer, permit, client))
 }
 
-/// Refuses the request that stands in for one that the inspector did not let through.
-fn check_framing(visit: &Visit) -> Result<(), Problem> {
-    match visit.connection().watch.flaw(visit.number()) {
-        Some(flaw) if visit.connection().is_inspected() => {
-            let kind = match flaw {
-                Flaw::LargeHead | Flaw::ManyFields => Kind::HeadTooLarge,
-                Flaw::LongTarget => Kind::TargetTooLong,
-                _ => Kind::BadRequest,
-            };
-            Err(Problem::new(kind, flaw.explain()).because(flaw.slug()).closing())
-        }
-        _ => Ok(()),
-    }
+/// Refuses the request that stands in for one that the inspector did not let through, and HTTP/2 heads that are too large.
+fn check_framing(visit: &Visit, headers: &HeaderMap) -> Result<(), Problem> {
+    let connection = visit.connection();
+    let flaw = if connection.is_inspected() {
+        connection.watch.flaw(visit.number())
+    } else {
+        // As HTTP/2 counts them (RFC 9113, 10.5.1).
+        let size = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + 32;
+        let bytes: usize = headers.iter().map(size).sum();
+        (bytes > visit.worker().shared.bounds.head_bytes).then_some(Flaw::LargeHead)
+    };
+    let Some(flaw) = flaw else { return Ok(()) };
+    let kind = match flaw {
+        Flaw::LargeHead | Flaw::ManyFields => Kind::HeadTooLarge,
+        Flaw::LongTarget => Kind::TargetTooLong,
+        _ => Kind::BadRequest,
+    };
+    Err(Problem::new(kind, flaw.explain()).because(flaw.slug()).closing())
 }
 
 /// hyper writes a body of unknown length only when told to (for GET it would leave it out), and HTTP/2 callers need

@@ -181,13 +181,16 @@ impl Worker {
             .half_close(false)
             .max_header_size(bounds.head_bytes)
             .max_buf_size(bounds.head_bytes.max(64 * 1024));
+        // Twice what is taken, so that most heads that are too large get an answer of funcd's own (`check_framing`); h2
+        // answers the others with a bare 431 and never holds more of them.
+        let header_list = u32::try_from(2 * bounds.head_bytes).unwrap_or(u32::MAX);
         let mut http2 = http2::Builder::new(StreamExecutor { epoch });
         http2
             .timer(TokioTimer::new())
             .max_concurrent_streams(128)
             .max_pending_accept_reset_streams(20)
             .max_local_error_reset_streams(64)
-            .max_header_list_size(u32::try_from(bounds.head_bytes).unwrap_or(u32::MAX))
+            .max_header_list_size(header_list)
             .initial_stream_window_size(256 * 1024)
             .initial_connection_window_size(1024 * 1024)
             .max_send_buf_size(64 * 1024)

@@ -186,9 +186,8 @@ fn storms_of_interim_answers() {
     for (name, answer) in [
         (
             "hundreds",
-            (|conn, _| {
-                conn.send("HTTP/1.1 100 Continue\r\n\r\n".repeat(10_000)) && conn.send(ok("final"))
-            }) as Answer,
+            (|conn, _| conn.send("HTTP/1.1 100 Continue\r\n\r\n".repeat(10_000)) && conn.send(ok("final")))
+                as Answer,
         ),
         ("hints", |conn, _| {
             conn.send("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n".repeat(10_000))

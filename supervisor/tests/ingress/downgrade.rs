@@ -199,3 +199,33 @@ fn a_length_that_lies_ends_the_stream_and_nothing_of_it_is_the_next_request() {
         0
     );
 }
+
+#[test]
+fn a_header_list_beyond_the_bound_is_a_431_of_the_host_s_own() {
+    let mut host = Host::new();
+    let (_, server) = host.serve("f", manifest(), hello);
+    let counted = || metric("funcd_requests_rejected_total", "reason=\"large-head\"");
+    let before = counted();
+    let large = [b'y'; 33 * 1024];
+    let mut caller = Caller::new(host.address);
+    // Larger than a frame may be: two of them.
+    let block = block(&and(b"x", &large));
+    let (first, rest) = block.split_at(16 * 1024);
+    let (second, third) = rest.split_at(16 * 1024);
+    caller.send(&frame(HEADERS, END_STREAM, 1, first));
+    caller.send(&frame(crate::h2::CONTINUATION, 0, 1, second));
+    caller.send(&frame(crate::h2::CONTINUATION, END_HEADERS, 1, third));
+    assert_eq!(caller.outcome(1), Came::Status(431));
+    crate::host::eventually("it is counted", || counted() > before);
+    assert!(
+        caller.bodies.contains_key(&1) || {
+            caller.read();
+            caller.bodies.contains_key(&1)
+        },
+        "it says why"
+    );
+    assert_eq!(server.take_bytes(), b"");
+    let fits = [b'y'; 10 * 1024];
+    caller.ask(3, &and(b"x", &fits));
+    assert_eq!(caller.outcome(3), Came::Status(200));
+}
