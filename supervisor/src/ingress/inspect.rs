@@ -263,7 +263,7 @@ impl Inspector {
                     bytes = &bytes[taken as usize..];
                 }
                 At::RequestLine | At::Field | At::ChunkSize | At::Trailer => {
-                    let Some(end) = bytes.iter().position(|byte| *byte == b'\n') else {
+                    let Some(end) = memchr::memchr(b'\n', bytes) else {
                         self.keep(bytes)?;
                         bytes = &[];
                         break;
@@ -323,7 +323,7 @@ impl Inspector {
 
     fn line(&mut self, line: &[u8]) -> Result<(), Flaw> {
         let line = line.strip_suffix(b"\r\n").ok_or(Flaw::BareLineFeed)?;
-        if !line.iter().all(|byte| CLASSES[usize::from(*byte)] & TEXT != 0) {
+        if has_control(line) {
             return Err(Flaw::ControlCharacter);
         }
         match self.at {
@@ -365,13 +365,14 @@ impl Inspector {
     }
 
     fn request_line(&mut self, line: &[u8]) -> Result<(), Flaw> {
-        let method = line.iter().position(|byte| *byte == b' ').unwrap_or(0);
+        let method = line.iter().position(|byte| !is_class(*byte, TOKEN));
         let (line, version) = line.split_at(line.len().saturating_sub(b" HTTP/1.1".len()));
         self.http10 = version == b" HTTP/1.0";
-        if method == 0
-            || !is_token(&line[..method.min(line.len())])
-            || !(self.http10 || version == b" HTTP/1.1")
-        {
+        let method = match method {
+            Some(end @ 1..) if line.get(end) == Some(&b' ') => end,
+            _ => return Err(Flaw::RequestLine),
+        };
+        if !(self.http10 || version == b" HTTP/1.1") {
             return Err(Flaw::RequestLine);
         }
         let target = line.get(method + 1..).filter(|target| !target.is_empty());
@@ -383,7 +384,7 @@ impl Inspector {
             return Err(Flaw::LongTarget);
         }
         // Nearly every target is a path of nothing but these; of the others the type that will hold it decides.
-        let plain = |byte: &u8| CLASSES[usize::from(*byte)] & PATH != 0;
+        let plain = |byte: &u8| is_class(*byte, PATH);
         if target[0] != b'/' || !target.iter().all(plain) {
             let good = !target.contains(&b'#') && !target.contains(&b'\t') && Uri::try_from(target).is_ok();
             return if good { Ok(()) } else { Err(Flaw::Target) };
@@ -426,13 +427,10 @@ impl Inspector {
         if self.fields > FIELDS {
             return Err(Flaw::ManyFields);
         }
-        let colon = line
-            .iter()
-            .position(|byte| *byte == b':')
-            .ok_or(Flaw::FieldName)?;
-        match is_token(&line[..colon]) {
-            true => Ok(&line[..colon]),
-            false => Err(Flaw::FieldName),
+        let end = line.iter().position(|byte| !is_class(*byte, TOKEN));
+        match end {
+            Some(colon @ 1..) if line[colon] == b':' => Ok(&line[..colon]),
+            _ => Err(Flaw::FieldName),
         }
     }
 
@@ -471,12 +469,10 @@ const FRAMING: [&[u8]; 8] = [
     b"upgrade",
 ];
 
-/// May stand in a line: no control character but the tab.
-const TEXT: u8 = 1;
 /// May stand in a field's name or a method (`tchar` of RFC 9110, 5.6.2).
-const TOKEN: u8 = 2;
+const TOKEN: u8 = 1;
 /// May stand in a path or a query (RFC 3986, 3.3 and 3.4).
-const PATH: u8 = 4;
+const PATH: u8 = 2;
 
 /// What each byte may be.
 const CLASSES: [u8; 256] = {
@@ -484,9 +480,6 @@ const CLASSES: [u8; 256] = {
     let mut byte = 0;
     while byte < 256 {
         let at = byte as u8;
-        if at == b'\t' || (at >= b' ' && at != 0x7f) {
-            classes[byte] |= TEXT;
-        }
         if at.is_ascii_alphanumeric() {
             classes[byte] |= TOKEN | PATH;
         }
@@ -505,9 +498,14 @@ const CLASSES: [u8; 256] = {
     classes
 };
 
-/// One byte at least, all of them `tchar`.
-fn is_token(bytes: &[u8]) -> bool {
-    !bytes.is_empty() && bytes.iter().all(|byte| CLASSES[usize::from(*byte)] & TOKEN != 0)
+fn is_class(byte: u8, class: u8) -> bool {
+    CLASSES[usize::from(byte)] & class != 0
+}
+
+/// A control character but the tab. Looks at every byte, so that the compiler can look at many at once.
+fn has_control(line: &[u8]) -> bool {
+    let control = |byte: u8| (byte < b' ') & (byte != b'\t') | (byte == 0x7f);
+    line.iter().fold(false, |found, byte| found | control(*byte))
 }
 
 /// One or more digits that fit a signed number too, without sign or list (RFC 9110, 8.6).
