@@ -216,6 +216,7 @@ impl Host {
 
     pub(crate) fn caller(&self) -> Caller {
         let stream = TcpStream::connect(self.address).unwrap();
+        stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
         Caller(BufReader::new(stream))
