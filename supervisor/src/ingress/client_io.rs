@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use metrics::counter;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
@@ -19,6 +19,7 @@ use tokio::net::TcpStream;
 use super::frames::{Frames, POISON, Refused, Verdict};
 use super::inspect::{Fed, Flaw, Inspector};
 use super::watch::Watch;
+use super::worker::Shared;
 use crate::telemetry::names;
 
 /// How HTTP/2 with prior knowledge begins (RFC 9113, 3.4).
@@ -46,8 +47,7 @@ enum Screen {
 pub(super) struct ClientIo {
     pub(super) stream: TcpStream,
     watch: Arc<Watch>,
-    head_timeout: Duration,
-    head_bytes: usize,
+    held: Held,
     screen: Screen,
     /// Read and not delivered: first what has passed, then what was looked at, then what was not.
     kept: Vec<u8>,
@@ -60,17 +60,14 @@ pub(super) struct ClientIo {
 }
 
 impl ClientIo {
-    pub(super) fn new(
-        stream: TcpStream,
-        watch: &Arc<Watch>,
-        head_timeout: Duration,
-        head_bytes: usize,
-    ) -> ClientIo {
+    pub(super) fn new(stream: TcpStream, watch: &Arc<Watch>, shared: &Arc<Shared>) -> ClientIo {
         ClientIo {
             stream,
             watch: Arc::clone(watch),
-            head_timeout,
-            head_bytes,
+            held: Held {
+                shared: Arc::clone(shared),
+                bytes: 0,
+            },
             screen: Screen::Unknown,
             kept: Vec::new(),
             passed: 0,
@@ -89,7 +86,7 @@ impl ClientIo {
                 let h2 = known == PREFACE;
                 self.screen = match h2 {
                     true => Screen::Http2(Box::new(Frames::new(PREFACE.len(), Instant::now()))),
-                    false => Screen::Http1(Box::new(Inspector::new(self.head_bytes))),
+                    false => Screen::Http1(Box::new(Inspector::new(self.held.shared.bounds.head_bytes))),
                 };
                 return Ok(h2);
             }
@@ -131,8 +128,26 @@ impl ClientIo {
         self.looked_at -= taken;
         if self.kept.is_empty() && self.kept.capacity() > ROOM {
             self.kept = Vec::new();
+            self.held.set(0);
         }
         true
+    }
+
+    /// Counts what is kept back, and gives it up if all connections together keep too much.
+    fn hold(&mut self) {
+        let line = match &self.screen {
+            Screen::Http1(inspector) => inspector.holds(),
+            _ => 0,
+        };
+        let bytes = (self.kept.capacity() + line).saturating_sub(ROOM);
+        if bytes == self.held.bytes || !self.held.set(bytes) || bytes == 0 {
+            return;
+        }
+        count_ended("held-heads");
+        self.kept = Vec::new();
+        (self.passed, self.looked_at) = (0, 0);
+        self.held.set(0);
+        self.screen = Screen::Broken;
     }
 
     /// Screens what was put into `buf` behind `before`. What may not pass yet is taken out of it again.
@@ -140,7 +155,7 @@ impl ClientIo {
         match &mut self.screen {
             Screen::Http1(inspector) => {
                 if self.watch.idle.swap(false, Ordering::Relaxed) {
-                    let deadline = Instant::now() + self.head_timeout;
+                    let deadline = Instant::now() + self.held.shared.bounds.head_timeout;
                     self.watch.set(&self.watch.connection, deadline);
                 }
                 let fresh = &buf.filled()[before..];
@@ -223,7 +238,7 @@ impl ClientIo {
 
     /// More than a head is kept back behind a request that may change the protocol: it can wait in the socket.
     fn is_full(&self) -> bool {
-        self.kept.len() - self.looked_at >= self.head_bytes
+        self.kept.len() - self.looked_at >= self.held.shared.bounds.head_bytes
     }
 
     fn wrote(&mut self, bytes: &[u8]) {
@@ -235,6 +250,26 @@ impl ClientIo {
                 Refused::Connection(reason) => count_ended(reason),
             });
         }
+    }
+}
+
+/// This connection's part of what all keep back.
+struct Held {
+    shared: Arc<Shared>,
+    bytes: usize,
+}
+
+impl Held {
+    /// Whether all together hold too much.
+    fn set(&mut self, bytes: usize) -> bool {
+        let before = std::mem::replace(&mut self.bytes, bytes);
+        self.shared.hold(before, bytes)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.set(0);
     }
 }
 
@@ -269,6 +304,7 @@ impl AsyncRead for ClientIo {
                 return Poll::Ready(Ok(()));
             }
             this.screen(buf, before);
+            this.hold();
             if buf.filled().len() > before {
                 return Poll::Ready(Ok(()));
             }

@@ -91,7 +91,7 @@ pub(super) async fn serve(counted: Counted, stream: TcpStream, peer: SocketAddr)
     let bounds = &worker.shared.bounds;
     let watch = Watch::new(worker.epoch);
     watch.set(&watch.connection, Instant::now() + bounds.head_timeout);
-    let mut io = ClientIo::new(stream, &watch, bounds.head_timeout, bounds.head_bytes);
+    let mut io = ClientIo::new(stream, &watch, &worker.shared);
     let h2 = {
         let sniff = pin!(io.speaks_h2());
         let draining = worker.draining();

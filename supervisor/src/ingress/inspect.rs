@@ -202,6 +202,11 @@ impl Inspector {
         self.heads
     }
 
+    /// Bytes of memory for the line that has begun.
+    pub(super) fn holds(&self) -> usize {
+        self.line.capacity()
+    }
+
     /// What follows depends on the answer to the last head, which asked for another protocol.
     pub(super) fn is_undecided(&self) -> bool {
         self.at == At::Undecided

@@ -28,6 +28,9 @@ use crate::config::{ClientBounds, Config};
 /// How often idle upstream connections are looked through.
 const SWEEP: Duration = Duration::from_secs(5);
 
+/// Bytes of incomplete heads, over all connections, beyond which those that hold large ones are closed.
+const HELD: usize = 64 << 20;
+
 /// What all workers share.
 #[derive(Debug)]
 pub struct Shared {
@@ -36,6 +39,8 @@ pub struct Shared {
     pub(super) routes: Arc<ArcSwap<Routes>>,
     /// Open client connections of all workers.
     connections: AtomicUsize,
+    /// Bytes of incomplete heads that all of them hold.
+    held: AtomicUsize,
 }
 
 impl Shared {
@@ -49,12 +54,20 @@ impl Shared {
             trust: Trust::parse(&config.trusted)?,
             routes,
             connections: AtomicUsize::new(0),
+            held: AtomicUsize::new(0),
         }))
     }
 
     /// Open client connections.
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::Relaxed)
+    }
+
+    /// A connection holds so many bytes of an incomplete head instead of `before`. Whether all together hold too many.
+    pub(super) fn hold(&self, before: usize, bytes: usize) -> bool {
+        let held = self.held.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        self.held.fetch_sub(before, Ordering::Relaxed);
+        held - before > HELD
     }
 
     pub(super) fn is_full(&self) -> bool {

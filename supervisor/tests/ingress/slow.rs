@@ -217,3 +217,37 @@ fn what_is_idle_is_closed_and_counted() {
     eventually("counted", || ended("idle") >= before + 2);
     eventually("all are closed", || host.shared.connections() == 0);
 }
+
+#[test]
+fn half_heads_take_no_more_than_their_share_of_memory() {
+    let large = ClientBounds {
+        head_bytes: 1 << 20,
+        ..bounds()
+    };
+    let mut host = Host::with(large, &[]);
+    host.serve("f", manifest(), hello);
+    let before = ended("held-heads");
+    // Each holds a good megabyte at most, all together more than the bound.
+    let half = format!("GET /f HTTP/1.1\r\nHost: h\r\nA: {}", "a".repeat(1_000_000));
+    let callers: Vec<_> = (0..100)
+        .map(|_| {
+            let mut caller = host.caller();
+            // Whoever is over the bound may be closed while it sends.
+            let _ = caller.0.get_mut().write_all(half.as_bytes());
+            caller
+        })
+        .collect();
+    eventually("some are closed", || ended("held-heads") > before + 20);
+    assert!(host.shared.connections() >= 20, "not all are");
+    assert!(host.get("/f").ends_with("hello"), "the neighbour");
+    // Those within the bound are good requests still.
+    let served = callers.into_iter().filter_map(|mut caller| {
+        caller
+            .0
+            .get_mut()
+            .write_all(b"\r\nConnection: close\r\n\r\n")
+            .ok()?;
+        caller.head()
+    });
+    assert!(served.filter(|head| head.starts_with("HTTP/1.1 200 ")).count() >= 20);
+}
