@@ -78,6 +78,8 @@ fn whatever_it_says_the_next_caller_gets_its_own_answer() {
         ("chunks with 204", format!("HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n{POISON}"), Whole(204, "")),
         ("a body with 304", format!("HTTP/1.1 304 Not Modified\r\nContent-Length: 4\r\n\r\nevil{POISON}"), Whole(304, "")),
         ("both framings", head("Content-Length: 1\r\nTransfer-Encoding: chunked\r\n", &format!("4\r\nmine\r\n0\r\n\r\n{POISON}")), Whole(200, "mine")),
+        ("two equal lengths", head("Content-Length: 4\r\nContent-Length: 4\r\n", "mine<close>"), Whole(200, "mine")),
+        ("304 with lengths that are none", "HTTP/1.1 304 Not Modified\r\nContent-Length: x\r\nContent-Length: 9\r\n\r\n<close>".into(), Whole(304, "")),
         ("until the end", head("", "mine<close>"), Whole(200, "mine")),
         ("HTTP/1.0", "HTTP/1.0 200 OK\r\n\r\nmine<close>".into(), Whole(200, "mine")),
         ("bare line feeds", "HTTP/1.1 200 OK\nContent-Length: 4\n\nmine<close>".into(), Whole(200, "mine")),
@@ -102,6 +104,7 @@ fn whatever_it_says_the_next_caller_gets_its_own_answer() {
                 let (head, got, trailers) = caller.response().unwrap_or_else(|| panic!("{what}: cut off"));
                 assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{what}: {head}");
                 assert_eq!(String::from_utf8_lossy(&got), body, "{what}: {head}");
+                assert!(head.matches("content-length:").count() <= 1 && !head.contains(": x"), "{what}: {head}");
                 assert!(!trailers.contains("Length") && !trailers.contains("evil"), "{what}: {trailers}");
                 assert_eq!(caller.rest(), "", "{what}: more behind it");
             }
