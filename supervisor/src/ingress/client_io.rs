@@ -16,8 +16,9 @@ use metrics::counter;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use super::flaw::Flaw;
 use super::frames::{Frames, POISON, Refused, Verdict};
-use super::inspect::{Fed, Flaw, Inspector};
+use super::inspect::{Fed, Inspector};
 use super::watch::Watch;
 use super::worker::Shared;
 use crate::telemetry::names;

@@ -11,10 +11,10 @@ use hyper::upgrade::OnUpgrade;
 use tracing::warn;
 
 use super::body::{Download, Reply, Upload};
+use super::flaw::Flaw;
 use super::forward::{self, Answer};
 use super::headers::{self, BadHead, Said};
 use super::ids::{self, RequestId};
-use super::inspect::Flaw;
 use super::respond::{Kind, Problem, respond};
 use super::upgrade;
 use super::visit::Visit;

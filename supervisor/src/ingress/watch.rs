@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use super::inspect::Flaw;
+use super::flaw::Flaw;
 
 const NEVER: u64 = u64::MAX;
 
