@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
 
+use nix::sys::resource::{Resource, getrlimit};
 use serde_json::Value;
 
 use crate::artifacts;
@@ -23,6 +24,8 @@ pub enum Need {
     MountNamespaces,
     /// A program in the search path, or at an absolute path.
     Program(&'static str),
+    /// To be allowed to open as many files.
+    OpenFiles(u64),
     /// curl that speaks HTTP/2.
     CurlHttp2,
     /// static-web-server: built already, or a C compiler and crates.io to build it.
@@ -45,6 +48,7 @@ impl fmt::Display for Need {
             Need::Standby => f.write_str("root and Landlock ABI 6, to prepare starts"),
             Need::MountNamespaces => f.write_str("mount namespaces (user namespaces for whoever isn't root)"),
             Need::Program(name) => write!(f, "the program {name}"),
+            Need::OpenFiles(count) => write!(f, "a limit of open files of {count} (ulimit -Hn)"),
             Need::CurlHttp2 => f.write_str("curl with HTTP/2"),
             Need::StaticWebServer => f.write_str("static-web-server from crates.io"),
             Need::Gunicorn => f.write_str("/usr/bin/python3 with pip, and gunicorn from PyPI"),
@@ -134,6 +138,7 @@ impl Need {
                 succeeds(Command::new("unshare").args(["--user", "--map-root-user", "--mount", "true"]))
             }
             Need::Program(name) => is_there(name),
+            Need::OpenFiles(count) => getrlimit(Resource::RLIMIT_NOFILE).is_ok_and(|(_, hard)| hard >= count),
             Need::CurlHttp2 => {
                 let version = Command::new("curl").arg("--version").output();
                 version.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains("HTTP2"))

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
+use super::headers;
 use super::pool::Upstream;
 use super::visit::Visit;
 use super::watch::Watch;
@@ -24,8 +25,10 @@ pub(super) enum Fault {
     TooLarge = 1,
     /// Nothing came for too long.
     Stalled,
-    /// The caller went away, or its framing broke.
+    /// The caller went away.
     Gone,
+    /// Its framing broke.
+    Malformed,
 }
 
 impl Fault {
@@ -35,6 +38,7 @@ impl Fault {
             1 => Some(Fault::TooLarge),
             2 => Some(Fault::Stalled),
             3 => Some(Fault::Gone),
+            4 => Some(Fault::Malformed),
             _ => None,
         }
     }
@@ -46,6 +50,7 @@ impl fmt::Display for Fault {
             Fault::TooLarge => "the request body is too large",
             Fault::Stalled => "the request body stopped coming",
             Fault::Gone => "the caller went away",
+            Fault::Malformed => "the framing of the request body is malformed",
         })
     }
 }
@@ -121,8 +126,12 @@ impl Body for Upload {
                 this.watch.uploading.store(false, Ordering::Relaxed);
                 Poll::Ready(None)
             }
+            Some(Err(_)) if this.watch.is_flawed() => this.fail(Fault::Malformed),
             Some(Err(_)) => this.fail(Fault::Gone),
-            Some(Ok(frame)) => {
+            Some(Ok(mut frame)) => {
+                if let Some(trailer) = frame.trailers_mut() {
+                    headers::strip_trailer(trailer);
+                }
                 let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
                 let Some(left) = this.left.checked_sub(bytes) else {
                     return this.fail(Fault::TooLarge);
@@ -238,7 +247,10 @@ impl Download {
             self.upstream = None;
         }
         match ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
-            Some(Ok(frame)) => {
+            Some(Ok(mut frame)) => {
+                if let Some(trailer) = frame.trailers_mut() {
+                    headers::strip_trailer(trailer);
+                }
                 self.visit.downloaded(frame.data_ref().map_or(0, Bytes::len));
                 if self.incoming.is_end_stream() || frame.is_trailers() {
                     self.release(Some(cx));

@@ -2,30 +2,27 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
-use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::{Context, Poll, ready};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
+use super::client_io::{ClientIo, count_ended};
 use super::headers::Peer;
-use super::inspect::Inspector;
 use super::request;
 use super::visit::Visit;
 use super::watch::{STREAM, Watch, guarded};
 use super::worker::{Counted, Worker};
 
-/// How HTTP/2 with prior knowledge begins (RFC 9113, 3.4).
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// An answer to a request whose body was not read is left to the caller for so long, and so many bytes are dropped,
 /// before the connection is closed: closing with unread bytes resets it, and the answer may be lost.
 const LINGER: (Duration, usize) = (Duration::from_secs(1), 4 << 20);
@@ -68,6 +65,17 @@ impl Connection {
         }
     }
 
+    /// Which deadline it missed, for the metric.
+    fn missed(&self) -> &'static str {
+        if self.active.get() > 0 {
+            "reader-stalled"
+        } else if self.requests.get() > 0 && (self.h2 || self.watch.idle.load(Ordering::Relaxed)) {
+            "idle"
+        } else {
+            "head-timeout"
+        }
+    }
+
     /// Whether the n-th request's framing was watched: HTTP/2 needs no inspector.
     pub(super) fn is_inspected(&self) -> bool {
         !self.h2
@@ -83,22 +91,15 @@ pub(super) async fn serve(counted: Counted, stream: TcpStream, peer: SocketAddr)
     let bounds = &worker.shared.bounds;
     let watch = Watch::new(worker.epoch);
     watch.set(&watch.connection, Instant::now() + bounds.head_timeout);
-    let mut io = ClientIo {
-        stream,
-        watch: Arc::clone(&watch),
-        head_timeout: bounds.head_timeout,
-        inspector: None,
-        sniffed: [0; PREFACE.len()],
-        sniffed_len: 0,
-        delivered: 0,
-    };
+    let mut io = ClientIo::new(stream, &watch, &worker.shared);
     let h2 = {
         let sniff = pin!(io.speaks_h2());
         let draining = worker.draining();
         tokio::select! {
             sniffed = guarded(&watch, sniff, |_| ()) => match sniffed {
                 Some(Ok(h2)) => h2,
-                Some(Err(_)) | None => return,
+                Some(Err(_)) => return,
+                None => return count_ended("head-timeout"),
             },
             () = draining => return,
         }
@@ -117,16 +118,15 @@ pub(super) async fn serve(counted: Counted, stream: TcpStream, peer: SocketAddr)
     let service = service_fn(move |asked| request::handle(Visit::begin(&shared), asked));
     if h2 {
         let served = worker.http2.serve_connection(TokioIo::new(io), service);
-        run(&worker, &watch, pin!(served)).await;
+        run(&worker, &connection, pin!(served)).await;
         return;
     }
-    io.inspector = Some(Inspector::new(bounds.head_bytes));
     let mut served = worker
         .http1
         .serve_connection(TokioIo::new(io), service)
         .with_upgrades();
-    let unread = run(&worker, &watch, Pin::new(&mut served)).await;
-    if (unread || connection.linger.get())
+    run(&worker, &connection, Pin::new(&mut served)).await;
+    if connection.linger.get()
         && let Some(parts) = served.into_parts()
     {
         linger(parts.io.into_inner().stream).await;
@@ -166,25 +166,28 @@ where
     }
 }
 
-/// Serves the connection to its end. Whether hyper answered something that it could not read to its end.
-async fn run<C: Served>(worker: &Worker, watch: &Watch, served: Pin<&mut C>) -> bool {
+/// Serves the connection to its end.
+async fn run<C: Served>(worker: &Worker, connection: &Connection, served: Pin<&mut C>) {
     // Polled once, to be woken when the drain begins; after that the flag is looked at.
     let mut draining = pin!(worker.draining());
     std::future::poll_fn(|cx| Poll::Ready(draining.as_mut().poll(cx)))
         .await
         .is_ready();
     let mut told = false;
-    let ended = guarded(watch, served, |served| {
+    let ended = guarded(&connection.watch, served, |served| {
         if worker.is_draining() && !std::mem::replace(&mut told, true) {
             served.wind_down();
         }
     })
     .await;
-    matches!(ended, Some(Err(error)) if error.is_parse())
+    if ended.is_none() {
+        count_ended(connection.missed());
+    }
 }
 
 async fn linger(mut stream: TcpStream) {
-    let mut scrap = [0; 16 * 1024];
+    // On the heap: in the future it would be a part of every connection, idle ones too.
+    let mut scrap = vec![0; 16 * 1024];
     let mut left = LINGER.1;
     let drop_rest = async {
         while let Ok(read @ 1..) = stream.read(&mut scrap).await {
@@ -211,117 +214,9 @@ where
         let watch = Watch::new(self.epoch);
         tokio::task::spawn_local(STREAM.scope(Arc::clone(&watch), async move {
             // Dropping a stream that misses a deadline resets it.
-            guarded(&watch, pin!(stream), |_| ()).await;
+            if guarded(&watch, pin!(stream), |_| ()).await.is_none() {
+                count_ended("stream-reader-stalled");
+            }
         }));
-    }
-}
-
-/// Below this, copying a head and its body together costs less than having the kernel gather them.
-const JOIN: usize = 1024;
-
-/// These buffers in one piece, if they are small or are one already.
-fn joined<'a>(bufs: &'a [io::IoSlice<'_>], space: &'a mut [u8; JOIN]) -> Option<&'a [u8]> {
-    if let [whole] = bufs {
-        return Some(whole);
-    }
-    let mut filled = 0;
-    for buf in bufs {
-        space.get_mut(filled..filled + buf.len())?.copy_from_slice(buf);
-        filled += buf.len();
-    }
-    Some(&space[..filled])
-}
-
-/// A client's socket that inspects what comes in and starts the clock of each request head at its first byte.
-struct ClientIo {
-    stream: TcpStream,
-    watch: Arc<Watch>,
-    head_timeout: Duration,
-    /// HTTP/1 only.
-    inspector: Option<Inspector>,
-    /// The first bytes, read to tell the protocols apart.
-    sniffed: [u8; PREFACE.len()],
-    sniffed_len: usize,
-    delivered: usize,
-}
-
-impl ClientIo {
-    /// Reads until it is clear.
-    async fn speaks_h2(&mut self) -> io::Result<bool> {
-        loop {
-            let known = &self.sniffed[..self.sniffed_len];
-            if known.len() == PREFACE.len() || !PREFACE.starts_with(known) {
-                return Ok(known == PREFACE);
-            }
-            match self.stream.read(&mut self.sniffed[self.sniffed_len..]).await? {
-                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-                read => self.sniffed_len += read,
-            }
-        }
-    }
-
-    fn inspect(&mut self, bytes: &[u8]) {
-        if let Some(inspector) = &mut self.inspector {
-            if self.watch.idle.swap(false, Ordering::Relaxed) {
-                self.watch
-                    .set(&self.watch.connection, Instant::now() + self.head_timeout);
-            }
-            let flaw = inspector.feed(bytes).err();
-            self.watch.inspected(inspector.heads(), flaw);
-        }
-    }
-}
-
-impl AsyncRead for ClientIo {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let before = buf.filled().len();
-        if this.delivered < this.sniffed_len {
-            let sniffed = &this.sniffed[this.delivered..this.sniffed_len];
-            let taken = sniffed.len().min(buf.remaining());
-            buf.put_slice(&sniffed[..taken]);
-            this.delivered += taken;
-            // More may be there already: one read fewer, and the head in one piece.
-            if this.delivered == this.sniffed_len
-                && buf.remaining() > 0
-                && let Poll::Ready(Err(error)) = Pin::new(&mut this.stream).poll_read(cx, buf)
-            {
-                return Poll::Ready(Err(error));
-            }
-        } else {
-            ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
-        }
-        this.inspect(&buf.filled()[before..]);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for ClientIo {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let stream = Pin::new(&mut self.get_mut().stream);
-        match joined(bufs, &mut [0; JOIN]) {
-            Some(whole) => stream.poll_write(cx, whole),
-            None => stream.poll_write_vectored(cx, bufs),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
     }
 }

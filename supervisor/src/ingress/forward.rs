@@ -32,7 +32,7 @@ pub(super) struct Answer {
 }
 
 /// Why there is no response head.
-enum Broken {
+pub(super) enum Broken {
     /// Nothing was written: here is the request again.
     NotWritten(Box<Request<Upload>>),
     /// Something was written, then the connection ended.
@@ -152,7 +152,7 @@ async fn dial(lease: &Lease, deadline: Instant) -> Result<Box<Upstream>, Problem
 }
 
 /// Sends the request and polls its connection, in this task, until there is a head.
-async fn exchange(
+pub(super) async fn exchange(
     upstream: &mut Upstream,
     request: Request<Upload>,
     watch: &Watch,
@@ -205,7 +205,7 @@ fn faulty(fault: Fault) -> Problem {
     let kind = match fault {
         Fault::TooLarge => Kind::BodyTooLarge,
         Fault::Stalled => Kind::UploadStalled,
-        Fault::Gone => Kind::BadRequest,
+        Fault::Gone | Fault::Malformed => Kind::BadRequest,
     };
     Problem::new(kind, fault.to_string()).closing()
 }

@@ -328,9 +328,16 @@ fn join(headers: &mut HeaderMap, name: &HeaderName, separator: &str) {
 /// Takes out of a response's head what ends here. A switch of protocols keeps its `Upgrade`.
 pub(super) fn strip_response(headers: &mut HeaderMap, switching: bool) {
     let mut doomed = Vec::new();
-    let mut encoded = false;
+    let (mut encoded, mut lengths, mut good) = (switching, 0, true);
     for (name, value) in &*headers {
         match name.as_str() {
+            // Looked at here because hyper doesn't where the status says that there is no body.
+            "content-length" => {
+                let digits = value.as_bytes();
+                lengths += 1;
+                good &= !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
+                good &= headers.get(header::CONTENT_LENGTH) == Some(value);
+            }
             "connection" => {
                 doomed.extend(named(value).filter(|name| !(switching && name == header::UPGRADE)));
                 doomed.push(name.clone());
@@ -347,12 +354,54 @@ pub(super) fn strip_response(headers: &mut HeaderMap, switching: bool) {
     for name in doomed {
         headers.remove(name);
     }
-    if encoded {
-        // The encoding was what counted (RFC 9112, 6.3), and the length is of something else.
+    if encoded || !good {
+        // The encoding was what counted (RFC 9112, 6.3), and the length is of something else; a switch has none.
         headers.remove(header::CONTENT_LENGTH);
+    } else if lengths > 1
+        && let Some(length) = headers.get(header::CONTENT_LENGTH).cloned()
+    {
+        headers.insert(header::CONTENT_LENGTH, length);
     }
     if switching {
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    }
+}
+
+/// Takes out of a trailer, of either direction, what ends here, what frames or routes a message, and what says who
+/// called: a reader that merges trailers into the head would believe it.
+pub(super) fn strip_trailer(trailer: &mut HeaderMap) {
+    let doomed: Vec<HeaderName> = trailer
+        .keys()
+        .filter(|name| {
+            let name = name.as_str();
+            is_claim(name)
+                || matches!(
+                    name,
+                    "authorization"
+                        | "connection"
+                        | "content-length"
+                        | "cookie"
+                        | "expect"
+                        | "host"
+                        | "keep-alive"
+                        | "proxy"
+                        | "proxy-authenticate"
+                        | "proxy-authorization"
+                        | "proxy-connection"
+                        | "set-cookie"
+                        | "te"
+                        | "traceparent"
+                        | "tracestate"
+                        | "trailer"
+                        | "transfer-encoding"
+                        | "upgrade"
+                        | "x-request-id"
+                )
+        })
+        .cloned()
+        .collect();
+    for name in doomed {
+        trailer.remove(name);
     }
 }
 

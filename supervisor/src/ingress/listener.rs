@@ -10,6 +10,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
+use super::client_io::count_ended;
 use super::connection;
 use super::worker::Worker;
 
@@ -51,7 +52,10 @@ pub(super) async fn accept(
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, _)) if worker.shared.is_full() => refuse(&stream),
+            Ok((stream, _)) if worker.shared.is_full() => {
+                refuse(&stream);
+                count_ended("too-many");
+            }
             Ok((stream, peer)) => {
                 pause = Duration::ZERO;
                 tokio::task::spawn_local(connection::serve(worker.count(), stream, peer));

@@ -1,8 +1,9 @@
 //! What is asked: accepts connections, parses HTTP, routes, forwards and answers. Never starts or stops anything.
 //!
 //! ```text
-//! listener → request::handle → route → permit → lease → forward → body
-//!                    └── respond: every error of funcd's own, one table
+//! listener → client_io → request::handle → route → permit → lease → forward → body
+//!                │                  └── respond: every error of funcd's own, one table
+//!                └── inspect, frames: what hyper and h2 are not to see
 //! ```
 //!
 //! One worker is one thread with one runtime and its own listener; nothing on the warm path crosses threads. A
@@ -10,8 +11,13 @@
 //! deadlines (`watch`), so that a warm request spawns nothing, locks nothing that is shared and makes no timer.
 
 mod body;
+mod client_io;
 mod connection;
+mod flaw;
 mod forward;
+mod frames;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod headers;
 mod heard;
 mod ids;

@@ -72,7 +72,7 @@ impl Upstream {
     }
 
     /// Nothing has come that the runtime has not seen yet, not even the end: costs a system call.
-    fn is_quiet(&self) -> bool {
+    pub(super) fn is_quiet(&self) -> bool {
         let look = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
         matches!(recv(self.socket, &mut [0], look), Err(Errno::EAGAIN))
     }

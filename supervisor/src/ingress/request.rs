@@ -3,7 +3,7 @@
 
 use std::convert::Infallible;
 
-use http::header::{self, HeaderValue};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::{Body, Incoming};
@@ -11,6 +11,7 @@ use hyper::upgrade::OnUpgrade;
 use tracing::warn;
 
 use super::body::{Download, Reply, Upload};
+use super::flaw::Flaw;
 use super::forward::{self, Answer};
 use super::headers::{self, BadHead, Said};
 use super::ids::{self, RequestId};
@@ -39,7 +40,7 @@ async fn answer(
     mut request: Request<Incoming>,
     id: &RequestId,
 ) -> Result<(Answer, Permit, Option<OnUpgrade>), Problem> {
-    check_framing(visit)?;
+    check_framing(visit, request.headers())?;
     let client = request
         .headers()
         .contains_key(header::UPGRADE)
@@ -121,14 +122,24 @@ async fn answer(
     Ok((answer, permit, client))
 }
 
-/// Refuses what the inspector saw on this connection and hyper let through.
-fn check_framing(visit: &Visit) -> Result<(), Problem> {
-    match visit.connection().watch.flaw(visit.number()) {
-        Some(flaw) if visit.connection().is_inspected() => {
-            Err(Problem::new(Kind::BadRequest, flaw.explain()).closing())
-        }
-        _ => Ok(()),
-    }
+/// Refuses the request that stands in for one that the inspector did not let through, and HTTP/2 heads that are too large.
+fn check_framing(visit: &Visit, headers: &HeaderMap) -> Result<(), Problem> {
+    let connection = visit.connection();
+    let flaw = if connection.is_inspected() {
+        connection.watch.flaw(visit.number())
+    } else {
+        // As HTTP/2 counts them (RFC 9113, 10.5.1).
+        let size = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + 32;
+        let bytes: usize = headers.iter().map(size).sum();
+        (bytes > visit.worker().shared.bounds.head_bytes).then_some(Flaw::LargeHead)
+    };
+    let Some(flaw) = flaw else { return Ok(()) };
+    let kind = match flaw {
+        Flaw::LargeHead | Flaw::ManyFields => Kind::HeadTooLarge,
+        Flaw::LongTarget => Kind::TargetTooLong,
+        _ => Kind::BadRequest,
+    };
+    Err(Problem::new(kind, flaw.explain()).because(flaw.slug()).closing())
 }
 
 /// hyper writes a body of unknown length only when told to (for GET it would leave it out), and HTTP/2 callers need
@@ -194,7 +205,7 @@ fn pass_on(
 fn refuse(mut visit: Visit, problem: &Problem, version: Version, id: &RequestId) -> Response<Reply> {
     let row = problem.kind.row();
     visit.answered(row.status);
-    visit.failed(row.slug);
+    visit.failed(problem.reason.unwrap_or(row.slug));
     let id_text = id.0.to_str().unwrap_or("");
     match problem.kind {
         // What callers do wrong, or bring about, must not fill the log; nor what is known and logged once already.
@@ -237,15 +248,24 @@ fn too_large(limit: u64) -> Problem {
 }
 
 fn bad_head(bad: BadHead) -> Problem {
-    let (kind, detail) = match bad {
-        BadHead::Connect => (Kind::MethodNotAllowed, "CONNECT is not served"),
+    let (kind, reason, detail) = match bad {
+        BadHead::Connect => (Kind::MethodNotAllowed, "connect", "CONNECT is not served"),
         BadHead::Target => (
             Kind::BadRequest,
+            "target",
             "the target is neither a path nor an absolute URI",
         ),
-        BadHead::NoHost => (Kind::BadRequest, "HTTP/1.1 needs a Host field"),
-        BadHead::Host => (Kind::BadRequest, "Host is not one host with an optional port"),
-        BadHead::Expectation => (Kind::ExpectationFailed, "only 100-continue can be expected"),
+        BadHead::NoHost => (Kind::BadRequest, "no-host", "HTTP/1.1 needs a Host field"),
+        BadHead::Host => (
+            Kind::BadRequest,
+            "host",
+            "Host is not one host with an optional port",
+        ),
+        BadHead::Expectation => (
+            Kind::ExpectationFailed,
+            "expectation",
+            "only 100-continue can be expected",
+        ),
     };
-    Problem::new(kind, detail).closing()
+    Problem::new(kind, detail).because(reason).closing()
 }

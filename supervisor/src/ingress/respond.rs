@@ -20,7 +20,9 @@ pub(super) enum Kind {
     UnknownRoute,
     UploadStalled,
     BodyTooLarge,
+    TargetTooLong,
     ExpectationFailed,
+    HeadTooLarge,
     QueueFull,
     Unavailable,
     ConnectionRefused,
@@ -51,7 +53,9 @@ impl Kind {
             Kind::MethodNotAllowed =>     (405, "method-not-allowed",    "This host opens no tunnels",                       "http_request_denied"),
             Kind::UploadStalled =>        (408, "upload-stalled",        "The request body stopped coming",                  "http_request_error"),
             Kind::BodyTooLarge =>         (413, "body-too-large",        "The request body is too large",                    "http_request_error"),
+            Kind::TargetTooLong =>        (414, "target-too-long",       "The request target is too long",                   "http_request_error"),
             Kind::ExpectationFailed =>    (417, "expectation-failed",    "The expectation is not known",                     "http_request_error"),
+            Kind::HeadTooLarge =>         (431, "head-too-large",        "The request head is too large",                    "http_request_error"),
             Kind::Internal =>             (500, "internal",              "A fault of the host itself",                       "proxy_internal_error"),
             Kind::ConnectionRefused =>    (502, "connection-refused",    "The function does not accept connections",         "connection_refused"),
             Kind::ConnectionTerminated => (502, "connection-terminated", "The function ended before it answered",            "connection_terminated"),
@@ -72,6 +76,8 @@ pub(super) struct Problem {
     pub(super) kind: Kind,
     /// For the caller: what about this request.
     pub(super) detail: String,
+    /// For the metric, where it says more than the kind does.
+    pub(super) reason: Option<&'static str>,
     /// When it is worth trying again, if that is known.
     pub(super) retry_after: Option<Duration>,
     /// The connection can't go on after this: something unread or unclear is left on it.
@@ -83,8 +89,16 @@ impl Problem {
         Problem {
             kind,
             detail: detail.into(),
+            reason: None,
             retry_after: None,
             close: false,
+        }
+    }
+
+    pub(super) fn because(self, reason: &'static str) -> Problem {
+        Problem {
+            reason: Some(reason),
+            ..self
         }
     }
 

@@ -62,10 +62,15 @@ impl Visit {
     pub(super) fn answered(&mut self, status: StatusCode) {
         self.watch.head.clear();
         self.status = Some(status);
+        let switched = status == StatusCode::SWITCHING_PROTOCOLS;
+        self.connection.watch.decide(self.number, switched);
     }
 
     /// It failed, and not because the function said so.
     pub(super) fn failed(&self, reason: &'static str) {
+        if self.target.is_none() {
+            counter!(names::REQUESTS_REJECTED_TOTAL, "reason" => reason).increment(1);
+        }
         if let Some(target) = &self.target {
             let function = target.function.name.as_str().to_owned();
             counter!(names::INVOCATION_ERRORS_TOTAL, "function" => function, "reason" => reason).increment(1);

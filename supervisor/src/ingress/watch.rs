@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use super::inspect::Flaw;
+use super::flaw::Flaw;
 
 const NEVER: u64 = u64::MAX;
 
@@ -64,6 +64,9 @@ pub(super) struct Watch {
     pub(super) fault: AtomicU8,
     heads: AtomicU32,
     flaw: AtomicU8,
+    /// The last request of the connection whose answer has begun.
+    decided: AtomicU32,
+    switched: AtomicBool,
 }
 
 impl Watch {
@@ -82,6 +85,8 @@ impl Watch {
             fault: AtomicU8::new(0),
             heads: AtomicU32::new(0),
             flaw: AtomicU8::new(0),
+            decided: AtomicU32::new(0),
+            switched: AtomicBool::new(false),
         })
     }
 
@@ -120,6 +125,12 @@ impl Watch {
         self.seen.store(now, Ordering::Relaxed);
     }
 
+    /// Lets a deadline be missed at the next poll, without a timer.
+    #[cfg(fuzzing)]
+    pub(super) fn expire(&self, deadline: &Deadline) {
+        deadline.0.store(0, Ordering::Relaxed);
+    }
+
     /// Forgets the last request's body. Its deadlines end with it.
     pub(super) fn begin_request(&self) {
         self.uploading.store(false, Ordering::Relaxed);
@@ -138,6 +149,27 @@ impl Watch {
         if let Some(flaw) = flaw {
             self.flaw.store(flaw as u8, Ordering::Relaxed);
         }
+    }
+
+    /// The inspector saw a flaw on this connection.
+    pub(super) fn is_flawed(&self) -> bool {
+        self.flaw.load(Ordering::Relaxed) != 0
+    }
+
+    /// The connection's n-th request is answered, and the protocol stays or changes.
+    pub(super) fn decide(&self, n: u32, switched: bool) {
+        self.decided.store(n, Ordering::Relaxed);
+        self.switched.store(switched, Ordering::Relaxed);
+    }
+
+    /// Whether the protocol stays after the connection's n-th request.
+    pub(super) fn is_decided(&self, n: u32) -> bool {
+        self.decided.load(Ordering::Relaxed) >= n
+    }
+
+    /// Whether the connection speaks another protocol now.
+    pub(super) fn has_switched(&self) -> bool {
+        self.switched.load(Ordering::Relaxed)
     }
 
     /// What is wrong with the connection's n-th request (the first is 1), if it is not among the good ones.

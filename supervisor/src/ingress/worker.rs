@@ -28,6 +28,9 @@ use crate::config::{ClientBounds, Config};
 /// How often idle upstream connections are looked through.
 const SWEEP: Duration = Duration::from_secs(5);
 
+/// Bytes of incomplete heads, over all connections, beyond which those that hold large ones are closed.
+const HELD: usize = 64 << 20;
+
 /// What all workers share.
 #[derive(Debug)]
 pub struct Shared {
@@ -36,6 +39,8 @@ pub struct Shared {
     pub(super) routes: Arc<ArcSwap<Routes>>,
     /// Open client connections of all workers.
     connections: AtomicUsize,
+    /// Bytes of incomplete heads that all of them hold.
+    held: AtomicUsize,
 }
 
 impl Shared {
@@ -49,12 +54,20 @@ impl Shared {
             trust: Trust::parse(&config.trusted)?,
             routes,
             connections: AtomicUsize::new(0),
+            held: AtomicUsize::new(0),
         }))
     }
 
     /// Open client connections.
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::Relaxed)
+    }
+
+    /// A connection holds so many bytes of an incomplete head instead of `before`. Whether all together hold too many.
+    pub(super) fn hold(&self, before: usize, bytes: usize) -> bool {
+        let held = self.held.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        self.held.fetch_sub(before, Ordering::Relaxed);
+        held - before > HELD
     }
 
     pub(super) fn is_full(&self) -> bool {
@@ -181,13 +194,16 @@ impl Worker {
             .half_close(false)
             .max_header_size(bounds.head_bytes)
             .max_buf_size(bounds.head_bytes.max(64 * 1024));
+        // Twice what is taken, so that most heads that are too large get an answer of funcd's own (`check_framing`); h2
+        // answers the others with a bare 431 and never holds more of them.
+        let header_list = u32::try_from(2 * bounds.head_bytes).unwrap_or(u32::MAX);
         let mut http2 = http2::Builder::new(StreamExecutor { epoch });
         http2
             .timer(TokioTimer::new())
             .max_concurrent_streams(128)
             .max_pending_accept_reset_streams(20)
             .max_local_error_reset_streams(64)
-            .max_header_list_size(u32::try_from(bounds.head_bytes).unwrap_or(u32::MAX))
+            .max_header_list_size(header_list)
             .initial_stream_window_size(256 * 1024)
             .initial_connection_window_size(1024 * 1024)
             .max_send_buf_size(64 * 1024)

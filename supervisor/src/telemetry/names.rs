@@ -14,6 +14,10 @@ pub const INVOCATIONS_IN_FLIGHT: &str = "funcd_invocations_in_flight";
 pub const PROXY_OVERHEAD_SECONDS: &str = "funcd_proxy_overhead_seconds";
 /// Counter, bytes of request bodies forwarded, by `function`.
 pub const REQUEST_BYTES_TOTAL: &str = "funcd_request_bytes_total";
+/// Counter: requests refused before a function was found for them, by `reason`.
+pub const REQUESTS_REJECTED_TOTAL: &str = "funcd_requests_rejected_total";
+/// Counter: connections and streams of callers that funcd ended for what the caller did or did not do, by `reason`.
+pub const CONNECTIONS_ENDED_TOTAL: &str = "funcd_connections_ended_total";
 /// Counter: requests refused before any work was done, by `function`, `reason` and `class`.
 pub const REQUESTS_SHED_TOTAL: &str = "funcd_requests_shed_total";
 /// Counter, bytes of response bodies forwarded, by `function`.
@@ -81,7 +85,7 @@ pub enum Kind {
 }
 
 /// Every metric: its name, what it is, and the line of help that goes with it.
-pub const ALL: [(&str, Kind, &str); 26] = [
+pub const ALL: [(&str, Kind, &str); 28] = [
     (
         INVOCATIONS_TOTAL,
         Kind::Counter,
@@ -116,6 +120,16 @@ pub const ALL: [(&str, Kind, &str); 26] = [
         RESPONSE_BYTES_TOTAL,
         Kind::Counter,
         "Bytes of response bodies forwarded",
+    ),
+    (
+        REQUESTS_REJECTED_TOTAL,
+        Kind::Counter,
+        "Requests refused before a function was found for them",
+    ),
+    (
+        CONNECTIONS_ENDED_TOTAL,
+        Kind::Counter,
+        "Connections and streams of callers that the host ended",
     ),
     (
         REQUESTS_SHED_TOTAL,

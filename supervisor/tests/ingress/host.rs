@@ -178,6 +178,7 @@ impl Host {
             instance,
             accepted: AtomicUsize::new(0),
             seen: Mutex::default(),
+            bytes: Mutex::default(),
         });
         let counted = Arc::clone(&server);
         std::thread::spawn(move || {
@@ -185,8 +186,12 @@ impl Host {
                 counted.accepted.fetch_add(1, Ordering::SeqCst);
                 let counted = Arc::clone(&counted);
                 std::thread::spawn(move || {
+                    let stream = Recorded {
+                        stream: stream.unwrap(),
+                        server: Arc::clone(&counted),
+                    };
                     let mut conn = Conn {
-                        stream: BufReader::new(stream.unwrap()),
+                        stream: BufReader::new(stream),
                         server: counted,
                     };
                     while let Some(head) = conn.head() {
@@ -212,6 +217,7 @@ impl Host {
 
     pub(crate) fn caller(&self) -> Caller {
         let stream = TcpStream::connect(self.address).unwrap();
+        stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
         Caller(BufReader::new(stream))
@@ -248,6 +254,7 @@ pub(crate) struct Server {
     pub(crate) instance: Arc<Instance>,
     accepted: AtomicUsize,
     seen: Mutex<Vec<String>>,
+    bytes: Mutex<Vec<u8>>,
 }
 
 impl Server {
@@ -256,15 +263,44 @@ impl Server {
         self.accepted.load(Ordering::SeqCst)
     }
 
+    /// Every byte that it read since this was asked last.
+    pub(crate) fn take_bytes(&self) -> Vec<u8> {
+        std::mem::take(&mut self.bytes.lock().unwrap())
+    }
+
     /// Heads so far.
     pub(crate) fn seen(&self) -> Vec<String> {
         self.seen.lock().unwrap().clone()
     }
 }
 
+/// The instance's end of a connection, which keeps what it reads.
+pub(crate) struct Recorded {
+    stream: UnixStream,
+    server: Arc<Server>,
+}
+
+impl Read for Recorded {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        let read = self.stream.read(buf)?;
+        self.server.bytes.lock().unwrap().extend(&buf[..read]);
+        Ok(read)
+    }
+}
+
+impl Write for Recorded {
+    fn write(&mut self, buf: &[u8]) -> std::io::Result<usize> {
+        self.stream.write(buf)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.stream.flush()
+    }
+}
+
 /// A connection within an instance.
 pub(crate) struct Conn {
-    pub(crate) stream: BufReader<UnixStream>,
+    pub(crate) stream: BufReader<Recorded>,
     pub(crate) server: Arc<Server>,
 }
 
@@ -303,6 +339,14 @@ fn read_head(stream: &mut impl BufRead) -> Option<String> {
         }
     }
     Some(head)
+}
+
+/// The value of a metric of this process that has no other labels than these.
+pub(crate) fn metric(name: &str, labels: &str) -> u64 {
+    let line = format!("{name}{{{labels}}} ");
+    let shown = recorder().render();
+    let value = shown.lines().find_map(|shown| shown.strip_prefix(&*line));
+    value.map_or(0, |value| value.parse().unwrap())
 }
 
 /// The value of a field, compared without case.
@@ -364,12 +408,17 @@ impl Caller {
 
     /// All that comes until the connection is closed, orderly or not.
     pub(crate) fn rest(&mut self) -> String {
+        String::from_utf8_lossy(&self.rest_bytes()).into_owned()
+    }
+
+    /// The same, byte for byte.
+    pub(crate) fn rest_bytes(&mut self) -> Vec<u8> {
         let mut rest = vec![];
         let ended = self.0.read_to_end(&mut rest);
         if let Err(error) = ended {
             assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "never closed");
         }
-        String::from_utf8_lossy(&rest).into_owned()
+        rest
     }
 }
 

@@ -3,9 +3,15 @@
 
 #![allow(clippy::unwrap_used, reason = "tests: the harness is no #[test] itself")]
 
+mod answers;
 mod bodies;
 mod bounds;
+mod downgrade;
+mod floods;
 mod framing;
+mod h2;
 mod heads;
 mod host;
+mod slow;
+mod smuggling;
 mod upstream;

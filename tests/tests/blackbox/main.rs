@@ -10,12 +10,17 @@ mod contract;
 mod deploy;
 mod examples;
 mod grading;
+// The same frames as in the ingress's own tests.
+#[path = "../../../supervisor/tests/ingress/h2.rs"]
+#[allow(dead_code, reason = "these tests need fewer of them")]
+mod h2;
 mod http;
 mod launcher;
 mod lifecycle;
 mod refusals;
 mod sandbox;
 mod standby;
+mod strangers;
 
 use funcd_tests::suite::Suite;
 
@@ -24,6 +29,7 @@ fn main() -> std::process::ExitCode {
     deploy::register(&mut suite);
     lifecycle::register(&mut suite);
     http::register(&mut suite);
+    strangers::register(&mut suite);
     refusals::register(&mut suite);
     contract::register(&mut suite);
     sandbox::register(&mut suite);

@@ -31,7 +31,23 @@ fn converse(mut stream: UnixStream) -> Option<()> {
     let path = first.split(' ').nth(1)?.split('?').next()?.to_owned();
     while !lines.next()?.ok()?.is_empty() {}
     drop(lines);
-    stream.write_all(answer(&path)).ok()
+    match &*path {
+        "/endless-head" => endless(stream, b"HTTP/1.1 200 OK\r\nX: ", &[b'y'; 65536]),
+        "/storm" => {
+            let storm = b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n".repeat(10_000);
+            stream.write_all(&storm).ok()?;
+            stream.write_all(answer("/")).ok()
+        }
+        path => stream.write_all(answer(path)).ok(),
+    }
+}
+
+/// Until nobody reads any more.
+fn endless(mut stream: UnixStream, begin: &[u8], piece: &[u8]) -> Option<()> {
+    stream.write_all(begin).ok()?;
+    loop {
+        stream.write_all(piece).ok()?;
+    }
 }
 
 fn main() -> std::io::Result<()> {
