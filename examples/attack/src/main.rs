@@ -80,6 +80,8 @@ fn main() {
         [_, "claim"] => processes::claim(),
         _ => {
             files::remember_start();
+            let late = env::var("START_MS").ok().and_then(|ms| ms.parse().ok());
+            std::thread::sleep(std::time::Duration::from_millis(late.unwrap_or(0)));
             serve::serve();
         }
     }
