@@ -8,21 +8,21 @@
     reason = "a test that panics says where: this is a test in whole"
 )]
 
-//mod callers;
-//mod catalog;
+mod callers;
+mod catalog;
 mod code;
 mod context;
 mod control;
-//mod ends;
+mod ends;
 mod exhaustion;
 mod files;
 mod inside;
 mod kernel;
 mod network;
-//mod observers;
+mod observers;
 mod privileges;
 mod processes;
-//mod start;
+mod start;
 mod table;
 
 use funcd_tests::suite::Suite;
@@ -36,11 +36,11 @@ fn main() -> std::process::ExitCode {
     kernel::register(&mut suite);
     network::register(&mut suite);
     code::register(&mut suite);
-    //start::register(&mut suite);
-    //catalog::register(&mut suite);
-    //callers::register(&mut suite);
-    //ends::register(&mut suite);
-    //observers::register(&mut suite);
+    start::register(&mut suite);
+    catalog::register(&mut suite);
+    callers::register(&mut suite);
+    ends::register(&mut suite);
+    observers::register(&mut suite);
     let code = suite.run();
     table::print();
     code

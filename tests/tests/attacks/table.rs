@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
+use funcd_tests::need::Need;
+use funcd_tests::suite::Suite;
+
 /// An attempt as the table names it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Title {
@@ -68,4 +71,18 @@ pub(crate) fn print() {
         );
     }
     println!("{} attempts of the table were made.", lines.len());
+}
+
+/// Registers a row that is one story. It gives what came, and what came of the control.
+pub(crate) fn story(
+    suite: &mut Suite,
+    title: Title,
+    name: &str,
+    needs: &'static [Need],
+    body: fn() -> (String, String),
+) {
+    suite.add(&format!("{:02}_{name}", title.number), needs, move || {
+        let (outcome, control) = body();
+        note(title, "", &outcome, &control);
+    });
 }
