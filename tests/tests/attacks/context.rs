@@ -129,11 +129,15 @@ pub(crate) fn attacker(runtime: Runtime, name: &str, manifest: &str) -> String {
 pub(crate) fn deploy(host: &Host, runtime: Runtime, name: &str, manifest: &str) {
     let folder = tempfile::tempdir().unwrap();
     let (tools, lent) = (host.volume("tools"), host.volume("lent"));
+    let health = if manifest.contains("[health]") {
+        ""
+    } else {
+        "[health]\nready_within = \"60s\"\n"
+    };
     let whole = format!(
-        "env = {{ ATTACK_CHILD = \"{0}/attack\" }}\n{1}\n[request]\ntimeout = \"120s\"\n[health]\nready_within = \
-         \"60s\"\n[sandbox]\nread = [\"{0}\"]\nwrite = [\"{2}\"]\n",
+        "env = {{ ATTACK_CHILD = \"{0}/attack\" }}\n{manifest}\n{health}[request]\ntimeout = \"120s\"\n[sandbox]\nread = \
+         [\"{0}\"]\nwrite = [\"{1}\"]\n",
         tools.display(),
-        manifest,
         lent.display()
     );
     host.drop_folder(name, &runtime.executable(folder.path()), &whole);

@@ -293,9 +293,9 @@ fn cgroups() -> Vec<Attempt> {
         ),
         by(
             "by descriptor",
-            "list /proc/1/root/sys/fs/cgroup",
+            "list /proc/{launcher}/root/sys/fs/cgroup",
             GONE,
-            Control::Root,
+            Control::Works,
         ),
         call(
             "mount one",
