@@ -164,6 +164,29 @@ fn in_flight(most: i64) -> Outcome {
     })
 }
 
+/// Bytes in sockets that nobody reads: memory of the kernel, not of the process.
+fn eat_sockets(megabytes: i64) -> Outcome {
+    let chunk = [b'x'; 64 << 10];
+    let mut left = megabytes << 20;
+    while left > 0 {
+        let mut pair = [0; 2];
+        let kind = libc::SOCK_STREAM | libc::SOCK_NONBLOCK;
+        // SAFETY: the array has place for both; the bytes are as long as is said.
+        unsafe {
+            came(libc::socketpair(libc::AF_UNIX, kind, 0, pair.as_mut_ptr()).into())?;
+            for end in pair {
+                loop {
+                    match libc::write(end, chunk.as_ptr().cast(), chunk.len()) {
+                        ..0 => break,
+                        taken => left -= taken as i64,
+                    }
+                }
+            }
+        }
+    }
+    Ok(String::new())
+}
+
 /// Keeps so many processes busy for a while.
 fn spin(processes: i64, milliseconds: i64) -> Outcome {
     let until = Instant::now() + Duration::from_millis(milliseconds as u64);
@@ -197,6 +220,7 @@ pub(crate) fn attempt(verb: &str, arguments: &[&str]) -> Option<Outcome> {
             }
             Ok(String::new())
         }
+        ("eat-sockets", [megabytes]) => eat_sockets(number(megabytes)),
         ("lock", [bytes]) => {
             let memory = vec![1u8; number(bytes) as usize];
             // SAFETY: the memory is ours and as long as is said.

@@ -134,6 +134,12 @@ pub(crate) fn attempt(verb: &str, arguments: &[&str]) -> Option<Outcome> {
         ("call", words) if !words.is_empty() => call(words),
         ("clone", [flags]) => clone(number(flags)),
         ("run", [path, rest @ ..]) => run(path, rest),
+        // Of what is open, not of the descriptor: whoever shares it sees the same.
+        ("status-flags", [fd]) => {
+            // SAFETY: only numbers.
+            came(unsafe { libc::fcntl(number(fd) as i32, libc::F_GETFL) }.into())
+                .map(|flags| format!("{flags:x}"))
+        }
         ("file-capability", [path]) => file_capability(path),
         // SAFETY: it takes nothing.
         ("not-root", []) => Ok(if unsafe { libc::geteuid() } == 0 {

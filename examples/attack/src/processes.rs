@@ -128,6 +128,8 @@ pub(crate) fn attempt(verb: &str, arguments: &[&str]) -> Option<Outcome> {
                         let _ = child(|| {
                             let _ = child(|| ());
                         });
+                        // Not so fast that a host without a limit of pids has none left for others.
+                        std::thread::sleep(Duration::from_micros(500));
                         // SAFETY: the child goes on in its place.
                         if unsafe { libc::fork() } > 0 {
                             // SAFETY: it ends this process.

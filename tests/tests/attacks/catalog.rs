@@ -245,6 +245,35 @@ fn names() -> (String, String) {
             );
         }
     }
+    for (n, manifest) in [
+        "exec = \"../meanwhile\"\n",
+        "exec = \"/bin/sh\"\n",
+        "exec = \"..\"\n",
+        "[sandbox]\nread = [\"/usr/../etc\"]\n",
+        "[sandbox]\nread = [\"/usrlocal\"]\n",
+        "[sandbox]\nread = [\"/\"]\n",
+        "[sandbox]\nread = [\"usr\"]\n",
+        "[sandbox]\nwrite = [\"/usr/share\"]\n",
+        "[sandbox]\nwrite = [\"/etc\"]\n",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let function = format!("path-{n}");
+        host.drop_folder(&function, &example("hello"), manifest);
+        eventually(&format!("{manifest:?} to be refused"), || {
+            match host.get(&format!("/{function}/")).status() {
+                200 => panic!("{manifest:?} is served"),
+                _ => match host.entry(&function) {
+                    // By its manifest, or by the launcher when it should start.
+                    Some(entry) if entry.status == "refused" || entry.state.as_deref() == Some("failed") => {
+                        Ok(())
+                    }
+                    other => Err(format!("{other:?}")),
+                },
+            }
+        });
+    }
     for name in ["a-1".to_owned(), "0".to_owned(), "c".repeat(63)] {
         host.deploy(&name, "hello", "");
         host.get_ok(&format!("/{name}/"));

@@ -8,7 +8,7 @@ use funcd_tests::suite::Suite;
 use nix::libc;
 
 use crate::context::{Runtime, attempt, context};
-use crate::control::Control::{Apart, None as Without, PastTheCheck, Works};
+use crate::control::Control::{Apart, None as Without, PastTheCheck, Root, Works};
 use crate::inside::{Attempt, Row, by, call, nothing, register as row};
 use crate::table::Title;
 
@@ -34,7 +34,14 @@ pub(crate) fn register(suite: &mut Suite) {
             },
             name: "memory_bomb",
             needs: &[Need::Property("memory-limit")],
-            attempts: || vec![by("eat", "eat 256", &["died", "signal 9"], Works)],
+            attempts: || {
+                // The process that takes it, or already all of its function.
+                const DIES: &[&str] = &["died", "signal 9"];
+                vec![
+                    by("memory", "eat 256", DIES, Works),
+                    by("sockets", "eat-sockets 160", DIES, Works),
+                ]
+            },
             own: Some("[limits]\nmemory = \"128M\"\n"),
             after: |function| drop(context().host.wait_exit(function, "oom")),
         },
@@ -100,7 +107,27 @@ pub(crate) fn register(suite: &mut Suite) {
             },
             name: "cpu",
             needs: &[Need::Property("cpu-limit")],
-            attempts: || vec![by("spin", "spin 4 1500", &["ok"], Works)],
+            attempts: || {
+                const REFUSED: &[&str] = &["EPERM"];
+                vec![
+                    by("spin", "spin 4 1500", &["ok"], Works),
+                    call(
+                        "real time",
+                        libc::SYS_sched_setscheduler,
+                        "0 1 h:01000000",
+                        REFUSED,
+                        Root,
+                    ),
+                    call(
+                        "deadline",
+                        libc::SYS_sched_setattr,
+                        "0 h:30000000060000000000000000000000000000000000000040420f000000000080841e000000000080841e0000000000 0",
+                        REFUSED,
+                        Root,
+                    ),
+                    call("nice", libc::SYS_setpriority, "0 0 -20", &["EACCES"], Root),
+                ]
+            },
             own: Some("[limits]\ncpu = 0.1\n"),
             after: throttled,
         },

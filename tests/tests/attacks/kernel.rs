@@ -122,7 +122,13 @@ fn mounts() -> Vec<Attempt> {
             PastTheCheck(&["ENOENT"]),
         ),
         call("chroot", libc::SYS_chroot, "s:{tmp}", REFUSED, Root),
-        call("open_tree", libc::SYS_open_tree, "-100 s:/ 1", REFUSED, Apart),
+        call(
+            "open_tree",
+            libc::SYS_open_tree,
+            "-100 s:/ 0x8001",
+            REFUSED,
+            Apart,
+        ),
         call(
             "move_mount",
             libc::SYS_move_mount,

@@ -9,7 +9,9 @@ use funcd_tests::host::{Host, Plan};
 use funcd_tests::suite::Suite;
 use funcd_tests::{eventually, until};
 
-use crate::context::{Runtime, attacker, context};
+use nix::libc;
+
+use crate::context::{Runtime, attacker, attempt, context};
 use crate::table::{Title, story};
 
 pub(crate) fn register(suite: &mut Suite) {
@@ -69,6 +71,20 @@ fn inherited() -> (String, String) {
         );
         assert_eq!(host.get_ok(&format!("/{name}/cwd")).text(), "/");
     }
+    // What one function does to its descriptor 0 is not seen by another: it is not the same open file.
+    let flags = |function: &str| host.get_ok(&format!("/{function}/status-flags?0")).text();
+    let before = flags("neighbour");
+    let set = format!("call {} 0 {} {}", libc::SYS_fcntl, libc::F_SETFL, libc::O_APPEND);
+    assert_eq!(
+        attempt(host, "static", &context().words(&set, None, "/tmp")).text(),
+        "ok"
+    );
+    assert_ne!(
+        flags("static"),
+        before,
+        "the control: it is set for all that share it"
+    );
+    assert_eq!(flags("neighbour"), before);
     let open = fs::read_dir(format!("/proc/{}/fd", host.launcher().pid))
         .unwrap()
         .count();
