@@ -26,6 +26,7 @@ pub(crate) fn register(suite: &mut Suite) {
     row(suite, &ROW);
 }
 
+#[cfg(target_arch = "x86_64")]
 /// It fails to map its program: a failure of its own, with its own exit code. A static executable has no linker there.
 const BY_LINKER: &[(Runtime, &[&str])] = &[
     (Runtime::Dynamic, &["failed"]),
@@ -45,6 +46,7 @@ fn attempts() -> Vec<Attempt> {
             &["EPERM", "EACCES"],
             Works,
         ),
+        #[cfg(target_arch = "x86_64")]
         by(
             "dynamic linker",
             "execute-by-linker /lib64/ld-linux-x86-64.so.2 {tmp}",

@@ -23,6 +23,8 @@ pub(crate) enum Control {
     PastTheCheck(&'static [&'static str]),
     /// It works outside where the kernel has it at all; else it ends as one of these says.
     IfThere(&'static [&'static str]),
+    /// It is made by the row itself, and this is what it asserts.
+    Aside(&'static str),
     /// There is none, and why.
     None(&'static str),
 }
@@ -114,6 +116,7 @@ impl Control {
                     &[],
                 )
             }
+            Control::Aside(what) => what.to_owned(),
             Control::None(why) => format!("not possible: {why}"),
         }
     }

@@ -79,7 +79,7 @@ pub(crate) fn register(suite: &mut Suite) {
             title: Title {
                 number: 14,
                 attempt: "use up descriptors",
-                mechanism: "NOFILE, which it can't raise",
+                mechanism: "NOFILE, which it can't raise (no property: everywhere)",
             },
             name: "descriptors",
             needs: &[],
@@ -135,10 +135,10 @@ pub(crate) fn register(suite: &mut Suite) {
             title: Title {
                 number: 16,
                 attempt: "use up inotify instances",
-                mechanism: "a uid of its own (root), whose count it is",
+                mechanism: "P10 privileges: a uid of its own, whose count it is",
             },
             name: "inotify",
-            needs: &[Need::Root],
+            needs: &[Need::Property("privileges")],
             attempts: || {
                 vec![
                     by(

@@ -117,6 +117,9 @@ const verbs = {
   },
 };
 
+// The program in here is for that machine.
+if (process.arch !== "x64") delete verbs["execute-file"];
+
 const answer = async (verb, words) => {
   const native = verbs[verb];
   if (!native) return ["child", run(PROGRAM, "apart", verb, ...words)];

@@ -247,6 +247,10 @@ VERBS = {
     "execute-memory": execute_memory,
     "map-file": map_file,
 }
+if os.uname().machine != "x86_64":
+    # The programs in here are for that machine.
+    for verb in ("int80", "x32", "execute-file", "execute-memory", "map-file", "keep-inotify"):
+        del VERBS[verb]
 
 
 def native(verb, arguments):

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use funcd_tests::need::Need;
 use funcd_tests::suite::Suite;
 use funcd_tests::until;
+use nix::libc;
 
 use crate::context::{Runtime, attacker, attempt, context};
 use crate::control::{Control, fits};
@@ -53,8 +54,6 @@ pub(crate) fn call(
 ) -> Attempt {
     by(label, &format!("call {number} {arguments}"), expected, control)
 }
-
-use nix::libc;
 
 impl Attempt {
     pub(crate) fn control_with(mut self, line: &str) -> Attempt {

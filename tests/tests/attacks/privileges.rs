@@ -8,7 +8,7 @@ use funcd_tests::suite::Suite;
 use nix::libc;
 
 use crate::context::context;
-use crate::control::Control::{None as Without, Root, Works};
+use crate::control::Control::{Aside, None as Without, Root, Works};
 use crate::control::SOMEBODY;
 use crate::inside::{Attempt, Row, by, call, nothing, register as row};
 use crate::table::Title;
@@ -38,7 +38,7 @@ pub(crate) fn register(suite: &mut Suite) {
                 mechanism: "P10 privileges: no_new_privs, nosuid, empty bounding set",
             },
             name: "set_uid",
-            needs: &[Need::Root],
+            needs: &[Need::Property("privileges")],
             attempts: set_uid,
             own: None,
             after: set_uid_works_outside,
@@ -111,13 +111,13 @@ fn set_uid() -> Vec<Attempt> {
             "set-uid",
             "run {tools}/set-uid try not-root",
             &["not root"],
-            Without("below"),
+            Aside("root, for another user"),
         ),
         by(
             "capabilities",
             "run {tools}/capable try capabilities",
             &["0"],
-            Without("below"),
+            Aside("CAP_NET_RAW, for another user"),
         ),
     ]
 }
