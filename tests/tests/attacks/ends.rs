@@ -1,6 +1,7 @@
 //! Attempts 48 to 52: to outlive the end, and to make a mess of it.
 
-use std::fs;
+use std::fs::{self, File};
+use std::path::PathBuf;
 use std::process::Command;
 
 use funcd_tests::artifacts::example;
@@ -75,16 +76,30 @@ pub(crate) fn register(suite: &mut Suite) {
     );
 }
 
-/// Those whose mount namespace this is.
-fn of_namespace(namespace: &std::path::Path) -> Vec<i32> {
-    let entries = fs::read_dir("/proc").unwrap().flatten();
-    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    pids.filter(|pid| fs::read_link(format!("/proc/{pid}/ns/mnt")).is_ok_and(|link| link == namespace))
-        .collect()
+/// A mount namespace, held so that no later one gets its number.
+struct Namespace {
+    link: PathBuf,
+    _held: File,
 }
 
-fn namespace(process: &Process) -> std::path::PathBuf {
-    fs::read_link(format!("/proc/{}/ns/mnt", process.pid)).unwrap()
+impl Namespace {
+    fn of(process: &Process) -> Namespace {
+        let path = format!("/proc/{}/ns/mnt", process.pid);
+        let held = File::open(&path).unwrap();
+        Namespace {
+            link: fs::read_link(&path).unwrap(),
+            _held: held,
+        }
+    }
+
+    /// Who lives in it.
+    fn inhabitants(&self) -> Vec<i32> {
+        let entries = fs::read_dir("/proc").unwrap().flatten();
+        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+        let lives =
+            |pid: &i32| fs::read_link(format!("/proc/{pid}/ns/mnt")).is_ok_and(|link| link == self.link);
+        pids.filter(lives).collect()
+    }
 }
 
 fn daemon() -> (String, String) {
@@ -140,27 +155,25 @@ fn deaf() -> (String, String) {
 
 fn fork_storm() -> (String, String) {
     let host = &context().host;
-    let name = attacker(
-        Runtime::Static,
-        "storm",
-        "[limits]\npids = 60\n[health]\nstop_within = \"100ms\"\n",
-    );
+    let manifest = "[limits]\npids = 60\n[health]\nstop_within = \"100ms\"\n";
+    let name = attacker(Runtime::Static, "storm", manifest);
     let main = host.instance(&name);
-    let namespace = namespace(&main);
+    let namespace = Namespace::of(&main);
     attempt(host, &name, &["keep-storm".to_owned(), "8".to_owned()]);
-    let one = of_namespace(&namespace);
+    let one = namespace.inhabitants();
     until("the storm to rage", || {
-        let now = of_namespace(&namespace);
+        let now = namespace.inhabitants();
         now.len() > 4 && now.iter().any(|pid| !one.contains(pid))
     });
     host.get_ok("/neighbour/");
-    host.remove(&name);
-    // Before the launcher tells of the end it has ended everything: a list of pids alone may miss who forks meanwhile.
-    until("the end to be told", || {
-        !main.is_there() && host.instances(&name).is_empty()
+    // As one step: a folder that is half gone is another revision.
+    fs::rename(host.function_path(&name), host.path().join("storm-gone")).unwrap();
+    until("the storm to be over", || {
+        !main.is_there() && host.instances(&name).is_empty() && namespace.inhabitants().is_empty()
     });
+    // A list of pids may miss who forks meanwhile; not again and again.
     for _ in 0..5 {
-        assert_eq!(of_namespace(&namespace), [0; 0], "survivors");
+        assert_eq!(namespace.inhabitants(), [0; 0], "survivors");
         host.get_ok("/neighbour/");
     }
     (
