@@ -9,9 +9,9 @@ use std::sync::OnceLock;
 use nix::fcntl::{Flock, FlockArg};
 
 /// The example functions' executables.
-const EXECUTABLES: [&str; 12] = [
+const EXECUTABLES: [&str; 13] = [
     "hello", "thumbs", "notes", "ticker", "slow", "crash", "hog", "forkbomb", "deaf", "daemon", "garbage",
-    "echo",
+    "echo", "attack",
 ];
 /// The files of the examples that tests use as they are.
 const FILES: [&str; 4] = [
@@ -21,8 +21,8 @@ const FILES: [&str; 4] = [
     "thumbs/function.toml",
 ];
 
-/// Where what is tested lies: `funcd`, `bin/<example>`, `examples/<file of an example>`, `peers/`, and `blackbox`, the
-/// tests themselves.
+/// Where what is tested lies: `funcd`, `bin/<example>`, `examples/<file of an example>`, `peers/`, and the tests
+/// themselves, by name.
 pub fn folder() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| match std::env::var_os("FUNCD_TEST_ARTIFACTS") {
@@ -158,7 +158,10 @@ fn build() -> PathBuf {
     gather(&target.join(&profile).join("funcd"), &folder.join("funcd"), 0o755);
     // So that the folder is all that another user needs to run the tests.
     let own = std::env::current_exe().expect("/proc is mounted");
-    gather(&own, &folder.join("blackbox"), 0o755);
+    // Cargo adds a hash to the name.
+    let name = own.file_name().expect("a file has a name").to_string_lossy();
+    let name = name.rsplit_once('-').map_or(&*name, |(name, _)| name);
+    gather(&own, &folder.join(name), 0o755);
     for name in EXECUTABLES {
         gather(
             &examples.join(&triple).join("release").join(name),
@@ -166,6 +169,11 @@ fn build() -> PathBuf {
             0o755,
         );
     }
+    gather(
+        &dynamic_attack(&examples),
+        &folder.join("bin/attack-dynamic"),
+        0o755,
+    );
     for name in FILES {
         let mode = if name.ends_with(".py") { 0o755 } else { 0o644 };
         gather(
@@ -175,6 +183,18 @@ fn build() -> PathBuf {
         );
     }
     folder
+}
+
+/// The attacks as a dynamic executable of the system's C library.
+fn dynamic_attack(examples: &Path) -> PathBuf {
+    let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    run(cargo()
+        .args(["build", "--quiet", "--release", "--package", "attack"])
+        .env("CARGO_BUILD_TARGET", &triple)
+        .arg("--target-dir")
+        .arg(examples)
+        .current_dir(root().join("examples")));
+    examples.join(triple).join("release/attack")
 }
 
 /// rust-toolchain.toml brings the target of the usual machine; others get theirs here.

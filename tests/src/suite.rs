@@ -16,7 +16,7 @@ pub struct Suite {
 struct Test {
     name: String,
     needs: &'static [Need],
-    body: fn(),
+    body: Box<dyn FnOnce() + Send>,
 }
 
 impl std::fmt::Debug for Suite {
@@ -39,11 +39,11 @@ macro_rules! tests {
 
 impl Suite {
     /// Adds a test.
-    pub fn add(&mut self, name: &str, needs: &'static [Need], body: fn()) {
+    pub fn add(&mut self, name: &str, needs: &'static [Need], body: impl FnOnce() + Send + 'static) {
         self.tests.push(Test {
             name: name.to_owned(),
             needs,
-            body,
+            body: Box::new(body),
         });
     }
 
@@ -99,7 +99,7 @@ fn is_chosen(arguments: &Arguments, name: &str) -> bool {
     arguments.filter.as_deref().is_none_or(fits) && !arguments.skip.iter().any(|pattern| fits(pattern))
 }
 
-fn run(body: fn()) -> Result<(), Failed> {
+fn run(body: impl FnOnce()) -> Result<(), Failed> {
     body();
     Ok(())
 }

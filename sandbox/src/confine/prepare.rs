@@ -5,7 +5,6 @@ use std::cell::Cell;
 use std::ffi::CString;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
 
 use super::{Confinement, DROPPED, Failure};
@@ -54,6 +53,7 @@ pub(super) struct Sources {
     pub(super) network: Option<RawFd>,
     pub(super) executable: RawFd,
     _moved: Vec<OwnedFd>,
+    _null: OwnedFd,
 }
 
 impl<'a> Prepared<'a> {
@@ -111,6 +111,7 @@ pub(super) const CAP_SETPCAP: u32 = 8;
 
 impl Sources {
     fn new(confinement: &Confinement) -> Result<Sources, Errno> {
+        let null = null()?;
         let mut moved = Vec::new();
         let mut free = |fd: RawFd| -> Result<RawFd, Errno> {
             if fd >= FIRST_FREE {
@@ -122,13 +123,14 @@ impl Sources {
             Ok(number)
         };
         Ok(Sources {
-            null: null()?,
+            null: null.as_raw_fd(),
             stdout: free(confinement.stdout)?,
             stderr: free(confinement.stderr)?,
             listener: confinement.listener.map(&mut free).transpose()?,
             network: confinement.network.map(&mut free).transpose()?,
             executable: free(confinement.executable)?,
             _moved: moved,
+            _null: null,
         })
     }
 }
@@ -138,15 +140,14 @@ pub(super) fn above(fd: RawFd) -> Result<OwnedFd, Errno> {
     calls::duplicate_above(fd, FIRST_FREE).map(own)
 }
 
-/// /dev/null, opened once for all starts.
-fn null() -> Result<RawFd, Errno> {
-    static NULL: OnceLock<OwnedFd> = OnceLock::new();
-    if let Some(null) = NULL.get() {
-        return Ok(null.as_raw_fd());
-    }
+/// /dev/null, opened for each start: the flags and locks of an open file are seen by all who share it, and functions share
+/// nothing.
+fn null() -> Result<OwnedFd, Errno> {
     let low = own(calls::open(c"/dev/null", libc::O_RDWR, 0)?);
-    let high = above(low.as_raw_fd())?;
-    Ok(NULL.get_or_init(|| high).as_raw_fd())
+    if low.as_raw_fd() >= FIRST_FREE {
+        return Ok(low);
+    }
+    above(low.as_raw_fd())
 }
 
 fn root(confinement: &Confinement) -> Result<Option<Root>, Errno> {

@@ -34,17 +34,16 @@ pub(super) async fn prove(
     if requests_wait && is_leased_while_starting(&instance) {
         tokio::time::sleep(PATIENCE).await;
     }
-    let mut probe = None;
+    let mut probed = false;
     let mut pause = FIRST_LOOK;
     while instance.is_accepting() && !instance.has_answered() {
         let ready = match (&health, &instance.address, &listener) {
             (Some(path), _, _) => answers(&instance, path).await,
             (None, Address::Unix(_), Some(listener)) => {
-                // It is ready when it took the probe out of the listener's queue.
-                if probe.is_none() {
-                    probe = instance.dial().await.ok();
-                }
-                probe.is_some() && queue_is_empty(listener)
+                // It is ready when it took the probe out of the listener's queue, where that stays when it is closed: held
+                // open it would keep a server of one connection at a time from the requests behind it, for ever.
+                probed = probed || instance.dial().await.is_ok();
+                probed && queue_is_empty(listener)
             }
             (None, _, _) => instance.dial().await.is_ok(),
         };

@@ -17,6 +17,7 @@ pub(crate) fn register(suite: &mut Suite) {
         idle_instances_stop,
         an_instance_that_ended_uses_nothing_in_the_metrics: &[Need::Property("pid-limit")],
         a_minimum_of_one_runs_before_any_request,
+        a_server_of_one_connection_at_a_time_gets_ready_under_requests,
         a_crash_is_followed_by_a_new_instance,
         ps_says_which_code_it_exited_with,
         ps_says_which_signal_killed_it,
@@ -114,6 +115,17 @@ fn a_minimum_of_one_runs_before_any_request() {
         [one] if one.pid != Some(process.pid) => Ok(()),
         others => Err(format!("{others:?}")),
     });
+}
+
+/// The probe of readiness came first, and the request behind it never.
+fn a_server_of_one_connection_at_a_time_gets_ready_under_requests() {
+    let host = host();
+    let manifest = "env = { START_MS = \"300\" }\n[scale]\nmin = 1\nmax = 1\n";
+    host.deploy("single", "attack", manifest);
+    host.get_ok("/single/");
+    assert_eq!(host.get_ok("/single/").text(), host.get_ok("/single/").text());
+    let row = host.ps().into_iter().find(|row| row.function == "single");
+    assert_eq!(row.unwrap().last_exit, None, "the first instance answered");
 }
 
 fn a_crash_is_followed_by_a_new_instance() {
