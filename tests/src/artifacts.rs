@@ -9,9 +9,9 @@ use std::sync::OnceLock;
 use nix::fcntl::{Flock, FlockArg};
 
 /// The example functions' executables.
-const EXECUTABLES: [&str; 12] = [
-    "hello", "thumbs", "notes", "ticker", "slow", "crash", "hog", "forkbomb", "deaf", "daemon", "garbage",
-    "echo",
+const EXECUTABLES: [&str; 13] = [
+    "hello", "thumbs", "notes", "ticker", "slow", "crash", "hog", "forkbomb", "fuzzer", "deaf", "daemon",
+    "garbage", "echo",
 ];
 /// The files of the examples that tests use as they are.
 const FILES: [&str; 4] = [
@@ -21,8 +21,8 @@ const FILES: [&str; 4] = [
     "thumbs/function.toml",
 ];
 
-/// Where what is tested lies: `funcd`, `bin/<example>`, `examples/<file of an example>`, `peers/`, and `blackbox`, the
-/// tests themselves.
+/// Where what is tested lies: `funcd`, `bin/<example>`, `examples/<file of an example>`, `peers/`, and the
+/// test binaries by name (`blackbox`).
 pub fn folder() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| match std::env::var_os("FUNCD_TEST_ARTIFACTS") {
@@ -158,7 +158,7 @@ fn build() -> PathBuf {
     gather(&target.join(&profile).join("funcd"), &folder.join("funcd"), 0o755);
     // So that the folder is all that another user needs to run the tests.
     let own = std::env::current_exe().expect("/proc is mounted");
-    gather(&own, &folder.join("blackbox"), 0o755);
+    gather(&own, &folder.join(test_name(&own)), 0o755);
     for name in EXECUTABLES {
         gather(
             &examples.join(&triple).join("release").join(name),
@@ -175,6 +175,15 @@ fn build() -> PathBuf {
         );
     }
     folder
+}
+
+/// The name of a test binary, which cargo calls `<name>-<hash>`.
+fn test_name(own: &Path) -> String {
+    let file = own
+        .file_name()
+        .expect("an executable has a name")
+        .to_string_lossy();
+    file.rsplit_once('-').map_or(&*file, |(name, _)| name).to_owned()
 }
 
 /// rust-toolchain.toml brings the target of the usual machine; others get theirs here.
