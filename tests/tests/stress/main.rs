@@ -9,6 +9,7 @@
     reason = "a test that panics says where: this is a test in whole"
 )]
 
+mod cycles;
 mod fuzzer;
 mod pulse;
 mod ring;
@@ -22,6 +23,7 @@ use funcd_tests::suite::Suite;
 fn main() -> std::process::ExitCode {
     let mut suite = Suite::one_at_a_time();
     ring::register(&mut suite);
+    cycles::register(&mut suite);
     stressors::register(&mut suite);
     fuzzer::register(&mut suite);
     suite.run()
