@@ -3,6 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::Read;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -12,14 +13,54 @@ use tempfile::TempDir;
 
 use crate::failure::{During, Failure, Outcome};
 use crate::guard::Guard;
+use crate::sys;
 
 /// A bundle, and how crun runs it on this machine.
 #[derive(Debug)]
 pub(crate) struct Container {
     program: PathBuf,
     folder: TempDir,
-    manager: &'static str,
+    how: How,
     next: u32,
+}
+
+/// How crun is run.
+#[derive(Debug)]
+struct How {
+    manager: &'static str,
+    /// A mount namespace to run it in.
+    view: Option<View>,
+}
+
+/// A mount namespace without the v2 hierarchy: crun refuses machines that mount v1 and v2 side by side.
+#[derive(Debug)]
+struct View {
+    namespace: File,
+    _holder: Guard,
+}
+
+impl View {
+    fn without_unified() -> Outcome<View> {
+        let step = "hiding /sys/fs/cgroup/unified from crun";
+        let script = "umount /sys/fs/cgroup/unified && echo && exec sleep infinity";
+        let mut child = Command::new("unshare")
+            .args(["--mount", "sh", "-c", script])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .during(step)?;
+        let mut stdout = child.stdout.take().expect("it was asked for");
+        let holder = Guard::child(child, Duration::ZERO);
+        if stdout.read(&mut [0]).during(step)? == 0 {
+            return Err(Failure(format!("{step}: it is not there, or may not be")));
+        }
+        let namespace = File::open(format!("/proc/{}/ns/mnt", holder.id())).during(step)?;
+        Ok(View {
+            namespace,
+            _holder: holder,
+        })
+    }
 }
 
 impl Container {
@@ -53,23 +94,36 @@ impl Container {
         let mut container = Container {
             program: program.to_path_buf(),
             folder,
-            manager: "cgroupfs",
+            how: How {
+                manager: "cgroupfs",
+                view: None,
+            },
             next: 1,
         };
-        if let Err(failure) = container.live() {
-            container.manager = "disabled";
-            container
-                .live()
-                .map_err(|second| Failure(format!("{failure}; without cgroups: {second}")))?;
+        // The fullest first.
+        let mut last = container.live();
+        for (manager, hide) in [("cgroupfs", true), ("disabled", false), ("disabled", true)] {
+            if last.is_ok() {
+                break;
+            }
+            let view = if hide { Some(View::without_unified()) } else { None };
+            let Ok(view) = view.transpose() else {
+                continue;
+            };
+            container.how = How { manager, view };
+            last = container.live();
         }
-        Ok(container)
+        last.map(|_| container)
     }
 
     /// What it is, for whoever reads the numbers.
     pub(crate) fn describe(&self) -> String {
-        let cgroups = match self.manager {
-            "disabled" => "no cgroup, as it can't make one here",
-            _ => "a cgroup in each hierarchy",
+        let cgroups = match (self.how.manager, &self.how.view) {
+            ("disabled", _) => "no cgroup, as it can't make one here",
+            (_, Some(_)) => {
+                "a cgroup in each v1 hierarchy (the v2 one is hidden from it, as it refuses to run beside one)"
+            }
+            (_, None) => "a cgroup",
         };
         format!(
             "crun: `crun run`, crun's own default configuration (its namespaces, mounts, capabilities), funcd's list of system \
@@ -120,10 +174,13 @@ impl Container {
         let mut command = Command::new(&self.program);
         command
             .arg("--cgroup-manager")
-            .arg(self.manager)
+            .arg(self.how.manager)
             .arg("--root")
             .arg(self.folder.path().join("state"))
             .args(words);
+        if let Some(view) = &self.how.view {
+            sys::enter_mounts(&mut command, view.namespace.as_fd());
+        }
         command
     }
 }

@@ -33,8 +33,7 @@ const PEERS_EVERY: usize = 5;
 /// One start and its end.
 struct Life {
     to_first_byte: Duration,
-    /// `None` where the end is not comparable.
-    to_nothing_left: Option<Duration>,
+    to_nothing_left: Duration,
 }
 
 /// One who starts the program.
@@ -61,9 +60,7 @@ impl<'a> Contender<'a> {
         match (self.live)() {
             Ok(life) => {
                 self.starts.push(life.to_first_byte);
-                life.to_nothing_left
-                    .into_iter()
-                    .for_each(|end| self.ends.push(end));
+                self.ends.push(life.to_nothing_left);
             }
             Err(failure) => self.errors.push(failure.to_string()),
         }
@@ -175,7 +172,7 @@ fn confined(launcher: &mut Launcher, spec: &funcd_sandbox::spec::Spec, left: &mu
     *left += cgroups.iter().filter(|path| path.exists()).count();
     Ok(Life {
         to_first_byte,
-        to_nothing_left: Some(to_nothing_left),
+        to_nothing_left,
     })
 }
 
@@ -236,7 +233,7 @@ impl Bare {
         drop(process);
         Ok(Life {
             to_first_byte,
-            to_nothing_left: Some(start.elapsed()),
+            to_nothing_left: start.elapsed(),
         })
     }
 
@@ -272,18 +269,22 @@ fn peers<'a>(byte: &'a Path, notes: &mut Vec<String>) -> Outcome<Vec<(Contender<
         Err(missing) => notes.push(missing),
     }
     match CRUN.find() {
-        Ok(program) => {
-            let mut container = Container::of(&program, byte)?;
-            notes.push(container.describe());
-            let live = move || {
-                let (to_first_byte, to_nothing_left) = container.live()?;
-                Ok(Life {
-                    to_first_byte,
-                    to_nothing_left: Some(to_nothing_left),
-                })
-            };
-            peers.push((Contender::new("crun", live), 10.0));
-        }
+        Ok(program) => match Container::of(&program, byte) {
+            Ok(mut container) => {
+                notes.push(container.describe());
+                let live = move || {
+                    let (to_first_byte, to_nothing_left) = container.live()?;
+                    Ok(Life {
+                        to_first_byte,
+                        to_nothing_left,
+                    })
+                };
+                peers.push((Contender::new("crun", live), 10.0));
+            }
+            Err(failure) => notes.push(format!(
+                "crun does not run here, so that peer is missing: {failure}"
+            )),
+        },
         Err(missing) => notes.push(missing),
     }
     Ok(peers)

@@ -6,6 +6,8 @@
 use std::ffi::{CString, c_char, c_int, c_void};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 use std::ptr;
 
 use nix::unistd::Pid;
@@ -104,6 +106,18 @@ fn write_digits(number: u32, room: &mut [u8]) {
     for place in room.iter_mut().take(length).rev() {
         *place = b'0' + (rest % 10) as u8;
         rest /= 10;
+    }
+}
+
+/// Has `command` run in this mount namespace, which stays open as long as the command is used.
+pub(crate) fn enter_mounts(command: &mut Command, namespace: BorrowedFd<'_>) {
+    let namespace = namespace.as_raw_fd();
+    // SAFETY: setns is a system call and allocates nothing; the child has one thread.
+    unsafe {
+        command.pre_exec(move || match libc::setns(namespace, libc::CLONE_NEWNS) {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        });
     }
 }
 
