@@ -12,6 +12,8 @@ use crate::procfs;
 /// What is held may take a moment to be given back: cgroups that something was in, sockets of callers.
 const PATIENCE: Duration = Duration::from_secs(10);
 const GLANCE: Duration = Duration::from_millis(50);
+/// Longer than what is swept regularly takes.
+const REST: Duration = Duration::from_secs(6);
 
 /// Everything that is counted.
 #[derive(Debug, Clone, PartialEq)]
@@ -74,6 +76,23 @@ impl Holders<'_> {
             memory,
             machine: machine(),
         })
+    }
+
+    /// What they hold once it stays the same: things are made ahead, and given back, a moment later.
+    ///
+    /// # Errors
+    /// As [`Holders::holdings`].
+    pub(crate) fn at_rest(&self) -> Outcome<Holdings> {
+        let until = Instant::now() + PATIENCE;
+        let (mut last, mut since) = (self.holdings()?, Instant::now());
+        while since.elapsed() < REST && Instant::now() < until {
+            std::thread::sleep(GLANCE);
+            let now = self.holdings()?;
+            if now.counts != last.counts {
+                (last, since) = (now, Instant::now());
+            }
+        }
+        Ok(last)
     }
 
     /// What they hold once it is no more than `before`, or after a while.

@@ -74,7 +74,7 @@ fn host(artifacts: &Artifacts, cycles: usize) -> Outcome<Table> {
     };
     let warm_up = cycles / WARM_UP;
     cycle(warm_up)?;
-    let before = holders.holdings()?;
+    let before = holders.at_rest()?;
     let (watch, began) = (Watch::start(), Instant::now());
     cycle(warm_up + cycles)?;
     let taken = began.elapsed();
@@ -111,7 +111,7 @@ fn launcher(artifacts: &Artifacts, cycles: usize) -> Outcome<Table> {
         Ok(())
     };
     cycle(cycles / WARM_UP)?;
-    let before = holders.holdings()?;
+    let before = holders.at_rest()?;
     let (watch, began) = (Watch::start(), Instant::now());
     cycle(cycles)?;
     let taken = began.elapsed();
