@@ -100,30 +100,23 @@ impl Container {
             },
             next: 1,
         };
-        // The fullest first.
-        let mut last = container.live();
-        for (manager, hide) in [("cgroupfs", true), ("disabled", false), ("disabled", true)] {
-            if last.is_ok() {
-                break;
-            }
-            let view = if hide { Some(View::without_unified()) } else { None };
-            let Ok(view) = view.transpose() else {
-                continue;
+        if let Err(failure) = container.live() {
+            // Without cgroups it runs here, and has less to do than where it makes them.
+            container.how = How {
+                manager: "disabled",
+                view: View::without_unified().ok(),
             };
-            container.how = How { manager, view };
-            last = container.live();
+            let second = |second| Failure(format!("{failure}; without cgroups: {second}"));
+            container.live().map_err(second)?;
         }
-        last.map(|_| container)
+        Ok(container)
     }
 
     /// What it is, for whoever reads the numbers.
     pub(crate) fn describe(&self) -> String {
-        let cgroups = match (self.how.manager, &self.how.view) {
-            ("disabled", _) => "no cgroup, as it can't make one here",
-            (_, Some(_)) => {
-                "a cgroup in each v1 hierarchy (the v2 one is hidden from it, as it refuses to run beside one)"
-            }
-            (_, None) => "a cgroup",
+        let cgroups = match self.how.manager {
+            "disabled" => "no cgroup, as it refuses to run beside both v1 and v2 (v2 is hidden from it)",
+            _ => "a cgroup",
         };
         format!(
             "crun: `crun run`, crun's own default configuration (its namespaces, mounts, capabilities), funcd's list of system \
