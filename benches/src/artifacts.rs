@@ -15,6 +15,8 @@ pub(crate) struct Artifacts {
     pub(crate) funcd: PathBuf,
     /// The static example function.
     pub(crate) hello: PathBuf,
+    /// A static program that writes one byte.
+    pub(crate) byte: PathBuf,
 }
 
 impl Artifacts {
@@ -25,11 +27,14 @@ impl Artifacts {
     pub(crate) fn build(funcd: Option<PathBuf>, hello: Option<PathBuf>) -> Outcome<Artifacts> {
         let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let musl = format!("{}-unknown-linux-musl", env::consts::ARCH);
-        let funcd = given_or(funcd, || cargo(&sources, "funcd", &[]))?;
-        let hello = given_or(hello, || {
-            cargo(&sources.join("examples"), "hello", &["--target", &musl])
-        })?;
-        Ok(Artifacts { funcd, hello })
+        let funcd = given_or(funcd, || cargo(&sources, "funcd", &["--package", "funcd"]))?;
+        let example = |name, package| {
+            let more = ["--package", package, "--target", &musl];
+            cargo(&sources.join("examples"), name, &more)
+        };
+        let hello = given_or(hello, || example("hello", "hello"))?;
+        let byte = given_or(None, || example("byte", "misbehaving"))?;
+        Ok(Artifacts { funcd, hello, byte })
     }
 }
 
@@ -38,13 +43,13 @@ fn given_or(given: Option<PathBuf>, build: impl FnOnce() -> Outcome<PathBuf>) ->
     path.canonicalize().during(format!("finding {}", path.display()))
 }
 
-/// Builds the binary `name` of the package of the same name, in the workspace `folder`.
+/// Builds the binary `name` in the workspace `folder`.
 fn cargo(folder: &Path, name: &str, more: &[&str]) -> Outcome<PathBuf> {
     let step = format!("building {name} in {}", folder.display());
     let program = env::var_os("CARGO").unwrap_or("cargo".into());
     let built = Command::new(program)
         .args(["build", "--release", "--message-format=json-render-diagnostics"])
-        .args(["--bin", name, "--package", name])
+        .args(["--bin", name])
         .args(more)
         // Cargo looks for `.cargo/config.toml` from here, not from the manifest.
         .current_dir(folder)

@@ -56,7 +56,7 @@ impl Bare {
     }
 
     fn start(&self, listener: &UnixListener) -> io::Result<Guard> {
-        let pid = sys::spawn(&self.argv, listener.as_fd(), self.null.as_fd())?;
+        let pid = sys::spawn(&self.argv, listener.as_fd(), self.null.as_fd(), self.null.as_fd())?;
         Ok(Guard::pid(pid, Duration::ZERO))
     }
 

@@ -146,6 +146,11 @@ pub(crate) struct Host {
 }
 
 impl Host {
+    /// Its folder: `run`, `state`, `functions`.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// `/NAME/` of this host.
     pub(crate) fn target(&self, name: &str) -> Target {
         Target::tcp(self.address, &format!("/{name}/"))

@@ -1,4 +1,4 @@
-//! `funcd-benches cold|warm|memory|instances|all`: measures every number that SPECIFICATION.md promises, beside its peers in the
+//! `funcd-benches cold|warm|memory|instances|spawn|leaks|all`: measures every number that SPECIFICATION.md promises, beside its peers in the
 //! same run. Installs nothing, and never calls a number good that it did not measure.
 
 #![deny(unsafe_code)]
@@ -23,16 +23,21 @@ mod cold;
 mod environment;
 mod failure;
 mod guard;
+mod holdings;
 mod host;
 mod instances;
+mod launcher;
+mod leaks;
 mod load;
 mod memory;
 mod nginx;
+mod oci;
 mod peer;
 mod placement;
 mod process;
 mod procfs;
 mod quiet;
+mod spawn;
 mod stats;
 mod sys;
 mod table;
@@ -49,12 +54,15 @@ struct Flags {
     /// Print one JSON document instead of tables.
     #[arg(long)]
     json: bool,
-    /// Starts in `cold` [default: 1000], rounds of each table of `warm` [default: 20].
+    /// Starts in `cold` and `spawn` [default: 1000], rounds of each table of `warm` [default: 20].
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: Option<u32>,
     /// Length of each run in `warm`, in milliseconds.
     #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..))]
     run_millis: u64,
+    /// Starts and stops in `leaks`.
+    #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..))]
+    cycles: u32,
     /// Registered functions in `memory`, running instances in `instances`.
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
     functions: u32,
@@ -76,13 +84,23 @@ enum What {
     Memory,
     /// A thousand running instances.
     Instances,
+    /// A confined process and its end, beside bubblewrap and crun.
+    Spawn,
+    /// Twenty thousand starts and stops.
+    Leaks,
     /// All of them.
     All,
 }
 
 fn main() -> ExitCode {
-    let flags = Flags::parse();
-    match run(&flags) {
+    // Before any thread: these roles are processes of `spawn` and `leaks`, started by this program only.
+    let words: Vec<_> = std::env::args_os().collect();
+    let outcome = match (words.get(1).and_then(|word| word.to_str()), words.get(2)) {
+        (Some(launcher::AS_LAUNCHER), Some(folder)) => launcher::run(folder.as_ref()),
+        (Some(launcher::AS_SUPERVISOR), Some(control)) => launcher::give_link(control.as_ref()),
+        _ => run(&Flags::parse()),
+    };
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("funcd-benches: {failure}");
@@ -98,7 +116,14 @@ fn run(flags: &Flags) -> Outcome<()> {
         println!("{environment}\n");
     }
     let mut tables = Vec::new();
-    for what in [What::Cold, What::Warm, What::Memory, What::Instances] {
+    for what in [
+        What::Cold,
+        What::Warm,
+        What::Memory,
+        What::Instances,
+        What::Spawn,
+        What::Leaks,
+    ] {
         if flags.what == what || flags.what == What::All {
             for table in measure(what, flags, &artifacts)? {
                 if !flags.json {
@@ -122,6 +147,8 @@ fn measure(what: What, flags: &Flags, artifacts: &Artifacts) -> Outcome<Vec<Tabl
     let rounds = |default| flags.rounds.unwrap_or(default) as usize;
     match what {
         What::Cold => Ok(vec![cold::measure(artifacts, rounds(1000))?]),
+        What::Spawn => Ok(vec![spawn::measure(artifacts, rounds(1000))?]),
+        What::Leaks => leaks::measure(artifacts, flags.cycles as usize),
         What::Memory => Ok(vec![memory::measure(artifacts, flags.functions as usize)?]),
         What::Instances => Ok(vec![instances::measure(artifacts, flags.functions as usize)?]),
         What::Warm | What::All => warm::measure(

@@ -16,7 +16,7 @@ pub(crate) const NGINX: Peer = Peer {
     program: "nginx",
     package: "nginx-light",
 };
-/// The cold peer that confines.
+/// The peer of `cold` and `spawn` that confines.
 pub(crate) const BUBBLEWRAP: Peer = Peer {
     program: "bwrap",
     package: "bubblewrap",
@@ -25,6 +25,12 @@ pub(crate) const BUBBLEWRAP: Peer = Peer {
 pub(crate) const SOCKET_ACTIVATE: Peer = Peer {
     program: "systemd-socket-activate",
     package: "systemd",
+};
+
+/// The container runtime that starts fastest.
+pub(crate) const CRUN: Peer = Peer {
+    program: "crun",
+    package: "crun",
 };
 
 impl Peer {

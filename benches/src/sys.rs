@@ -6,6 +6,8 @@
 use std::ffi::{CString, c_char, c_int, c_void};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 use std::ptr;
 
 use nix::unistd::Pid;
@@ -25,16 +27,22 @@ struct Plan {
     listen_pid: [u8; 22],
     listener: RawFd,
     null: RawFd,
+    output: RawFd,
     errno: c_int,
 }
 
 /// Starts `argv` with `clone(VM | VFORK)` and exec, the cheapest start that Linux has: descriptor 3 is `listener`
-/// (`LISTEN_FDS=1`, `LISTEN_PID` its own pid), 0 to 2 are `null`, the environment is otherwise empty.
+/// (`LISTEN_FDS=1`, `LISTEN_PID` its own pid), 0 is `null`, 1 and 2 are `output`, the environment is otherwise empty.
 /// Returns when the program runs.
 ///
 /// # Errors
 /// What clone or exec said.
-pub(crate) fn spawn(argv: &[CString], listener: BorrowedFd<'_>, null: BorrowedFd<'_>) -> io::Result<Pid> {
+pub(crate) fn spawn(
+    argv: &[CString],
+    listener: BorrowedFd<'_>,
+    null: BorrowedFd<'_>,
+    output: BorrowedFd<'_>,
+) -> io::Result<Pid> {
     let listen_fds = c"LISTEN_FDS=1";
     let mut plan = Plan {
         program: argv.first().ok_or(io::ErrorKind::InvalidInput)?.as_ptr(),
@@ -47,6 +55,7 @@ pub(crate) fn spawn(argv: &[CString], listener: BorrowedFd<'_>, null: BorrowedFd
         listen_pid: *LISTEN_PID,
         listener: listener.as_raw_fd(),
         null: null.as_raw_fd(),
+        output: output.as_raw_fd(),
         errno: 0,
     };
     plan.envp[1] = plan.listen_pid.as_ptr().cast();
@@ -75,9 +84,9 @@ extern "C" fn child(plan: *mut c_void) -> c_int {
     let plan = unsafe { &mut *plan.cast::<Plan>() };
     // SAFETY: dup2, fcntl, getpid, execve and _exit are async-signal-safe, and every pointer is of the Plan.
     unsafe {
-        for fd in 0..3 {
-            libc::dup2(plan.null, fd);
-        }
+        libc::dup2(plan.null, 0);
+        libc::dup2(plan.output, 1);
+        libc::dup2(plan.output, 2);
         if plan.listener == 3 {
             libc::fcntl(3, libc::F_SETFD, 0);
         } else {
@@ -97,6 +106,18 @@ fn write_digits(number: u32, room: &mut [u8]) {
     for place in room.iter_mut().take(length).rev() {
         *place = b'0' + (rest % 10) as u8;
         rest /= 10;
+    }
+}
+
+/// Has `command` run in this mount namespace, which stays open as long as the command is used.
+pub(crate) fn enter_mounts(command: &mut Command, namespace: BorrowedFd<'_>) {
+    let namespace = namespace.as_raw_fd();
+    // SAFETY: setns is a system call and allocates nothing; the child has one thread.
+    unsafe {
+        command.pre_exec(move || match libc::setns(namespace, libc::CLONE_NEWNS) {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        });
     }
 }
 
@@ -141,7 +162,10 @@ mod tests {
         let listener = UnixListener::bind(folder.path().join("socket"))?;
         let null = File::options().read(true).write(true).open("/dev/null")?;
         let argv = ["/bin/sh", "-c", script].map(|word| CString::new(word).unwrap());
-        Ok(waitpid(spawn(&argv, listener.as_fd(), null.as_fd())?, None)?)
+        Ok(waitpid(
+            spawn(&argv, listener.as_fd(), null.as_fd(), null.as_fd())?,
+            None,
+        )?)
     }
 
     #[test]
@@ -154,7 +178,7 @@ mod tests {
     fn a_program_that_is_not_there_is_an_error_and_leaves_no_child() {
         let null = File::open("/dev/null").unwrap();
         let argv = [c"/nonexistent/program".to_owned()];
-        let error = spawn(&argv, null.as_fd(), null.as_fd()).unwrap_err();
+        let error = spawn(&argv, null.as_fd(), null.as_fd(), null.as_fd()).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
     }
 

@@ -75,7 +75,14 @@ pub(crate) struct Row {
     what: String,
     unit: Unit,
     measured: f64,
-    at_most: Option<f64>,
+    goal: Option<Goal>,
+}
+
+/// What was promised of a number.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Goal {
+    AtMost(f64),
+    AtLeast(f64),
 }
 
 impl Row {
@@ -85,23 +92,32 @@ impl Row {
             what: what.into(),
             unit,
             measured,
-            at_most: None,
+            goal: None,
         }
     }
 
-    /// A number that was promised.
+    /// A number that was promised not to be larger.
     pub(crate) fn at_most(self, goal: f64) -> Row {
         Row {
-            at_most: Some(goal),
+            goal: Some(Goal::AtMost(goal)),
+            ..self
+        }
+    }
+
+    /// A number that was promised not to be smaller.
+    pub(crate) fn at_least(self, goal: f64) -> Row {
+        Row {
+            goal: Some(Goal::AtLeast(goal)),
             ..self
         }
     }
 
     fn verdict(&self, loud: bool) -> Verdict {
-        match self.at_most {
+        match self.goal {
             None => Verdict::NoGoal,
             Some(_) if loud && self.unit.needs_quiet() => Verdict::TooLoud,
-            Some(goal) if self.measured <= goal => Verdict::Met,
+            Some(Goal::AtMost(goal)) if self.measured <= goal => Verdict::Met,
+            Some(Goal::AtLeast(goal)) if self.measured >= goal => Verdict::Met,
             // A number that is not a number is no proof of anything.
             Some(_) => Verdict::Missed,
         }
@@ -152,7 +168,8 @@ impl Table {
                 "what": row.what,
                 "unit": row.unit.name(),
                 "measured": row.measured,
-                "at_most": row.at_most,
+                "at_most": match row.goal { Some(Goal::AtMost(goal)) => Some(goal), _ => None },
+                "at_least": match row.goal { Some(Goal::AtLeast(goal)) => Some(goal), _ => None },
                 "verdict": match row.verdict(loud) {
                     Verdict::NoGoal => Value::Null,
                     Verdict::Met => "met".into(),
@@ -176,7 +193,10 @@ impl fmt::Display for Table {
         let loud = self.others.is_loud();
         let header = ["", "goal", "measured", ""].map(String::from);
         let cells = self.rows.iter().map(|row| {
-            let goal = row.at_most.map(|goal| format!("≤ {}", row.unit.show(goal)));
+            let goal = row.goal.map(|goal| match goal {
+                Goal::AtMost(goal) => format!("≤ {}", row.unit.show(goal)),
+                Goal::AtLeast(goal) => format!("≥ {}", row.unit.show(goal)),
+            });
             [
                 row.what.clone(),
                 goal.unwrap_or_default(),
@@ -267,6 +287,14 @@ mod tests {
     fn what_is_not_a_number_does_not_meet_a_goal() {
         let row = Row::of("p50", Unit::Ratio, f64::NAN).at_most(2.0);
         assert_eq!(row.verdict(false), Verdict::Missed);
+    }
+
+    #[test]
+    fn a_number_that_must_not_be_smaller_is_judged_the_other_way_round() {
+        let row = |measured| Row::of("peer", Unit::Ratio, measured).at_least(5.0);
+        assert_eq!(row(5.0).verdict(false), Verdict::Met);
+        assert_eq!(row(4.9).verdict(false), Verdict::Missed);
+        assert_eq!(row(f64::NAN).verdict(false), Verdict::Missed);
     }
 
     #[test]

@@ -19,7 +19,7 @@ pub mod probe;
 pub mod property;
 pub mod rlimit;
 mod sandbox;
-mod seccomp;
+pub mod seccomp;
 pub mod self_check;
 pub mod spec;
 mod store;

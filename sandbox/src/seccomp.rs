@@ -60,6 +60,22 @@ impl Arch {
     }
 }
 
+/// The filter of functions as the kernel and other sandboxes take it: one `struct sock_filter` after the other.
+pub fn function_filter_bytes() -> Vec<u8> {
+    let instruction = |filter: &libc::sock_filter| {
+        let [code_low, code_high] = filter.code.to_ne_bytes();
+        let [a, b, c, d] = filter.k.to_ne_bytes();
+        [code_low, code_high, filter.jt, filter.jf, a, b, c, d]
+    };
+    function_filter().iter().flat_map(instruction).collect()
+}
+
+/// The names of the calls that functions may make, some of them only with certain arguments.
+pub fn function_calls() -> impl Iterator<Item = &'static str> {
+    let calls = table::ALLOWED.iter().chain(table::CHECKED);
+    calls.map(|call| call.name)
+}
+
 /// The filter of functions, for this architecture.
 pub(crate) fn function_filter() -> &'static [libc::sock_filter] {
     static FILTER: LazyLock<Vec<libc::sock_filter>> =

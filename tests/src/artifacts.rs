@@ -9,9 +9,9 @@ use std::sync::OnceLock;
 use nix::fcntl::{Flock, FlockArg};
 
 /// The example functions' executables.
-const EXECUTABLES: [&str; 13] = [
-    "hello", "thumbs", "notes", "ticker", "slow", "crash", "hog", "forkbomb", "deaf", "daemon", "garbage",
-    "echo", "attack",
+const EXECUTABLES: [&str; 14] = [
+    "hello", "thumbs", "notes", "ticker", "slow", "crash", "hog", "forkbomb", "fuzzer", "deaf", "daemon",
+    "garbage", "echo", "attack",
 ];
 /// The files of the examples that tests use as they are.
 const FILES: [&str; 4] = [

@@ -37,23 +37,26 @@ impl Belongings {
         }
     }
 
+    /// Those of its cgroups that exist, one or none in each hierarchy.
+    pub fn cgroup_folders(&self) -> Vec<PathBuf> {
+        let of_hierarchy = |hierarchy: PathBuf| {
+            let paths = self.cgroups.iter();
+            paths
+                .map(|path| hierarchy.join(path.trim_start_matches('/')))
+                .filter(|path| path.exists())
+                .collect::<Vec<_>>()
+        };
+        hierarchies().into_iter().flat_map(of_hierarchy).collect()
+    }
+
     /// What of it is still there, in words.
     pub fn left(&self) -> Vec<String> {
         let alive = self.processes.iter().filter(|process| process.is_there());
         let mut left: Vec<String> = alive
             .map(|process| format!("process {}", process.describe()))
             .collect();
-        for hierarchy in hierarchies() {
-            let there = self
-                .cgroups
-                .iter()
-                .map(|path| hierarchy.join(path.trim_start_matches('/')));
-            left.extend(
-                there
-                    .filter(|path| path.exists())
-                    .map(|path| format!("cgroup {}", path.display())),
-            );
-        }
+        let cgroups = self.cgroup_folders().into_iter();
+        left.extend(cgroups.map(|path| format!("cgroup {}", path.display())));
         let folder = self.folder.to_string_lossy();
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         left.extend(

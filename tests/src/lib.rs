@@ -18,6 +18,7 @@ pub mod operate;
 mod plan;
 pub mod process;
 pub mod suite;
+pub mod traces;
 
 use std::time::{Duration, Instant};
 

@@ -171,6 +171,15 @@ impl Process {
     }
 }
 
+/// Every process of the machine.
+pub fn everyone() -> Vec<Process> {
+    let process = |(pid, stat): (i32, Stat)| Process {
+        pid,
+        started: stat.started,
+    };
+    all().into_iter().map(process).collect()
+}
+
 /// The zombies among the children of a process.
 pub fn zombies_of(parent: &Process) -> Vec<i32> {
     all()

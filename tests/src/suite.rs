@@ -11,6 +11,7 @@ use crate::need::Need;
 #[derive(Default)]
 pub struct Suite {
     tests: Vec<Test>,
+    one_at_a_time: bool,
 }
 
 struct Test {
@@ -38,6 +39,14 @@ macro_rules! tests {
 }
 
 impl Suite {
+    /// A suite whose tests would disturb each other.
+    pub fn one_at_a_time() -> Suite {
+        Suite {
+            one_at_a_time: true,
+            ..Suite::default()
+        }
+    }
+
     /// Adds a test.
     pub fn add(&mut self, name: &str, needs: &'static [Need], body: impl FnOnce() + Send + 'static) {
         self.tests.push(Test {
@@ -51,7 +60,9 @@ impl Suite {
     pub fn run(self) -> ExitCode {
         let mut arguments = Arguments::from_args();
         // They mostly wait for processes: more of them than cores keeps the cores busy.
-        arguments.test_threads.get_or_insert(4);
+        arguments
+            .test_threads
+            .get_or_insert(if self.one_at_a_time { 1 } else { 4 });
         let demanded = std::env::var("FUNCD_TEST_REQUIRE").is_ok_and(|what| what == "all");
         let mut skipped = Vec::new();
         let mut trials = Vec::new();

@@ -295,11 +295,9 @@ impl Download {
                 let _ = upstream.poll(cx);
             }
             if upstream.is_idle() && !self.early {
-                self.visit
-                    .worker()
-                    .pool
-                    .borrow_mut()
-                    .put(lease.instance(), upstream, Instant::now());
+                let pool = &self.visit.worker().pool;
+                let stale = pool.borrow_mut().put(lease.instance(), upstream, Instant::now());
+                drop(stale);
             }
         }
         self.lease = None;

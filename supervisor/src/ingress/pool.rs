@@ -22,6 +22,8 @@ use crate::function::instance::{Instance, Stream};
 const IDLE: Duration = Duration::from_secs(60);
 /// The largest head and the largest piece of a body that is read from an instance at once.
 const BUFFER: usize = 64 * 1024;
+/// With so few instances nothing is looked for between two sweeps.
+const FEW: usize = 16;
 
 /// A connection to an instance. Whoever holds it polls it: no task of its own runs it.
 pub(super) struct Upstream {
@@ -91,6 +93,8 @@ type Parked = Vec<Box<Upstream>>;
 #[derive(Default)]
 pub(super) struct Pool {
     idle: HashMap<InstanceId, (Arc<Instance>, Parked)>,
+    /// With so many instances it is looked for those that are gone.
+    crowded: usize,
 }
 
 impl Pool {
@@ -99,10 +103,17 @@ impl Pool {
         self.idle.get_mut(&instance.id)?.1.pop()
     }
 
-    /// Keeps a connection for later, if the instance is there for later.
-    pub(super) fn put(&mut self, instance: &Arc<Instance>, mut upstream: Box<Upstream>, now: Instant) {
+    /// Keeps a connection for later, if the instance is there for later. Gives back what is stale, to be dropped, once in a
+    /// while: functions that start and end hundreds of times a second would leave as many descriptors until the next sweep.
+    #[must_use = "dropped while the pool is borrowed, a connection may find it so"]
+    pub(super) fn put(
+        &mut self,
+        instance: &Arc<Instance>,
+        mut upstream: Box<Upstream>,
+        now: Instant,
+    ) -> Parked {
         if !instance.is_accepting() {
-            return;
+            return vec![upstream];
         }
         upstream.parked = now;
         upstream.reused = true;
@@ -111,6 +122,13 @@ impl Pool {
             .entry(instance.id)
             .or_insert_with(|| (Arc::clone(instance), Vec::new()));
         parked.push(upstream);
+        if self.idle.len() <= self.crowded.max(FEW) {
+            return Vec::new();
+        }
+        let stale = self.take_stale(now);
+        // So that each look is paid for by as many new instances.
+        self.crowded = 2 * self.idle.len();
+        stale
     }
 
     /// Takes out what was idle for too long, and all of instances that are gone.
@@ -190,9 +208,9 @@ mod tests {
         let (one, _there) = open().await;
         let (two, gone) = open().await;
         let now = Instant::now();
-        pool.borrow_mut().put(&instance, one, now);
-        pool.borrow_mut()
-            .put(&instance, two, now + Duration::from_millis(1));
+        drop(pool.borrow_mut().put(&instance, one, now));
+        let later = now + Duration::from_millis(1);
+        drop(pool.borrow_mut().put(&instance, two, later));
         drop(gone);
         // The close is seen once the runtime has looked at its sockets.
         tokio::task::yield_now().await;
@@ -206,12 +224,28 @@ mod tests {
         let pool = RefCell::<Pool>::default();
         let instance = instance(1);
         let (closed, there) = open().await;
-        pool.borrow_mut().put(&instance, closed, Instant::now());
+        drop(pool.borrow_mut().put(&instance, closed, Instant::now()));
         drop(there);
         assert!(pop_open(&pool, &instance, true).await.is_none());
         let (open, _there) = open().await;
-        pool.borrow_mut().put(&instance, open, Instant::now());
+        drop(pool.borrow_mut().put(&instance, open, Instant::now()));
         assert!(pop_open(&pool, &instance, true).await.is_some());
+    }
+
+    #[tokio::test]
+    async fn connections_of_ended_instances_do_not_pile_up_between_two_sweeps() {
+        let mut pool = Pool::default();
+        for id in 0..200 {
+            let instance = instance(id);
+            let (upstream, _there) = open().await;
+            drop(pool.put(&instance, upstream, Instant::now()));
+            instance.stop_accepting();
+        }
+        assert!(
+            pool.idle.len() <= 2 * FEW,
+            "{} descriptors of instances that are gone",
+            pool.idle.len()
+        );
     }
 
     #[tokio::test]
@@ -223,13 +257,13 @@ mod tests {
         for (instance, age) in [(&stays, 60), (&stays, 1), (&ends, 0)] {
             let (upstream, end) = open().await;
             there.push(end);
-            pool.put(instance, upstream, now + Duration::from_secs(60 - age));
+            drop(pool.put(instance, upstream, now + Duration::from_secs(60 - age)));
         }
         assert_eq!(pool.take_stale(now + IDLE).len(), 1);
         ends.stop_accepting();
         assert_eq!(pool.take_stale(now + IDLE).len(), 1);
         let (late, _end) = open().await;
-        pool.put(&ends, late, now);
+        drop(pool.put(&ends, late, now));
         assert!(
             pool.pop(&ends).is_none(),
             "an ended instance's connection is not kept"
