@@ -85,6 +85,9 @@ struct Ends {
     stderr: (OwnedFd, OwnedFd),
 }
 
+/// Beside [`SYSTEM`]: `/etc/java-17-openjdk` and the like, without which no JVM of Debian does more than start.
+const SYSTEM_PREFIX: (&str, &str) = ("/etc", "java-");
+
 /// What exists of [`SYSTEM`] on this host.
 pub(super) fn system() -> Vec<PathBuf> {
     let usable = |path: &&Path| {
@@ -92,12 +95,17 @@ pub(super) fn system() -> Vec<PathBuf> {
         let top = path.parent() == Some(Path::new("/"));
         path.canonicalize().is_ok_and(|real| top || real == **path)
     };
-    SYSTEM
-        .iter()
-        .map(Path::new)
-        .filter(usable)
-        .map(Path::to_path_buf)
-        .collect()
+    let (folder, prefix) = SYSTEM_PREFIX;
+    let listed = SYSTEM.iter().map(PathBuf::from);
+    let named = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let named = named.filter(|entry| {
+        entry
+            .file_name()
+            .as_encoded_bytes()
+            .starts_with(prefix.as_bytes())
+    });
+    let all = listed.chain(named.map(|entry| entry.path()));
+    all.filter(|path| usable(&path.as_path())).collect()
 }
 
 impl Launcher {

@@ -13,6 +13,7 @@ mod http;
 mod launcher;
 mod lifecycle;
 mod refusals;
+mod runtimes;
 mod sandbox;
 
 use funcd_tests::suite::Suite;
@@ -24,6 +25,7 @@ fn main() -> std::process::ExitCode {
     http::register(&mut suite);
     refusals::register(&mut suite);
     contract::register(&mut suite);
+    runtimes::register(&mut suite);
     sandbox::register(&mut suite);
     cli::register(&mut suite);
     launcher::register(&mut suite);
