@@ -48,6 +48,9 @@ pub struct Confinement {
     /// Absolute paths that it may read and write but not execute: bound nosuid, nodev, noexec at the same path inside, and
     /// allowed by Landlock.
     pub write: Vec<PathBuf>,
+    /// A directory that it finds its secrets in, bound read-only, nosuid, nodev, noexec at [`crate::spec::CREDENTIALS`];
+    /// needs `mounts`.
+    pub credentials: Option<PathBuf>,
     /// The root to build.
     pub mounts: Option<Mounts>,
     /// Whether it gets a pid namespace with a mini-init.

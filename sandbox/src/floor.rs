@@ -12,7 +12,7 @@ use crate::launcher::Host;
 use crate::mounts::text;
 use crate::probe::Grade;
 use crate::property::Property;
-use crate::spec::{Limits, Spec};
+use crate::spec::{Limits, MAX_SECRETS, Spec, is_secret_name};
 use crate::sys::{calls, own};
 
 /// Arguments and environment variables together, at most.
@@ -108,6 +108,7 @@ impl Floor {
                 "the function accepts that `{extra}` is missing, but the host does not: add it to the host's `degraded`, or remove it from the function's",
             ));
         }
+        check_secrets(&spec.secrets)?;
         match self
             .missing
             .iter()
@@ -198,6 +199,24 @@ fn check_name(name: &str) -> Result<(), Refusal> {
     } else {
         refuse(format!("{name:?} is no function name: [a-z0-9][a-z0-9-]{{0,62}}"))
     }
+}
+
+/// Whose they are is decided by where they lie, below the function's own name.
+fn check_secrets(names: &[String]) -> Result<(), Refusal> {
+    if names.len() > MAX_SECRETS {
+        return refuse(format!("more than {MAX_SECRETS} secrets"));
+    }
+    for (index, name) in names.iter().enumerate() {
+        if !is_secret_name(name) {
+            return refuse(format!(
+                "{name:?} is no secret's name: [A-Za-z0-9_-][A-Za-z0-9._-]{{0,63}}"
+            ));
+        }
+        if names[..index].contains(name) {
+            return refuse(format!("the secret {name} is named twice"));
+        }
+    }
+    Ok(())
 }
 
 fn check_strings(spec: &Spec) -> Result<(), Refusal> {

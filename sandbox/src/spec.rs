@@ -54,10 +54,24 @@ pub struct Spec {
     pub read: Vec<PathBuf>,
     /// Absolute paths of directories that it may read and write.
     pub write: Vec<PathBuf>,
+    /// Names of secrets of this function that it is given as files.
+    pub secrets: Vec<String>,
     /// Properties that the operator accepts to be missing.
     pub degraded: Vec<Property>,
     /// What the supervisor wants to be told about this instance by its successor; opaque here, at most 24 KiB.
     pub memo: Vec<u8>,
+}
+
+/// Where an instance finds its secrets, each a file called as the secret; `CREDENTIALS_DIRECTORY` says so.
+pub const CREDENTIALS: &str = "/run/credentials";
+
+/// Secrets of one function, at most.
+pub const MAX_SECRETS: usize = 64;
+
+/// Whether something may be the name of a secret: 1 to 64 letters, digits, `.`, `_` and `-`, with no `.` in front.
+pub fn is_secret_name(name: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+    (1..=64).contains(&name.len()) && name.bytes().all(plain) && !name.starts_with('.')
 }
 
 /// How the kernel runs an executable.

@@ -426,6 +426,7 @@ mod tests {
                 },
                 read: vec!["/a".into()],
                 write: vec![],
+                secrets: vec!["key".into()],
                 degraded: vec![crate::property::Property::Files],
                 memo,
             }

@@ -129,6 +129,8 @@ pub fn host(config: &Config, log_format: Option<Format>) -> Result<Host, DaemonE
         uid_count: config.uid_count,
         read_roots: config.read_roots.clone(),
         write_roots: config.write_roots.clone(),
+        secrets: config.secrets.clone(),
+        credentials: std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from),
         degraded: config.degraded.clone(),
         program: program.into_iter().map(word).collect(),
         config: serde_json::to_vec(&settings).expect("settings are plain data"),

@@ -111,6 +111,7 @@ fn config(dir: &Path) -> Config {
         uid_count: 0,
         read_roots: vec![],
         write_roots: vec![],
+        secrets: "/etc/funcd/secrets".into(),
         degraded: vec![],
         max_instances: 1,
         client: ClientBounds {

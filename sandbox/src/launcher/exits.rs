@@ -43,6 +43,7 @@ impl Launcher {
         self.children.remove(&instance.sandbox.child);
         self.short_of_memory.retain(|(other, _)| *other != id);
         let _ = std::fs::remove_file(self.folders.socket(&id.to_string()));
+        self.secrets.remove(id);
         self.leave(instance.sandbox.into_leaf(), Some((id, exit)));
     }
 

@@ -188,10 +188,39 @@ impl Launcher {
             }
             Err(failed) => {
                 let _ = std::fs::remove_file(self.folders.socket(&id.to_string()));
+                self.secrets.remove(id);
                 self.leave(leaf, None);
                 Err(failed)
             }
         }
+    }
+
+    /// Delivers the secrets that the spec names; the folder that they are in.
+    fn deliver(
+        &mut self,
+        id: InstanceId,
+        spec: &Spec,
+        identity: Option<(u32, u32)>,
+    ) -> Result<Option<PathBuf>, Failed> {
+        if spec.secrets.is_empty() {
+            return Ok(None);
+        }
+        let failed = |why: String| Failed {
+            step: Step::Secrets,
+            errno: 0,
+            why,
+        };
+        if !self.plan.mounts {
+            let why = "its secrets can't be delivered for it alone: this host can't make mount namespaces; see \
+                       `funcd doctor`";
+            return Err(failed(why.to_owned()));
+        }
+        let place = self.secrets.deliver(id, &spec.function, &spec.secrets, identity);
+        // The first time, there is something to watch now; the other times, it is watched already.
+        if let Some(watched) = self.secrets.watched() {
+            let _ = self.poll.add(watched, Token::Secrets);
+        }
+        place.map(Some).map_err(|why| failed(why.to_string()))
     }
 
     fn identity(&mut self, spec: &Spec) -> Result<Option<(u32, u32)>, Failed> {
@@ -224,6 +253,7 @@ impl Launcher {
         ),
         Failed,
     > {
+        let credentials = self.deliver(id, spec, identity)?;
         let ends = self.ends(id, spec)?;
         let network = self
             .networks
@@ -249,6 +279,7 @@ impl Launcher {
                 Image::Dynamic | Image::Script => [self.system.clone(), grants.read].concat(),
             },
             write: grants.write,
+            credentials,
             mounts: self.plan.mounts.then(|| Mounts {
                 staging: self.folders.staging.clone(),
                 tmp_bytes: spec.limits.tmp_bytes,
@@ -331,6 +362,7 @@ impl Launcher {
                 instance.sandbox.kill_all();
                 self.children.remove(&instance.sandbox.child);
                 let _ = std::fs::remove_file(self.folders.socket(&id.to_string()));
+                self.secrets.remove(id);
                 self.leave(instance.sandbox.into_leaf(), None);
             }
             return Err(Failed::new(Step::Clone, &e, "raise fs.epoll.max_user_watches"));

@@ -21,6 +21,8 @@ pub(super) enum Token {
     InstanceEnd(InstanceId),
     /// An instance reached its memory limit.
     InstanceOom(InstanceId),
+    /// A secret was replaced.
+    Secrets,
 }
 
 /// The bits of a token that say which kind it is.
@@ -37,6 +39,7 @@ impl Token {
             Token::SupervisorEnd => (2, 0),
             Token::InstanceEnd(id) => (3, id.0),
             Token::InstanceOom(id) => (4, id.0),
+            Token::Secrets => (5, 0),
         };
         id << KIND_BITS | kind
     }
@@ -49,6 +52,7 @@ impl Token {
             2 => Some(Token::SupervisorEnd),
             3 => Some(Token::InstanceEnd(id)),
             4 => Some(Token::InstanceOom(id)),
+            5 => Some(Token::Secrets),
             _ => None,
         }
     }
@@ -130,6 +134,7 @@ mod tests {
             Token::SupervisorEnd,
             Token::InstanceEnd(id),
             Token::InstanceOom(id),
+            Token::Secrets,
         ] {
             assert_eq!(Token::decode(token.encode()), Some(token));
         }

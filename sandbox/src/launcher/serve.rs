@@ -13,6 +13,7 @@ use super::handover::Descriptors;
 use super::listeners::Listeners;
 use super::network::{Network, Networks};
 use super::poll::{Poll, Token};
+use super::secrets::Secrets;
 use super::supervisor::Supervisor;
 use super::{Host, LauncherError, log};
 use crate::cgroup::{Pool, Tree};
@@ -46,6 +47,7 @@ pub(super) struct Launcher {
     pub(super) floor: Floor,
     pub(super) store: Store,
     pub(super) uids: Uids,
+    pub(super) secrets: Secrets,
     /// What of the system dynamic executables and scripts see.
     pub(super) system: Vec<std::path::PathBuf>,
     pub(super) instances: BTreeMap<InstanceId, Instance>,
@@ -135,6 +137,7 @@ impl Launcher {
             Token::SupervisorEnd => self.on_supervisor_end(),
             Token::InstanceEnd(id) => self.on_instance_end(id),
             Token::InstanceOom(id) => self.on_oom(id),
+            Token::Secrets => self.secrets.renew(),
         }
     }
 
@@ -252,7 +255,10 @@ impl Launcher {
         while let Ok(Some(info)) = self.signals.read_signal() {
             match info.ssi_signo as i32 {
                 libc::SIGTERM | libc::SIGINT => self.on_stop(),
-                libc::SIGHUP => self.tell(&Event::Reload, Vec::new()),
+                libc::SIGHUP => {
+                    self.secrets.renew();
+                    self.tell(&Event::Reload, Vec::new());
+                }
                 libc::SIGCHLD => self.reap(),
                 _ => {}
             }

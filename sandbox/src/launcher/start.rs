@@ -15,6 +15,7 @@ use super::handover::{self, Descriptors};
 use super::listeners::{self, Listeners};
 use super::network::Networks;
 use super::poll::{Poll, Token};
+use super::secrets::Secrets;
 use super::serve::{Launcher, Phase};
 use super::{Host, LauncherError, examine, launch, log};
 use crate::cgroup::{Join, Tree};
@@ -155,6 +156,7 @@ fn build(
         grades,
         store,
         uids,
+        secrets: Secrets::new(host.secrets.clone(), host.credentials.clone(), &folders.run),
         system: launch::system(),
         instances: BTreeMap::new(),
         children: HashMap::new(),

@@ -97,6 +97,7 @@ impl Start {
             network: network.as_ref().map(AsRawFd::as_raw_fd),
             read: Vec::new(),
             write: Vec::new(),
+            credentials: None,
             mounts: Some(Mounts {
                 staging,
                 tmp_bytes: TMP_BYTES,

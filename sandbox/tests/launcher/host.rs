@@ -81,6 +81,8 @@ pub(crate) fn run_launcher(dir: &Path, who: &str, behaviour: &str) -> Result<(),
         uid_count: 100,
         read_roots: vec!["/usr".into()],
         write_roots: vec![dir.join("data")],
+        secrets: dir.join("secrets"),
+        credentials: None,
         degraded: if root { Vec::new() } else { Property::ALL.to_vec() },
         program: vec![
             text("/proc/self/exe"),
@@ -217,6 +219,7 @@ impl Running {
             },
             read: vec![],
             write: vec![],
+            secrets: vec![],
             degraded: vec![],
             memo: b"memo".to_vec(),
         }

@@ -179,6 +179,7 @@ pub(crate) fn config() -> Config {
         uid_count: 1000,
         read_roots: vec![],
         write_roots: vec![],
+        secrets: "/etc/funcd/secrets".into(),
         degraded: vec![],
         max_instances: 100,
         client: ClientBounds {

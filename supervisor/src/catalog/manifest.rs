@@ -20,6 +20,8 @@ pub struct Manifest {
     pub args: Vec<String>,
     /// Environment beside what the contract sets.
     pub env: Vec<(String, String)>,
+    /// Names of secrets that it is given as files.
+    pub secrets: Vec<String>,
     /// How requests get in.
     pub contract: Contract,
     /// Which requests it answers; empty: `/<name>/…` with the prefix stripped.

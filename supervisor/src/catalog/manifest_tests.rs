@@ -36,6 +36,7 @@ fn every_default() {
         exec: "thumbs".into(),
         args: vec![],
         env: vec![],
+        secrets: vec![],
         contract: Contract::Http,
         routes: vec![],
         scale: Scale {
@@ -75,6 +76,7 @@ args = ["--fast", ""]
 contract = "port"
 port = 9000
 env = { LOG = "info", A_1 = "" }
+secrets = ["db.pem", "api-key", "db.pem"]
 [[route]]
 host = "Img.Example.com"
 path = "/thumbs/"
@@ -107,6 +109,7 @@ degraded = ["P5", "cpu-limit", "memory-limit"]
         exec: "resize".into(),
         args: vec!["--fast".into(), String::new()],
         env: vec![("A_1".into(), String::new()), ("LOG".into(), "info".into())],
+        secrets: vec!["api-key".into(), "db.pem".into()],
         contract: Contract::Port(9000),
         routes: vec![
             RoutePattern {
@@ -164,8 +167,12 @@ fn refusals_say_where_and_why() {
             ":2:1: unknown key `hots`; did you mean `host`?",
         ),
         (
-            "secrets = [\"a\"]",
-            ":1:11: `secrets` is not supported by this version",
+            "secrets = [\"a\", \"../b\"]",
+            ":1:17: \"../b\" is not the name of a secret",
+        ),
+        (
+            "env = { CREDENTIALS_DIRECTORY = \"/tmp\" }",
+            "is reserved: funcd sets it",
         ),
         (
             "[bindings.db]\ntcp = \"1.2.3.4:5\"",

@@ -56,6 +56,7 @@ fn defaults_of_root() {
             .map(PathBuf::from)
             .into(),
         write_roots: ["/srv", "/var/lib/funcd/volumes"].map(PathBuf::from).into(),
+        secrets: "/etc/funcd/secrets".into(),
         degraded: vec![],
         max_instances: 4096,
         client: ClientBounds {

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use funcd_sandbox::spec::{Digest, Image, Socket, Spec};
+use funcd_sandbox::spec::{CREDENTIALS, Digest, Image, Socket, Spec};
 use serde::{Deserialize, Serialize};
 
 use super::handle::Revision;
@@ -73,6 +73,7 @@ pub(super) fn spec(function: &FunctionName, revision: &Revision) -> Spec {
         limits: manifest.limits,
         read: manifest.read.clone(),
         write: manifest.write.clone(),
+        secrets: manifest.secrets.clone(),
         degraded: manifest.degraded.clone(),
         memo: serde_json::to_vec(&Memo::of(function, revision)).expect("names and digests are JSON strings"),
     }
@@ -101,6 +102,10 @@ fn environment(function: &FunctionName, revision: &Revision) -> Vec<(String, Str
             env.push(("K_REVISION", format!("{function}-{}", revision.id.short())));
             env.push(("K_CONFIGURATION", function.to_string()));
         }
+    }
+    if !manifest.secrets.is_empty() {
+        // As systemd calls it for its services (systemd.exec(5)).
+        env.push(("CREDENTIALS_DIRECTORY", CREDENTIALS.to_owned()));
     }
     let set_by_manifest = |name: &str| manifest.env.iter().any(|(own, _)| own == name);
     let mut all: Vec<_> = env

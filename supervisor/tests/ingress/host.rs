@@ -95,6 +95,7 @@ impl Host {
             uid_count: 0,
             read_roots: vec![],
             write_roots: vec![],
+            secrets: "/etc/funcd/secrets".into(),
             degraded: vec![],
             max_instances: 1,
             client,

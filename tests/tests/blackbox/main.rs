@@ -15,6 +15,7 @@ mod lifecycle;
 mod refusals;
 mod runtimes;
 mod sandbox;
+mod secrets;
 
 use funcd_tests::suite::Suite;
 
@@ -27,6 +28,7 @@ fn main() -> std::process::ExitCode {
     contract::register(&mut suite);
     runtimes::register(&mut suite);
     sandbox::register(&mut suite);
+    secrets::register(&mut suite);
     cli::register(&mut suite);
     launcher::register(&mut suite);
     examples::register(&mut suite);
