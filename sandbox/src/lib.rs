@@ -21,5 +21,6 @@ mod seccomp;
 pub mod spec;
 mod store;
 pub mod sys;
+pub mod system;
 mod uids;
 pub mod wire;

@@ -92,7 +92,11 @@ impl Root {
     ///
     /// # Errors
     /// `ENOENT` (and the like) for a bind whose source is missing, `EINVAL` for a path that is not absolute and plain.
-    pub(crate) fn plan(mounts: &Mounts, binds: &[Bind<'_>]) -> Result<Root, Errno> {
+    pub(crate) fn plan(
+        mounts: &Mounts,
+        binds: &[Bind<'_>],
+        links: &[(PathBuf, PathBuf)],
+    ) -> Result<Root, Errno> {
         let mut root = Root {
             staging: text(&mounts.staging)?,
             entries: Vec::new(),
@@ -121,7 +125,25 @@ impl Root {
         for bind in binds {
             root.bind(bind)?;
         }
+        for (path, target) in links {
+            root.link(inside(path)?, target)?;
+        }
         Ok(root)
+    }
+
+    /// A symlink, unless what is bound holds it.
+    fn link(&mut self, path: &Path, target: &Path) -> Result<(), Errno> {
+        if self.is_below_a_bind(path) {
+            return Ok(());
+        }
+        if let Some(above) = path.parent().filter(|above| *above != Path::new("")) {
+            self.directory(above)?;
+        }
+        self.entries.push(Entry::Symlink {
+            target: text(target)?,
+            path: text(path)?,
+        });
+        Ok(())
     }
 
     fn bind(&mut self, bind: &Bind<'_>) -> Result<(), Errno> {
@@ -305,7 +327,7 @@ mod tests {
             tmp_bytes: 1 << 20,
             proc: false,
         };
-        Ok(Root::plan(&mounts, &binds)?
+        Ok(Root::plan(&mounts, &binds, &[])?
             .entries
             .into_iter()
             .skip(3 + DEVICES.len())
@@ -367,8 +389,8 @@ mod tests {
             access: Access::Write,
         };
         let build = |root: &Root| crate::namespace::in_child(libc::CLONE_NEWNS, || root.build());
-        let alone = Root::plan(&mounts, &[bind(&inner)]).unwrap();
-        let both = Root::plan(&mounts, &[bind(&outer), bind(&inner)]).unwrap();
+        let alone = Root::plan(&mounts, &[bind(&inner)], &[]).unwrap();
+        let both = Root::plan(&mounts, &[bind(&outer), bind(&inner)], &[]).unwrap();
         for root in [&alone, &both] {
             build(root).unwrap();
         }

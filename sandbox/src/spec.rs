@@ -50,6 +50,8 @@ pub struct Spec {
     pub socket: Socket,
     /// What it may use.
     pub limits: Limits,
+    /// What of the system it sees.
+    pub system: System,
     /// Absolute paths that it may read and execute.
     pub read: Vec<PathBuf>,
     /// Absolute paths of directories that it may read and write.
@@ -84,6 +86,21 @@ pub enum Image {
     Dynamic,
     /// A `#!` script: sees the system's programs and libraries, read-only.
     Script,
+}
+
+/// What of the system an instance sees, read-only: loaders, libraries, interpreters and what they need.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum System {
+    /// Only these: nothing at all, for most static executables.
+    Parts {
+        /// Files and directories, by their real names, all of [`crate::system`].
+        paths: Vec<PathBuf>,
+        /// Symlinks that lead to them, path and target.
+        links: Vec<(PathBuf, PathBuf)>,
+    },
+    /// All of [`crate::system::paths`].
+    Whole,
 }
 
 /// How requests reach the process.

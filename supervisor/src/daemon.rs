@@ -16,6 +16,7 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use funcd_sandbox::launcher::{self, Host, LauncherError};
 use funcd_sandbox::own::{self, Access};
+use funcd_sandbox::system;
 use funcd_sandbox::wire;
 use nix::unistd::{User, geteuid};
 use tokio::runtime::{self, Runtime};
@@ -162,12 +163,18 @@ pub fn supervise() -> Result<(), DaemonError> {
     let socket = wire::inherited().map_err(supervisor("the socket to the launcher"))?;
     let handover = handover::receive(&socket).map_err(supervisor("the handover"))?;
     let myself = File::open("/proc/self").map_err(supervisor("/proc/self"))?;
+    // To work out which libraries functions need.
+    let system: Vec<File> = system::paths()
+        .iter()
+        .filter_map(|path| File::open(path).ok())
+        .collect();
+    let own = [
+        handover.functions.as_fd(),
+        handover.sockets.as_fd(),
+        myself.as_fd(),
+    ];
     let access = Access {
-        read: vec![
-            handover.functions.as_fd(),
-            handover.sockets.as_fd(),
-            myself.as_fd(),
-        ],
+        read: own.into_iter().chain(system.iter().map(AsFd::as_fd)).collect(),
         write: vec![handover.logs.as_fd()],
     };
     let enforced = own::confine_self(&access).map_err(supervisor("confining itself"))?;

@@ -171,7 +171,7 @@ fn root(confinement: &Confinement) -> Result<Option<Root>, Errno> {
             access: Access::Read,
         });
     }
-    Root::plan(mounts, &binds).map(Some)
+    Root::plan(mounts, &binds, &confinement.links).map(Some)
 }
 
 fn path_of(fd: RawFd) -> Result<PathBuf, Errno> {

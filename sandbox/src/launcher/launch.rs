@@ -18,27 +18,8 @@ use crate::exit::Step;
 use crate::floor::Grants;
 use crate::rlimit;
 use crate::sandbox::Sandbox;
-use crate::spec::{Image, InstanceId, Socket, Spec};
+use crate::spec::{Image, InstanceId, Socket, Spec, System};
 use crate::wire::Event;
-
-/// What of the system a dynamic executable or a script may read and execute: its loader, libraries, interpreter and
-/// programs, and the few files in /etc that they can't do without (library cache, alternatives, certificates, zone).
-/// Nothing in here is a secret of the host. A static executable sees none of it.
-const SYSTEM: [&str; 13] = [
-    "/usr",
-    "/lib",
-    "/lib32",
-    "/lib64",
-    "/libx32",
-    "/bin",
-    "/sbin",
-    "/etc/ld.so.cache",
-    "/etc/alternatives",
-    "/etc/ssl/certs",
-    "/etc/ssl/openssl.cnf",
-    "/etc/pki/tls/certs",
-    "/etc/localtime",
-];
 
 /// After a start the launcher leaves the cores to the new process and its first request; what was made ahead and is used
 /// up is replaced later.
@@ -83,29 +64,6 @@ struct Ends {
     listener: Option<OwnedFd>,
     stdout: (OwnedFd, OwnedFd),
     stderr: (OwnedFd, OwnedFd),
-}
-
-/// Beside [`SYSTEM`]: `/etc/java-17-openjdk` and the like, without which no JVM of Debian does more than start.
-const SYSTEM_PREFIX: (&str, &str) = ("/etc", "java-");
-
-/// What exists of [`SYSTEM`] on this host.
-pub(super) fn system() -> Vec<PathBuf> {
-    let usable = |path: &&Path| {
-        // At the top a symlink is made again in the sandbox (`/lib -> usr/lib`); deeper ones are not followed.
-        let top = path.parent() == Some(Path::new("/"));
-        path.canonicalize().is_ok_and(|real| top || real == **path)
-    };
-    let (folder, prefix) = SYSTEM_PREFIX;
-    let listed = SYSTEM.iter().map(PathBuf::from);
-    let named = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    let named = named.filter(|entry| {
-        entry
-            .file_name()
-            .as_encoded_bytes()
-            .starts_with(prefix.as_bytes())
-    });
-    let all = listed.chain(named.map(|entry| entry.path()));
-    all.filter(|path| usable(&path.as_path())).collect()
 }
 
 impl Launcher {
@@ -207,7 +165,7 @@ impl Launcher {
         }
         let failed = |why: String| Failed {
             step: Step::Secrets,
-            errno: 0,
+            errno: libc::ENOKEY,
             why,
         };
         if !self.plan.mounts {
@@ -274,9 +232,13 @@ impl Launcher {
             cgroup: leaf.directory(),
             tasks: leaf.tasks(),
             network: network.as_ref().map(super::network::Network::fd),
-            read: match spec.image {
-                Image::Static => grants.read,
-                Image::Dynamic | Image::Script => [self.system.clone(), grants.read].concat(),
+            read: match &spec.system {
+                System::Whole => [self.system.clone(), grants.read].concat(),
+                System::Parts { .. } => [grants.system, grants.read].concat(),
+            },
+            links: match &spec.system {
+                System::Whole => Vec::new(),
+                System::Parts { links, .. } => links.clone(),
             },
             write: grants.write,
             credentials,
@@ -462,12 +424,5 @@ mod tests {
             errno: 0,
         });
         assert!(failed.why.contains("cgroup.kill"), "{}", failed.why);
-    }
-
-    #[test]
-    fn the_system_view_holds_no_dangling_path() {
-        let system = system();
-        assert!(system.contains(&PathBuf::from("/usr")));
-        assert!(system.iter().all(|path| path.exists()));
     }
 }

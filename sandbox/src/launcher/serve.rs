@@ -48,7 +48,7 @@ pub(super) struct Launcher {
     pub(super) store: Store,
     pub(super) uids: Uids,
     pub(super) secrets: Secrets,
-    /// What of the system dynamic executables and scripts see.
+    /// All that functions may see of the system.
     pub(super) system: Vec<std::path::PathBuf>,
     pub(super) instances: BTreeMap<InstanceId, Instance>,
     /// Whose child a pid is.

@@ -17,14 +17,14 @@ use super::network::Networks;
 use super::poll::{Poll, Token};
 use super::secrets::Secrets;
 use super::serve::{Launcher, Phase};
-use super::{Host, LauncherError, examine, launch, log};
+use super::{Host, LauncherError, examine, log};
 use crate::cgroup::{Join, Tree};
 use crate::floor::Floor;
 use crate::probe::Plan;
 use crate::store::Store;
 use crate::uids::Uids;
 use crate::wire::{Descriptor, MAX_MESSAGE};
-use crate::{confine, namespace};
+use crate::{confine, namespace, system};
 
 /// Makes a launcher and starts its first supervisor.
 ///
@@ -157,7 +157,7 @@ fn build(
         store,
         uids,
         secrets: Secrets::new(host.secrets.clone(), host.credentials.clone(), &folders.run),
-        system: launch::system(),
+        system: system::paths(),
         instances: BTreeMap::new(),
         children: HashMap::new(),
         leaving: Vec::new(),

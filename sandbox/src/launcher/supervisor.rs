@@ -91,6 +91,7 @@ impl Supervisor {
             tasks: tree.supervisor_tasks(),
             network: None,
             read: Vec::new(),
+            links: Vec::new(),
             credentials: None,
             write: Vec::new(),
             mounts: None,

@@ -96,6 +96,7 @@ impl Start {
             tasks: Vec::new(),
             network: network.as_ref().map(AsRawFd::as_raw_fd),
             read: Vec::new(),
+            links: Vec::new(),
             write: Vec::new(),
             credentials: None,
             mounts: Some(Mounts {

@@ -217,6 +217,7 @@ impl Running {
                 tmp_bytes: 1 << 20,
                 files: 64,
             },
+            system: funcd_sandbox::spec::System::Whole,
             read: vec![],
             write: vec![],
             secrets: vec![],

@@ -8,6 +8,7 @@ use funcd_sandbox::spec::Limits;
 
 use super::manifest_check as check;
 use super::manifest_file::ManifestFile;
+use super::view::Scope;
 use crate::name::FunctionName;
 use crate::typed::{Layer, Source, TypedError};
 
@@ -34,6 +35,8 @@ pub struct Manifest {
     pub request: RequestBounds,
     /// When an instance is ready.
     pub health: Health,
+    /// What of the system it sees.
+    pub system: Scope,
     /// Absolute paths it may read.
     pub read: Vec<PathBuf>,
     /// Absolute paths it may write.

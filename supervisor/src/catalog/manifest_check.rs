@@ -9,6 +9,7 @@ use funcd_sandbox::spec::{Limits, MAX_SECRETS, is_secret_name};
 
 use super::manifest::{Contract, Health, Manifest, RequestBounds, RoutePattern, Scale};
 use super::manifest_file::{ManifestFile, RouteFile};
+use super::view::Scope;
 use crate::typed::{Found, Layer, Spanned, TypedError, error, number, pick, size, span};
 
 type Layers<'a> = &'a [Layer<ManifestFile>];
@@ -47,6 +48,7 @@ pub(super) fn manifest(name: &str, layers: Layers<'_>) -> Result<Manifest, Typed
                 secs(10),
             )?,
         },
+        system: scope(layers)?,
         read: grants(layers, |f| f.sandbox.read.as_ref())?,
         write: grants(layers, |f| f.sandbox.write.as_ref())?,
         degraded: degraded(layers)?,
@@ -328,6 +330,17 @@ fn health_path(layers: Layers<'_>) -> Result<Option<String>, TypedError> {
             "a path such as \"/healthz\"",
         )),
         None => Ok(Some(found.value.clone())),
+    }
+}
+
+fn scope(layers: Layers<'_>) -> Result<Scope, TypedError> {
+    match pick(layers, |f| f.sandbox.system.as_ref()) {
+        None => Ok(Scope::Auto),
+        Some(found) => match found.value.as_str() {
+            "auto" => Ok(Scope::Auto),
+            "full" => Ok(Scope::Full),
+            other => Err(found.refuse(format!("unknown system {other:?}"), "use \"auto\" or \"full\"")),
+        },
     }
 }
 

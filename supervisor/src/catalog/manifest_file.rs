@@ -114,6 +114,8 @@ pub struct HealthFile {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SandboxFile {
+    /// What of the system it sees.
+    pub system: Option<Spanned<String>>,
     /// Absolute paths that it may read.
     pub read: Option<Spanned<Vec<Spanned<String>>>>,
     /// Absolute paths that it may write.

@@ -61,6 +61,7 @@ fn every_default() {
             ready_within: Duration::from_secs(10),
             stop_within: Duration::from_secs(10),
         },
+        system: Scope::Auto,
         read: vec![],
         write: vec![],
         degraded: vec![],
@@ -101,6 +102,7 @@ path = "/healthz"
 ready_within = "2m"
 stop_within = "0s"
 [sandbox]
+system = "full"
 read = ["/usr/share/zoneinfo/", "/usr//share/./x"]
 write = ["/srv/thumbs"]
 degraded = ["P5", "cpu-limit", "memory-limit"]
@@ -143,6 +145,7 @@ degraded = ["P5", "cpu-limit", "memory-limit"]
             ready_within: Duration::from_secs(120),
             stop_within: Duration::ZERO,
         },
+        system: Scope::Full,
         read: vec!["/usr/share/x".into(), "/usr/share/zoneinfo".into()],
         write: vec!["/srv/thumbs".into()],
         degraded: vec![Property::MemoryLimit, Property::CpuLimit],
@@ -170,6 +173,7 @@ fn refusals_say_where_and_why() {
             "secrets = [\"a\", \"../b\"]",
             ":1:17: \"../b\" is not the name of a secret",
         ),
+        ("[sandbox]\nsystem = \"some\"", ":2:10: unknown system \"some\""),
         (
             "env = { CREDENTIALS_DIRECTORY = \"/tmp\" }",
             "is reserved: funcd sets it",

@@ -1,4 +1,5 @@
-//! From a revision to the launcher's [`Spec`]: arguments, environment, socket. Pure.
+//! From a revision to the launcher's [`Spec`]: arguments, environment, socket, what it sees of the system. Pure, but for
+//! a look at the system's libraries when they changed.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -8,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::handle::Revision;
 use crate::catalog::manifest::{Contract, Defaults, Manifest};
+use crate::catalog::view::{Asks, Wanted};
 use crate::name::{FunctionName, RevisionId};
 
 /// What the next supervisor must know about an instance to take it over.
@@ -16,6 +18,7 @@ pub(super) struct Memo {
     function: FunctionName,
     artifact: Digest,
     image: Image,
+    asks: Asks,
     manifest: String,
 }
 
@@ -25,6 +28,7 @@ impl Memo {
             function: function.clone(),
             artifact: revision.artifact,
             image: revision.image,
+            asks: revision.wanted.asks.clone(),
             manifest: revision.manifest_text.clone(),
         }
     }
@@ -36,6 +40,7 @@ impl Memo {
             function,
             artifact,
             image,
+            asks,
             manifest: manifest_text,
         } = memo;
         let text = (!manifest_text.is_empty()).then_some(manifest_text.as_str());
@@ -48,6 +53,7 @@ impl Memo {
                 id,
                 artifact,
                 image,
+                wanted: Wanted::new(asks),
                 manifest: Arc::new(manifest),
                 manifest_text,
             },
@@ -71,6 +77,7 @@ pub(super) fn spec(function: &FunctionName, revision: &Revision) -> Spec {
             Contract::Port(port) => Socket::Port(port),
         },
         limits: manifest.limits,
+        system: revision.wanted.view(manifest.system).system(),
         read: manifest.read.clone(),
         write: manifest.write.clone(),
         secrets: manifest.secrets.clone(),

@@ -130,6 +130,7 @@ impl Host {
             id: RevisionId(Digest([0; 32])),
             artifact: Digest([0; 32]),
             image: Image::Static,
+            wanted: funcd::catalog::view::Wanted::default(),
             manifest: Arc::new(manifest),
             manifest_text: String::new(),
         });

@@ -184,6 +184,12 @@ fn a_missing_secret_is_named_and_what_to_do() {
         assert!(why.contains(part), "{part} is not in {why}");
     }
     host.secret("hopeful", "key", "here it is");
+    // It would be tried again by itself within half a minute; a new revision is tried at once.
+    host.drop_folder(
+        "hopeful",
+        &funcd_tests::artifacts::example("echo"),
+        &format!("{KEY}env = {{ NEW = \"\" }}\n"),
+    );
     host.wait_for("/hopeful/", "200", |answer| answer.status() == 200);
     shows(&host, "hopeful", "here it is");
 }
