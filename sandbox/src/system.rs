@@ -2,6 +2,7 @@
 //! nothing but whether they are there.
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 /// Loaders, libraries, interpreters and programs, and the few files in /etc that they can't do without (library cache,
 /// alternatives, certificates, zone). Nothing in here is a secret of the host.
@@ -23,6 +24,12 @@ const PATHS: [&str; 13] = [
 
 /// Beside them: `/etc/java-17-openjdk` and the like, without which no JVM of Debian does more than start.
 const PREFIX: &str = "/etc/java-";
+
+/// What existed of it when this was called first: a process that confines itself asks before, as it can't list /etc after.
+pub fn known() -> &'static [PathBuf] {
+    static KNOWN: OnceLock<Vec<PathBuf>> = OnceLock::new();
+    KNOWN.get_or_init(paths)
+}
 
 /// What exists of it on this host.
 pub fn paths() -> Vec<PathBuf> {

@@ -164,7 +164,7 @@ pub fn supervise() -> Result<(), DaemonError> {
     let handover = handover::receive(&socket).map_err(supervisor("the handover"))?;
     let myself = File::open("/proc/self").map_err(supervisor("/proc/self"))?;
     // To work out which libraries functions need.
-    let system: Vec<File> = system::paths()
+    let system: Vec<File> = system::known()
         .iter()
         .filter_map(|path| File::open(path).ok())
         .collect();

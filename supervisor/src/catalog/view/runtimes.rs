@@ -4,6 +4,8 @@
 
 use std::path::{Path, PathBuf};
 
+use funcd_sandbox::system;
+
 /// A runtime.
 #[derive(Debug)]
 pub(super) struct Runtime {
@@ -41,7 +43,7 @@ const RUNTIMES: [Runtime; 5] = [
     Runtime {
         name: "Java",
         interpreter: "java",
-        paths: &["/etc/java-*", "/usr/share/java"],
+        paths: &["/usr/share/java"],
         has_home: true,
     },
     Runtime {
@@ -92,6 +94,9 @@ impl Runtime {
             && home.starts_with("/usr/lib")
         {
             paths.push(home.to_owned());
+            // Its configuration, on Debian.
+            let of_java = |path: &&PathBuf| path.as_os_str().as_encoded_bytes().starts_with(b"/etc/java-");
+            paths.extend(system::known().iter().filter(of_java).cloned());
         }
         paths
     }

@@ -50,6 +50,7 @@ fn a_runtime_sees_its_own_library() {
         ("/usr/bin/python3", "/usr/lib/python3"),
         ("/usr/bin/perl", "/usr/share/perl"),
         ("/usr/bin/java", "/usr/lib/jvm/"),
+        ("/usr/bin/java", "/etc/java-"),
         ("/usr/bin/node", "/node"),
     ] {
         if !Path::new(interpreter).exists() {
