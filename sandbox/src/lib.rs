@@ -17,7 +17,7 @@ pub mod probe;
 pub mod property;
 pub mod rlimit;
 mod sandbox;
-mod seccomp;
+pub mod seccomp;
 pub mod spec;
 mod store;
 pub mod sys;

@@ -155,6 +155,7 @@ fn snapshot() -> Snapshot {
     Snapshot {
         functions: BTreeMap::from([("hello".to_owned(), function(&"ab".repeat(32)))]),
         instances: vec![row("hello", Some(4242)), row("idle", None)],
+        revisions: Default::default(),
     }
 }
 

@@ -5,7 +5,6 @@
 /// A system call and its numbers.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Call {
-    #[cfg_attr(not(test), allow(dead_code, reason = "names are for reading and for tests"))]
     pub(crate) name: &'static str,
     pub(crate) x86_64: Option<u32>,
     pub(crate) aarch64: Option<u32>,

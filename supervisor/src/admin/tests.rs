@@ -143,6 +143,7 @@ fn snapshot() -> Snapshot {
     Snapshot {
         functions: BTreeMap::from([("hello".to_owned(), state(State::Ready))]),
         instances: vec![instance],
+        revisions: Default::default(),
     }
 }
 

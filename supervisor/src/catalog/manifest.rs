@@ -133,6 +133,11 @@ impl Defaults {
         Defaults::of_layers(vec![Layer::parse(Source::file("[defaults]", text))?])
     }
 
+    /// The sections, strongest first.
+    pub fn layers(&self) -> &[Layer<ManifestFile>] {
+        &self.0
+    }
+
     /// From sections read already, strongest first.
     ///
     /// # Errors

@@ -57,6 +57,8 @@ pub enum Command {
     Ps(Ps),
     /// Show what a function wrote to its standard output and error
     Logs(Logs),
+    /// Show everything that confines a function, and where each comes from
+    ExplainSandbox(Explain),
     /// Show how this machine keeps the promises of the sandbox
     Doctor,
     /// Check or show the configuration
@@ -180,6 +182,20 @@ pub struct Logs {
     /// Which function
     #[arg(value_parser = FunctionName::parse)]
     pub name: FunctionName,
+}
+
+/// `explain-sandbox`.
+#[derive(Debug, Args)]
+pub struct Explain {
+    /// A function of the host, or the path of an executable (with a `/`, or with --manifest)
+    #[arg(value_name = "NAME|FILE")]
+    pub target: String,
+    /// The manifest for an executable that is not deployed
+    #[arg(long, value_name = "FILE")]
+    pub manifest: Option<PathBuf>,
+    /// List the system calls too
+    #[arg(long)]
+    pub calls: bool,
 }
 
 /// `config`.

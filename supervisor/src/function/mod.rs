@@ -17,6 +17,6 @@ mod place;
 mod prove;
 pub mod report;
 pub mod scale;
-mod start;
+pub(crate) mod start;
 pub mod state;
 pub mod status;

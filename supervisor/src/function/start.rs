@@ -62,7 +62,7 @@ impl Memo {
 }
 
 /// What to start for a revision.
-pub(super) fn spec(function: &FunctionName, revision: &Revision) -> Spec {
+pub(crate) fn spec(function: &FunctionName, revision: &Revision) -> Spec {
     let manifest = &revision.manifest;
     let mut args = vec![manifest.exec.clone()];
     args.extend(manifest.args.iter().cloned());
