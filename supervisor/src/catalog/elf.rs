@@ -18,7 +18,6 @@ const DT_RUNPATH: u64 = 29;
 /// Bounds on what is read, each far above what linkers write.
 const MAX_SEGMENTS: usize = 256;
 const MAX_DYNAMIC: u64 = 64 << 10;
-const MAX_STRINGS: u64 = 4 << 20;
 const MAX_NEEDED: usize = 256;
 const MAX_NAME: usize = 4095;
 
@@ -90,8 +89,14 @@ pub fn needs(read_at: ReadAt<'_>) -> io::Result<Option<Needs>> {
     let Some(offset) = segments.iter().find_map(|segment| segment.offset_of(address)) else {
         return Ok(None);
     };
-    let Some(strings) = read(read_at, offset, length, MAX_STRINGS)? else {
-        return Ok(None);
+    // Each where it lies: programs that export their symbols (node) have megabytes of strings.
+    let mut text = |at: u64| -> io::Result<Option<String>> {
+        let Some(offset) = offset.checked_add(at).filter(|_| at < length) else {
+            return Ok(None);
+        };
+        let mut bytes = vec![0; MAX_NAME.min((length - at) as usize)];
+        let filled = fill(read_at, offset, &mut bytes)?;
+        Ok(string(&bytes[..filled], 0))
     };
     // With a RUNPATH the loader ignores the RPATH.
     let search = if value(DT_RUNPATH).is_some() {
@@ -99,13 +104,16 @@ pub fn needs(read_at: ReadAt<'_>) -> io::Result<Option<Needs>> {
     } else {
         DT_RPATH
     };
-    for (tag, at) in entries {
-        let Some(text) = string(&strings, at) else {
+    let wanted = entries
+        .iter()
+        .filter(|(tag, _)| [DT_NEEDED, search].contains(tag));
+    for (tag, at) in wanted.take(2 * MAX_NEEDED) {
+        let Some(text) = text(*at)? else {
             continue;
         };
-        if tag == DT_NEEDED {
+        if *tag == DT_NEEDED {
             needs.libraries.push(text);
-        } else if tag == search {
+        } else {
             needs.search.extend(text.split(':').map(str::to_owned));
         }
     }

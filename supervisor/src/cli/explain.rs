@@ -43,7 +43,7 @@ fn of_file(
     probe: fn() -> (Vec<Grade>, Option<u32>),
 ) -> Result<Explanation, Failure> {
     let path = Path::new(&command.target);
-    let failed = |e: std::io::Error| Failure::io(&format!("can't read {}", path.display()), &e);
+    let failed = |e: std::io::Error| Failure::io(format!("can't read {}", path.display()), &e);
     let file = File::open(path).map_err(failed)?;
     let size = file.metadata().map_err(failed)?.len();
     let mut read_at = |offset: u64, buffer: &mut [u8]| file.read_at(buffer, offset);
@@ -61,7 +61,7 @@ fn of_file(
     let text = match &command.manifest {
         None => None,
         Some(path) => {
-            let failed = |e: std::io::Error| Failure::io(&format!("can't read {}", path.display()), &e);
+            let failed = |e: std::io::Error| Failure::io(format!("can't read {}", path.display()), &e);
             Some(std::fs::read_to_string(path).map_err(failed)?)
         }
     };
