@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use funcd_sandbox::launcher::{self, Host};
 use funcd_sandbox::property::Property;
-use funcd_sandbox::spec::{Digest, Image, InstanceId, Limits, Socket, Spec};
+use funcd_sandbox::spec::{Digest, Image, InstanceId, Limits, Socket, Spec, System};
 use funcd_sandbox::wire::{self, Event, MAX_MESSAGE, Request, StoreError};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
@@ -80,6 +80,8 @@ pub(crate) fn run(folder: &Path) -> Outcome<()> {
         uid_count: 100,
         read_roots: vec!["/usr".into()],
         write_roots: Vec::new(),
+        secrets: folder.join("secrets"),
+        credentials: None,
         degraded: if root { Vec::new() } else { Property::ALL.to_vec() },
         program: vec![
             text("/proc/self/exe"),
@@ -233,8 +235,13 @@ impl Launcher {
                 tmp_bytes: 64 << 20,
                 files: 1024,
             },
+            system: System::Parts {
+                paths: Vec::new(),
+                links: Vec::new(),
+            },
             read: Vec::new(),
             write: Vec::new(),
+            secrets: Vec::new(),
             degraded: Vec::new(),
             memo: Vec::new(),
         }

@@ -49,9 +49,14 @@ pub struct Confinement {
     /// Absolute paths that it may read and execute: bound read-only, nosuid, nodev at the same path inside, and allowed by
     /// Landlock. Symlinks at the top (`/lib -> usr/lib`) are made again as symlinks.
     pub read: Vec<PathBuf>,
+    /// Symlinks to be made in the root, path and target: below nothing that is bound, they would be there already.
+    pub links: Vec<(PathBuf, PathBuf)>,
     /// Absolute paths that it may read and write but not execute: bound nosuid, nodev, noexec at the same path inside, and
     /// allowed by Landlock.
     pub write: Vec<PathBuf>,
+    /// A directory that it finds its secrets in, bound read-only, nosuid, nodev, noexec at [`crate::spec::CREDENTIALS`];
+    /// needs `mounts`.
+    pub credentials: Option<PathBuf>,
     /// The root to build.
     pub mounts: Option<Mounts>,
     /// Whether it gets a pid namespace with a mini-init.

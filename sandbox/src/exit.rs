@@ -50,6 +50,8 @@ pub enum Step {
     Socket,
     /// Making the network namespace.
     Network,
+    /// Delivering its secrets.
+    Secrets,
     /// clone3 itself.
     Clone,
     /// Joining the v1 cgroups.
@@ -84,11 +86,12 @@ pub enum Step {
 
 impl Step {
     /// Every step, in order; the index of each is its value on the status pipe.
-    pub const ALL: [Step; 19] = [
+    pub const ALL: [Step; 20] = [
         Step::Artifact,
         Step::Cgroup,
         Step::Socket,
         Step::Network,
+        Step::Secrets,
         Step::Clone,
         Step::JoinCgroup,
         Step::Process,
@@ -113,6 +116,7 @@ impl Step {
             Step::Cgroup => "cgroup",
             Step::Socket => "socket",
             Step::Network => "network",
+            Step::Secrets => "secrets",
             Step::Clone => "clone",
             Step::JoinCgroup => "join-cgroup",
             Step::Process => "process",

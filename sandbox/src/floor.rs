@@ -12,8 +12,9 @@ use crate::launcher::Host;
 use crate::mounts::text;
 use crate::probe::Grade;
 use crate::property::Property;
-use crate::spec::{Limits, Spec};
+use crate::spec::{Limits, MAX_SECRETS, Spec, System, is_secret_name};
 use crate::sys::{calls, own};
+use crate::system;
 
 /// Arguments and environment variables together, at most.
 const MAX_STRINGS: usize = 512;
@@ -21,6 +22,8 @@ const MAX_STRINGS: usize = 512;
 const MAX_STRING_BYTES: usize = 32 * 1024;
 /// Granted paths, at most: each is a mount and a Landlock rule.
 const MAX_GRANTS: usize = 16;
+/// Parts of the system with the symlinks to them, at most: each is a mount, and a Landlock rule or a symlink.
+const MAX_PARTS: usize = 160;
 /// Bytes that the supervisor may leave to its successor for each instance.
 const MAX_MEMO: usize = 24 * 1024;
 /// The least memory that any process starts in, in bytes.
@@ -60,6 +63,8 @@ pub(crate) struct Refusal(pub(crate) String);
 /// The granted paths of a spec, free of symlinks.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Grants {
+    /// Parts of the system, to read and execute.
+    pub(crate) system: Vec<PathBuf>,
     /// To read and execute.
     pub(crate) read: Vec<PathBuf>,
     /// To read and write.
@@ -145,6 +150,8 @@ impl Floor {
                 "the function accepts that `{extra}` is missing, but the host does not: add it to the host's `degraded`, or remove it from the function's",
             ));
         }
+        check_system(&spec.system)?;
+        check_secrets(&spec.secrets)?;
         match self
             .missing
             .iter()
@@ -170,6 +177,11 @@ impl Floor {
     /// A path that is not there or leads out of the roots.
     pub(crate) fn resolve(&self, spec: &Spec, owner: Option<(u32, u32)>) -> Result<Grants, Refusal> {
         let mut grants = Grants::default();
+        if let System::Parts { paths, .. } = &spec.system {
+            for path in paths {
+                grants.system.extend(part_of_the_system(path)?);
+            }
+        }
         for path in &spec.read {
             let real = resolve_below(path, &self.read_roots, "read")?;
             self.check_is_not_own(&real, "read", path)?;
@@ -256,6 +268,62 @@ fn check_name(name: &str) -> Result<(), Refusal> {
     }
 }
 
+fn check_system(system: &System) -> Result<(), Refusal> {
+    let System::Parts { paths, links } = system else {
+        return Ok(());
+    };
+    if paths.len() + links.len() > MAX_PARTS {
+        return refuse(format!(
+            "more than {MAX_PARTS} parts of the system: set `system = \"full\"`"
+        ));
+    }
+    for path in paths.iter().chain(links.iter().map(|(path, _)| path)) {
+        check_plain(path, "system")?;
+        if !system::holds(path) {
+            return refuse(format!(
+                "{path:?} is no part of the system that functions may see: grant it with `read`"
+            ));
+        }
+    }
+    if let Some((path, _)) = links
+        .iter()
+        .find(|(_, target)| target.as_os_str().as_encoded_bytes().contains(&0))
+    {
+        return refuse(format!("the target of {path:?} holds a NUL"));
+    }
+    Ok(())
+}
+
+/// A checked part as it is now: none when it is gone. It must be called by its real name, so that no symlink leads out of
+/// the system; only root can change what is in there.
+fn part_of_the_system(path: &Path) -> Result<Option<PathBuf>, Refusal> {
+    match path.canonicalize() {
+        Ok(real) if real == path => Ok(Some(real)),
+        Ok(real) => refuse(format!(
+            "system = {path:?}: this is not its real name, which is {real:?}"
+        )),
+        Err(_) => Ok(None),
+    }
+}
+
+/// Whose they are is decided by where they lie, below the function's own name.
+fn check_secrets(names: &[String]) -> Result<(), Refusal> {
+    if names.len() > MAX_SECRETS {
+        return refuse(format!("more than {MAX_SECRETS} secrets"));
+    }
+    for (index, name) in names.iter().enumerate() {
+        if !is_secret_name(name) {
+            return refuse(format!(
+                "{name:?} is no secret's name: [A-Za-z0-9_-][A-Za-z0-9._-]{{0,63}}"
+            ));
+        }
+        if names[..index].contains(name) {
+            return refuse(format!("the secret {name} is named twice"));
+        }
+    }
+    Ok(())
+}
+
 fn check_strings(spec: &Spec) -> Result<(), Refusal> {
     if spec.args.is_empty() {
         return refuse("argv[0] is missing");
@@ -330,6 +398,11 @@ fn check_limits(limits: &Limits) -> Result<(), Refusal> {
 }
 
 fn check_grant(path: &Path, roots: &[PathBuf], key: &str) -> Result<(), Refusal> {
+    check_plain(path, key)?;
+    below(path, roots, key, path)
+}
+
+fn check_plain(path: &Path, key: &str) -> Result<(), Refusal> {
     let mut parts = path.components();
     let plain = parts.next() == Some(Component::RootDir) && parts.all(|c| matches!(c, Component::Normal(_)));
     // `components` swallows `.` and `//`: what is granted must be what is written.
@@ -339,7 +412,7 @@ fn check_grant(path: &Path, roots: &[PathBuf], key: &str) -> Result<(), Refusal>
             "{key} = {path:?}: write an absolute path without `.`, `..` and doubled or trailing `/`"
         ));
     }
-    below(path, roots, key, path)
+    Ok(())
 }
 
 fn below(path: &Path, roots: &[PathBuf], key: &str, as_written: &Path) -> Result<(), Refusal> {

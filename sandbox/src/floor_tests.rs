@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 use proptest::prelude::*;
 
 use super::*;
-use crate::spec::{Digest, Image, Socket};
+use crate::spec::{Digest, Image, Socket, System};
 
 fn floor() -> Floor {
     Floor {
@@ -32,10 +32,52 @@ fn spec() -> Spec {
             tmp_bytes: 1 << 20,
             files: 1024,
         },
+        system: System::Whole,
         read: vec![],
         write: vec![],
+        secrets: vec![],
         degraded: vec![],
         memo: vec![],
+    }
+}
+
+fn parts(paths: &[&str], links: &[(&str, &str)]) -> System {
+    System::Parts {
+        paths: paths.iter().map(PathBuf::from).collect(),
+        links: links
+            .iter()
+            .map(|(path, target)| (path.into(), target.into()))
+            .collect(),
+    }
+}
+
+#[test]
+fn parts_of_the_system_are_named_as_they_are() {
+    let seen = |paths: &[&str]| {
+        let spec = Spec {
+            system: parts(paths, &[]),
+            ..spec()
+        };
+        floor().check(&spec)?;
+        floor().resolve(&spec, None).map(|grants| grants.system)
+    };
+    assert_eq!(
+        seen(&["/usr/share", "/usr/lib"]).unwrap(),
+        ["/usr/share", "/usr/lib"].map(PathBuf::from)
+    );
+    // Upgraded or removed since the supervisor looked: the function's own loader will say so.
+    assert_eq!(
+        seen(&["/usr/share", "/usr/lib/no-such-library.so"]).unwrap(),
+        [PathBuf::from("/usr/share")]
+    );
+    // A symlink would lead who knows where.
+    if std::path::Path::new("/bin").is_symlink() {
+        assert!(
+            seen(&["/bin/sh"])
+                .unwrap_err()
+                .to_string()
+                .contains("not its real name")
+        );
     }
 }
 
@@ -56,6 +98,27 @@ fn what_is_refused_and_how_it_is_said() {
         ("no function name", |s| s.function = "ä".into()),
         ("no function name", |s| s.function = "a".repeat(64)),
         ("argv[0]", |s| s.args.clear()),
+        ("no part of the system", |s| {
+            s.system = parts(&["/etc/shadow"], &[])
+        }),
+        ("no part of the system", |s| {
+            s.system = parts(&["/usr", "/root"], &[])
+        }),
+        ("no part of the system", |s| {
+            s.system = parts(&[], &[("/etc/passwd", "x")])
+        }),
+        ("doubled or trailing", |s| s.system = parts(&["/usr/../etc"], &[])),
+        ("doubled or trailing", |s| {
+            s.system = parts(&[], &[("/usr/./x", "x")])
+        }),
+        ("holds a NUL", |s| s.system = parts(&[], &[("/usr/x", "x\0")])),
+        ("more than", |s| s.system = parts(&["/usr"; 200], &[])),
+        ("no secret's name", |s| s.secrets = vec!["../other/key".into()]),
+        ("no secret's name", |s| s.secrets = vec![".new".into()]),
+        ("no secret's name", |s| s.secrets = vec!["".into()]),
+        ("no secret's name", |s| s.secrets = vec!["a\0".into()]),
+        ("named twice", |s| s.secrets = vec!["key".into(), "key".into()]),
+        ("more than 64 secrets", |s| s.secrets = vec!["key".into(); 65]),
         ("holds a NUL", |s| s.args = vec!["a\0b".into()]),
         ("holds a NUL", |s| s.env = vec![("A".into(), "a\0b".into())]),
         ("larger than", |s| s.args = vec!["a".repeat(40_000)]),

@@ -27,6 +27,8 @@ pub(crate) enum Grant {
     Read,
     /// Read and write, and make anything but devices.
     Write,
+    /// Read, and never execute.
+    Data,
     /// Use the devices in it.
     Devices,
 }
@@ -60,6 +62,7 @@ impl Rules {
         let nodes = AccessFs::MakeChar | AccessFs::MakeBlock;
         let access = match grant {
             Grant::Read => AccessFs::Execute | AccessFs::ReadFile | AccessFs::ReadDir,
+            Grant::Data => AccessFs::ReadFile | AccessFs::ReadDir,
             Grant::Write => !(nodes | AccessFs::Execute),
             Grant::Devices => {
                 AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::Truncate | AccessFs::IoctlDev

@@ -24,6 +24,7 @@ pub mod self_check;
 pub mod spec;
 mod store;
 pub mod sys;
+pub mod system;
 mod uids;
 pub mod wire;
 mod without;

@@ -59,11 +59,32 @@ pub(crate) struct Root {
     entries: Vec<Entry>,
 }
 
-/// A path to bind, and whether it may be written.
+/// A path to bind, and what may be done there.
 pub(crate) struct Bind<'a> {
     pub(crate) source: &'a Path,
     pub(crate) path: &'a Path,
-    pub(crate) writable: bool,
+    pub(crate) access: Access,
+}
+
+/// What may be done with what is bound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Access {
+    /// Reading and executing.
+    Execute,
+    /// Reading.
+    Read,
+    /// Reading and writing.
+    Write,
+}
+
+impl Access {
+    fn attributes(self) -> u64 {
+        match self {
+            Access::Execute => READ_ONLY,
+            Access::Read => READ_ONLY | DATA,
+            Access::Write => DATA,
+        }
+    }
 }
 
 impl Root {
@@ -71,7 +92,11 @@ impl Root {
     ///
     /// # Errors
     /// `ENOENT` (and the like) for a bind whose source is missing, `EINVAL` for a path that is not absolute and plain.
-    pub(crate) fn plan(mounts: &Mounts, binds: &[Bind<'_>]) -> Result<Root, Errno> {
+    pub(crate) fn plan(
+        mounts: &Mounts,
+        binds: &[Bind<'_>],
+        links: &[(PathBuf, PathBuf)],
+    ) -> Result<Root, Errno> {
         let mut root = Root {
             staging: text(&mounts.staging)?,
             entries: Vec::new(),
@@ -96,11 +121,29 @@ impl Root {
         }
         // Parents before what is below them; of the same path, the writable one on top.
         let mut binds: Vec<&Bind<'_>> = binds.iter().collect();
-        binds.sort_by_key(|bind| (bind.path, bind.writable));
+        binds.sort_by_key(|bind| (bind.path, bind.access));
         for bind in binds {
             root.bind(bind)?;
         }
+        for (path, target) in links {
+            root.link(inside(path)?, target)?;
+        }
         Ok(root)
+    }
+
+    /// A symlink, unless what is bound holds it.
+    fn link(&mut self, path: &Path, target: &Path) -> Result<(), Errno> {
+        if self.is_below_a_bind(path) {
+            return Ok(());
+        }
+        if let Some(above) = path.parent().filter(|above| *above != Path::new("")) {
+            self.directory(above)?;
+        }
+        self.entries.push(Entry::Symlink {
+            target: text(target)?,
+            path: text(path)?,
+        });
+        Ok(())
     }
 
     fn bind(&mut self, bind: &Bind<'_>) -> Result<(), Errno> {
@@ -124,11 +167,10 @@ impl Root {
                 self.entries.push(Entry::File(text(path)?));
             }
         }
-        let attributes = if bind.writable { DATA } else { READ_ONLY };
         self.entries.push(Entry::Bind {
             source: text(bind.source)?,
             path: text(path)?,
-            attributes,
+            attributes: bind.access.attributes(),
             fixed: top,
         });
         Ok(())
@@ -271,13 +313,13 @@ pub(crate) fn errno(error: &std::io::Error) -> Errno {
 mod tests {
     use super::*;
 
-    fn plan(paths: &[(&str, bool)]) -> Result<Vec<Entry>, Errno> {
+    fn plan(paths: &[(&str, Access)]) -> Result<Vec<Entry>, Errno> {
         let binds: Vec<Bind<'_>> = paths
             .iter()
-            .map(|(path, writable)| Bind {
+            .map(|(path, access)| Bind {
                 source: Path::new(path),
                 path: Path::new(path),
-                writable: *writable,
+                access: *access,
             })
             .collect();
         let mounts = Mounts {
@@ -285,7 +327,7 @@ mod tests {
             tmp_bytes: 1 << 20,
             proc: false,
         };
-        Ok(Root::plan(&mounts, &binds)?
+        Ok(Root::plan(&mounts, &binds, &[])?
             .entries
             .into_iter()
             .skip(3 + DEVICES.len())
@@ -294,7 +336,12 @@ mod tests {
 
     #[test]
     fn parents_come_before_what_is_below_them() {
-        let entries = plan(&[("/usr/bin", true), ("/usr", false), ("/etc/passwd", false)]).unwrap();
+        let entries = plan(&[
+            ("/usr/bin", Access::Write),
+            ("/usr", Access::Execute),
+            ("/etc/passwd", Access::Execute),
+        ])
+        .unwrap();
         let bind = |path: &str, attributes| Entry::Bind {
             source: text(format!("/{path}")).unwrap(),
             path: text(path).unwrap(),
@@ -315,9 +362,9 @@ mod tests {
 
     #[test]
     fn what_is_missing_or_no_plain_path_is_refused() {
-        assert_eq!(plan(&[("/no/such/path", false)]), Err(libc::ENOENT));
+        assert_eq!(plan(&[("/no/such/path", Access::Execute)]), Err(libc::ENOENT));
         for path in ["/", "relative", "/usr/../etc", "", "/etc\0"] {
-            assert_eq!(plan(&[(path, false)]), Err(libc::EINVAL), "{path:?}");
+            assert_eq!(plan(&[(path, Access::Execute)]), Err(libc::EINVAL), "{path:?}");
         }
     }
 
@@ -339,11 +386,11 @@ mod tests {
         let bind = |path| Bind {
             source: path,
             path,
-            writable: true,
+            access: Access::Write,
         };
         let build = |root: &Root| crate::namespace::in_child(libc::CLONE_NEWNS, || root.build());
-        let alone = Root::plan(&mounts, &[bind(&inner)]).unwrap();
-        let both = Root::plan(&mounts, &[bind(&outer), bind(&inner)]).unwrap();
+        let alone = Root::plan(&mounts, &[bind(&inner)], &[]).unwrap();
+        let both = Root::plan(&mounts, &[bind(&outer), bind(&inner)], &[]).unwrap();
         for root in [&alone, &both] {
             build(root).unwrap();
         }

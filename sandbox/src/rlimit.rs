@@ -19,6 +19,21 @@ pub fn limits(limits: &Limits) -> Vec<(u32, u64)> {
     ]
 }
 
+/// The name of a resource in [`limits`].
+pub fn name(resource: u32) -> &'static str {
+    match resource {
+        libc::RLIMIT_CORE => "RLIMIT_CORE",
+        libc::RLIMIT_NOFILE => "RLIMIT_NOFILE",
+        libc::RLIMIT_NPROC => "RLIMIT_NPROC",
+        libc::RLIMIT_MEMLOCK => "RLIMIT_MEMLOCK",
+        libc::RLIMIT_MSGQUEUE => "RLIMIT_MSGQUEUE",
+        libc::RLIMIT_FSIZE => "RLIMIT_FSIZE",
+        libc::RLIMIT_RTPRIO => "RLIMIT_RTPRIO",
+        libc::RLIMIT_NICE => "RLIMIT_NICE",
+        _ => "another",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -76,6 +76,31 @@ pub fn function_calls() -> impl Iterator<Item = &'static str> {
     calls.map(|call| call.name)
 }
 
+/// How a function's call is answered, unless it is unknown or not allowed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// It runs.
+    Allowed,
+    /// It runs with some arguments.
+    Checked,
+    /// As by a kernel that has none of it.
+    Absent,
+}
+
+/// The calls that functions on this architecture are not simply refused, by name.
+pub fn calls() -> impl Iterator<Item = (&'static str, Answer)> {
+    let lists = [
+        (table::ALLOWED, Answer::Allowed),
+        (table::CHECKED, Answer::Checked),
+        (table::ABSENT, Answer::Absent),
+    ];
+    let there = |call: &&Call| Arch::THIS.number(call).is_some();
+    let named = move |(list, answer): (&'static [Call], Answer)| {
+        list.iter().filter(there).map(move |call| (call.name, answer))
+    };
+    lists.into_iter().flat_map(named)
+}
+
 /// The filter of functions, for this architecture.
 pub(crate) fn function_filter() -> &'static [libc::sock_filter] {
     static FILTER: LazyLock<Vec<libc::sock_filter>> =

@@ -50,14 +50,30 @@ pub struct Spec {
     pub socket: Socket,
     /// What it may use.
     pub limits: Limits,
+    /// What of the system it sees.
+    pub system: System,
     /// Absolute paths that it may read and execute.
     pub read: Vec<PathBuf>,
     /// Absolute paths of directories that it may read and write.
     pub write: Vec<PathBuf>,
+    /// Names of secrets of this function that it is given as files.
+    pub secrets: Vec<String>,
     /// Properties that the operator accepts to be missing.
     pub degraded: Vec<Property>,
     /// What the supervisor wants to be told about this instance by its successor; opaque here, at most 24 KiB.
     pub memo: Vec<u8>,
+}
+
+/// Where an instance finds its secrets, each a file called as the secret; `CREDENTIALS_DIRECTORY` says so.
+pub const CREDENTIALS: &str = "/run/credentials";
+
+/// Secrets of one function, at most.
+pub const MAX_SECRETS: usize = 64;
+
+/// Whether something may be the name of a secret: 1 to 64 letters, digits, `.`, `_` and `-`, with no `.` in front.
+pub fn is_secret_name(name: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+    (1..=64).contains(&name.len()) && name.bytes().all(plain) && !name.starts_with('.')
 }
 
 /// How the kernel runs an executable.
@@ -70,6 +86,21 @@ pub enum Image {
     Dynamic,
     /// A `#!` script: sees the system's programs and libraries, read-only.
     Script,
+}
+
+/// What of the system an instance sees, read-only: loaders, libraries, interpreters and what they need.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum System {
+    /// Only these: nothing at all, for most static executables.
+    Parts {
+        /// Files and directories, by their real names, all of [`crate::system`].
+        paths: Vec<PathBuf>,
+        /// Symlinks that lead to them, path and target.
+        links: Vec<(PathBuf, PathBuf)>,
+    },
+    /// All of [`crate::system::paths`].
+    Whole,
 }
 
 /// How requests reach the process.

@@ -442,8 +442,13 @@ mod tests {
                     tmp_bytes: numbers.3,
                     files: numbers.4,
                 },
+                system: crate::spec::System::Parts {
+                    paths: vec!["/usr/lib/libc.so.6".into()],
+                    links: vec![("/lib".into(), "usr/lib".into())],
+                },
                 read: vec!["/a".into()],
                 write: vec![],
+                secrets: vec!["key".into()],
                 degraded: vec![crate::property::Property::Files],
                 memo,
             }

@@ -16,6 +16,7 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use funcd_sandbox::launcher::{self, Host, LauncherError};
 use funcd_sandbox::own::{self, Access};
+use funcd_sandbox::system;
 use funcd_sandbox::wire;
 use nix::unistd::{User, geteuid};
 use tokio::runtime::{self, Runtime};
@@ -129,6 +130,8 @@ pub fn host(config: &Config, log_format: Option<Format>) -> Result<Host, DaemonE
         uid_count: config.uid_count,
         read_roots: config.read_roots.clone(),
         write_roots: config.write_roots.clone(),
+        secrets: config.secrets.clone(),
+        credentials: std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from),
         degraded: config.degraded.clone(),
         program: program.into_iter().map(word).collect(),
         config: serde_json::to_vec(&settings).expect("settings are plain data"),
@@ -160,12 +163,18 @@ pub fn supervise() -> Result<(), DaemonError> {
     let socket = wire::inherited().map_err(supervisor("the socket to the launcher"))?;
     let handover = handover::receive(&socket).map_err(supervisor("the handover"))?;
     let myself = File::open("/proc/self").map_err(supervisor("/proc/self"))?;
+    // To work out which libraries functions need.
+    let system: Vec<File> = system::known()
+        .iter()
+        .filter_map(|path| File::open(path).ok())
+        .collect();
+    let own = [
+        handover.functions.as_fd(),
+        handover.sockets.as_fd(),
+        myself.as_fd(),
+    ];
     let access = Access {
-        read: vec![
-            handover.functions.as_fd(),
-            handover.sockets.as_fd(),
-            myself.as_fd(),
-        ],
+        read: own.into_iter().chain(system.iter().map(AsFd::as_fd)).collect(),
         write: vec![handover.logs.as_fd()],
     };
     let enforced = own::confine_self(&access).map_err(supervisor("confining itself"))?;

@@ -1,6 +1,7 @@
 //! What `control` knows, as the admin API shows it. Pure.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::admin::view::{ExitView, FunctionState, InstanceView, Rejected, Snapshot, State};
@@ -17,6 +18,10 @@ pub fn snapshot(functions: &[FunctionStatus]) -> Snapshot {
     Snapshot {
         functions: states,
         instances,
+        revisions: functions
+            .iter()
+            .map(|f| (f.name.to_string(), Arc::clone(&f.source)))
+            .collect(),
     }
 }
 

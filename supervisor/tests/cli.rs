@@ -111,6 +111,7 @@ fn config(dir: &Path) -> Config {
         uid_count: 0,
         read_roots: vec![],
         write_roots: vec![],
+        secrets: "/etc/funcd/secrets".into(),
         degraded: vec![],
         max_instances: 1,
         standbys: 8,
@@ -156,6 +157,7 @@ fn snapshot() -> Snapshot {
     Snapshot {
         functions: BTreeMap::from([("hello".to_owned(), function(&"ab".repeat(32)))]),
         instances: vec![row("hello", Some(4242)), row("idle", None)],
+        revisions: Default::default(),
     }
 }
 

@@ -14,12 +14,24 @@ const EXECUTABLES: [&str; 14] = [
     "garbage", "echo", "attack",
 ];
 /// The files of the examples that tests use as they are.
-const FILES: [&str; 4] = [
+const FILES: [&str; 14] = [
     "py-port/server.py",
     "py-port/function.toml",
     "notes/function.toml",
     "thumbs/function.toml",
+    "node-http/server.js",
+    "node-http/function.toml",
+    "perl-port/server.pl",
+    "perl-port/function.toml",
+    "java-port/server",
+    "java-port/function.toml",
+    "sh-port/server.sh",
+    "sh-port/function.toml",
+    "c-http/hello.c",
+    "go-http/main.go",
 ];
+/// Of those, the ones that run as they are.
+const SCRIPTS: [&str; 5] = ["server.py", "server.js", "server.pl", "server", "server.sh"];
 
 /// Where what is tested lies: `funcd`, `bin/<example>`, `examples/<file of an example>`, `peers/`, and the tests
 /// themselves, by name.
@@ -175,7 +187,8 @@ fn build() -> PathBuf {
         0o755,
     );
     for name in FILES {
-        let mode = if name.ends_with(".py") { 0o755 } else { 0o644 };
+        let file = name.rsplit('/').next().unwrap_or(name);
+        let mode = if SCRIPTS.contains(&file) { 0o755 } else { 0o644 };
         gather(
             &root().join("examples").join(name),
             &folder.join("examples").join(name),
@@ -222,6 +235,94 @@ pub fn gather(from: &Path, to: &Path, mode: u32) {
         .and_then(|_| fs::set_permissions(&staged, fs::Permissions::from_mode(mode)))
         .and_then(|()| fs::rename(&staged, to));
     copied.unwrap_or_else(|error| panic!("copy {} to {}: {error}", from.display(), to.display()));
+}
+
+/// A program that says hello, in another language or linked in another way, built with what this machine has for it; kept
+/// beside the others.
+///
+/// # Panics
+/// When it can't be built.
+pub fn hello(how: Hello) -> PathBuf {
+    let folder = folder().join("runtimes");
+    let path = folder.join(how.name());
+    if path.exists() {
+        return path;
+    }
+    let _lock = lock(&folder);
+    if !path.exists() {
+        // Renamed when it is whole: an interrupted build leaves nothing that looks like one.
+        let made = path.with_extension("new");
+        run(how.build().arg(&made).arg(how.source()).env("CGO_ENABLED", "0"));
+        fs::rename(&made, &path).expect("the target directory is writable");
+    }
+    path
+}
+
+/// A program that says hello.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hello {
+    /// C, linked to the system's libc.
+    CDynamic,
+    /// C, with glibc inside.
+    CStatic,
+    /// Rust's standard library on the system's libc.
+    RustGlibc,
+    /// Rust's standard library with musl inside.
+    RustMusl,
+    /// Go's net/http.
+    Go,
+}
+
+impl Hello {
+    fn name(self) -> &'static str {
+        match self {
+            Hello::CDynamic => "c-dynamic",
+            Hello::CStatic => "c-static",
+            Hello::RustGlibc => "rust-glibc",
+            Hello::RustMusl => "rust-musl",
+            Hello::Go => "go",
+        }
+    }
+
+    fn source(self) -> PathBuf {
+        match self {
+            Hello::CDynamic | Hello::CStatic => example_file("c-http/hello.c"),
+            Hello::RustGlibc | Hello::RustMusl => root().join("tests/functions/plain.rs"),
+            Hello::Go => example_file("go-http/main.go"),
+        }
+    }
+
+    /// The compiler, up to the name of what it makes.
+    fn build(self) -> Command {
+        let arguments: &[&str] = match self {
+            Hello::CDynamic => &["cc", "-O2", "-o"],
+            Hello::CStatic => &["cc", "-O2", "-static", "-o"],
+            Hello::RustGlibc | Hello::RustMusl => {
+                let libc = if self == Hello::RustGlibc { "gnu" } else { "musl" };
+                let triple = format!("{}-unknown-linux-{libc}", std::env::consts::ARCH);
+                let mut rustc = Command::new("rustc");
+                let flags = [
+                    "--edition",
+                    "2024",
+                    "-C",
+                    "opt-level=s",
+                    "--target",
+                    &triple,
+                    "-o",
+                ];
+                rustc.args(flags).current_dir(root());
+                return rustc;
+            }
+            Hello::Go => &["go", "build", "-o"],
+        };
+        let mut command = Command::new(arguments[0]);
+        command.args(&arguments[1..]);
+        if self == Hello::Go {
+            let cache = folder().join("runtimes/go-cache");
+            command.env("GOCACHE", &cache).env("GOPATH", &cache);
+        }
+        command
+    }
 }
 
 /// The executable of static-web-server, built from crates.io as its authors released it; kept in the target directory.

@@ -98,6 +98,7 @@ impl Plan {
             .arg(at("run"))
             .arg("--admin")
             .arg(at("run/admin.sock"));
+        command.arg("--secrets").arg(at("secrets"));
         if !self.arguments.iter().any(|argument| argument == "--listen") {
             command.args(["--listen", "127.0.0.1:0"]);
         }

@@ -10,9 +10,10 @@ use std::sync::atomic::Ordering;
 use super::{Confinement, DROPPED, Failure};
 use crate::exit::Step;
 use crate::landlock::{Grant, Rules};
-use crate::mounts::{Bind, DEVICES, Root, errno, text};
+use crate::mounts::{Access, Bind, DEVICES, Root, errno, text};
 use crate::oom;
 use crate::seccomp;
+use crate::spec::CREDENTIALS;
 use crate::sys::calls;
 use crate::sys::exec::Vectors;
 use crate::sys::{Errno, own};
@@ -156,23 +157,30 @@ fn root(confinement: &Confinement) -> Result<Option<Root>, Errno> {
     };
     let stored;
     let mut binds: Vec<Bind<'_>> = Vec::new();
-    let same = |path, writable| Bind {
+    let same = |path, access| Bind {
         source: path,
         path,
-        writable,
+        access,
     };
-    binds.extend(confinement.read.iter().map(|path| same(path, false)));
-    binds.extend(confinement.write.iter().map(|path| same(path, true)));
+    binds.extend(confinement.read.iter().map(|path| same(path, Access::Execute)));
+    binds.extend(confinement.write.iter().map(|path| same(path, Access::Write)));
     if let Some(path) = &confinement.artifact_path {
         // By its path: a descriptor belongs to a mount of the launcher's namespace, which can't be bound in another one.
         stored = path_of(confinement.executable)?;
         binds.push(Bind {
             source: &stored,
             path,
-            writable: false,
+            access: Access::Execute,
         });
     }
-    Root::plan(mounts, &binds).map(Some)
+    if let Some(source) = &confinement.credentials {
+        binds.push(Bind {
+            source,
+            path: Path::new(CREDENTIALS),
+            access: Access::Read,
+        });
+    }
+    Root::plan(mounts, &binds, &confinement.links).map(Some)
 }
 
 fn path_of(fd: RawFd) -> Result<PathBuf, Errno> {
@@ -195,6 +203,9 @@ fn rules(confinement: &Confinement) -> Result<Option<Rules>, Errno> {
     if let Some(mounts) = &confinement.mounts {
         if mounts.proc {
             rules.allow(c"/proc".into(), Grant::Read, true);
+        }
+        if confinement.credentials.is_some() {
+            rules.allow(text(CREDENTIALS)?, Grant::Data, true);
         }
         rules.allow(c"/tmp".into(), Grant::Write, true);
         rules.allow(c"/dev".into(), Grant::Devices, true);

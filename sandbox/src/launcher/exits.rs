@@ -45,6 +45,7 @@ impl Launcher {
         self.children.remove(&instance.sandbox.child);
         self.short_of_memory.retain(|(other, _)| *other != id);
         let _ = std::fs::remove_file(self.folders.socket(&id.to_string()));
+        self.secrets.remove(id);
         let tell = (!instance.end_is_told).then_some((id, exit));
         self.leave(instance.sandbox.into_leaf(), tell);
     }

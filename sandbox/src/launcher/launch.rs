@@ -21,28 +21,9 @@ use crate::exit::Step;
 use crate::floor::Grants;
 use crate::rlimit;
 use crate::sandbox::Sandbox;
-use crate::spec::{Image, InstanceId, Socket, Spec};
+use crate::spec::{Image, InstanceId, Socket, Spec, System};
 use crate::sys::ballast;
 use crate::wire::Event;
-
-/// What of the system a dynamic executable or a script may read and execute: its loader, libraries, interpreter and
-/// programs, and the few files in /etc that they can't do without (library cache, alternatives, certificates, zone).
-/// Nothing in here is a secret of the host. A static executable sees none of it.
-const SYSTEM: [&str; 13] = [
-    "/usr",
-    "/lib",
-    "/lib32",
-    "/lib64",
-    "/libx32",
-    "/bin",
-    "/sbin",
-    "/etc/ld.so.cache",
-    "/etc/alternatives",
-    "/etc/ssl/certs",
-    "/etc/ssl/openssl.cnf",
-    "/etc/pki/tls/certs",
-    "/etc/localtime",
-];
 
 /// After a start the launcher leaves the cores to the new process and its first request; what was made ahead and is used
 /// up is replaced later.
@@ -74,21 +55,6 @@ pub(super) struct Ends {
     pub(super) listener: Option<OwnedFd>,
     pub(super) stdout: (OwnedFd, OwnedFd),
     pub(super) stderr: (OwnedFd, OwnedFd),
-}
-
-/// What exists of [`SYSTEM`] on this host.
-pub(super) fn system() -> Vec<PathBuf> {
-    let usable = |path: &&Path| {
-        // At the top a symlink is made again in the sandbox (`/lib -> usr/lib`); deeper ones are not followed.
-        let top = path.parent() == Some(Path::new("/"));
-        path.canonicalize().is_ok_and(|real| top || real == **path)
-    };
-    SYSTEM
-        .iter()
-        .map(Path::new)
-        .filter(usable)
-        .map(Path::to_path_buf)
-        .collect()
 }
 
 impl Launcher {
@@ -184,10 +150,39 @@ impl Launcher {
             }
             Err(failed) => {
                 let _ = std::fs::remove_file(self.folders.socket(&id.to_string()));
+                self.secrets.remove(id);
                 self.leave(leaf, None);
                 Err(failed)
             }
         }
+    }
+
+    /// Delivers the secrets that the spec names; the folder that they are in.
+    fn deliver(
+        &mut self,
+        id: InstanceId,
+        spec: &Spec,
+        identity: Option<(u32, u32)>,
+    ) -> Result<Option<PathBuf>, Failed> {
+        if spec.secrets.is_empty() {
+            return Ok(None);
+        }
+        let failed = |why: String| Failed {
+            step: Step::Secrets,
+            errno: libc::ENOKEY,
+            why,
+        };
+        if !self.plan.mounts {
+            let why = "its secrets can't be delivered for it alone: this host can't make mount namespaces; see \
+                       `funcd doctor`";
+            return Err(failed(why.to_owned()));
+        }
+        let place = self.secrets.deliver(id, &spec.function, &spec.secrets, identity);
+        // The first time, there is something to watch now; the other times, it is watched already.
+        if let Some(watched) = self.secrets.watched() {
+            let _ = self.poll.add(watched, Token::Secrets);
+        }
+        place.map(Some).map_err(|why| failed(why.to_string()))
     }
 
     fn identity(&mut self, spec: &Spec) -> Result<Option<(u32, u32)>, Failed> {
@@ -210,6 +205,7 @@ impl Launcher {
         mut confinement: Confinement,
         when: When,
     ) -> Result<Started, Failed> {
+        confinement.credentials = self.deliver(id, spec, confinement.identity)?;
         let ends = self.ends(id, spec)?;
         let network = self
             .networks
@@ -258,11 +254,16 @@ impl Launcher {
             cgroup: leaf.directory(),
             tasks: leaf.tasks(),
             network: None,
-            read: match spec.image {
-                Image::Static => grants.read,
-                Image::Dynamic | Image::Script => [self.system.clone(), grants.read].concat(),
+            read: match &spec.system {
+                System::Whole => [self.system.clone(), grants.read].concat(),
+                System::Parts { .. } => [grants.system, grants.read].concat(),
+            },
+            links: match &spec.system {
+                System::Whole => Vec::new(),
+                System::Parts { links, .. } => links.clone(),
             },
             write: grants.write,
+            credentials: None,
             mounts: self.plan.mounts.then(|| Mounts {
                 staging: self.folders.staging.clone(),
                 tmp_bytes: spec.limits.tmp_bytes,
@@ -349,6 +350,7 @@ impl Launcher {
                 instance.sandbox.kill_all();
                 self.children.remove(&instance.sandbox.child);
                 let _ = std::fs::remove_file(self.folders.socket(&id.to_string()));
+                self.secrets.remove(id);
                 self.leave(instance.sandbox.into_leaf(), None);
             }
             return Err(Failed::new(Step::Clone, &e, "raise fs.epoll.max_user_watches"));
@@ -417,16 +419,4 @@ fn environment(spec: &Spec) -> Vec<String> {
         }
     }
     env
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_system_view_holds_no_dangling_path() {
-        let system = system();
-        assert!(system.contains(&PathBuf::from("/usr")));
-        assert!(system.iter().all(|path| path.exists()));
-    }
 }

@@ -17,6 +17,7 @@ mod listeners;
 mod network;
 mod poll;
 mod request;
+mod secrets;
 mod self_check;
 mod serve;
 mod standby;
@@ -61,6 +62,10 @@ pub struct Host {
     pub read_roots: Vec<PathBuf>,
     /// What functions may be granted for writing: anything below these.
     pub write_roots: Vec<PathBuf>,
+    /// The folder of secrets: a folder in it for each function that has some.
+    pub secrets: PathBuf,
+    /// The folder of the service's credentials, where secrets may be too (`$CREDENTIALS_DIRECTORY`).
+    pub credentials: Option<PathBuf>,
     /// The properties that may be missing at all.
     pub degraded: Vec<Property>,
     /// The program and arguments of the supervisor (its descriptor 3 is the socket to the launcher).

@@ -23,6 +23,8 @@ pub(super) enum Token {
     InstanceOom(InstanceId),
     /// A prepared instance executed, or failed.
     Standby(InstanceId),
+    /// A secret was replaced.
+    Secrets,
 }
 
 /// The bits of a token that say which kind it is.
@@ -40,6 +42,7 @@ impl Token {
             Token::InstanceEnd(id) => (3, id.0),
             Token::InstanceOom(id) => (4, id.0),
             Token::Standby(id) => (5, id.0),
+            Token::Secrets => (6, 0),
         };
         id << KIND_BITS | kind
     }
@@ -53,6 +56,7 @@ impl Token {
             3 => Some(Token::InstanceEnd(id)),
             4 => Some(Token::InstanceOom(id)),
             5 => Some(Token::Standby(id)),
+            6 => Some(Token::Secrets),
             _ => None,
         }
     }
@@ -135,6 +139,7 @@ mod tests {
             Token::InstanceEnd(id),
             Token::InstanceOom(id),
             Token::Standby(id),
+            Token::Secrets,
         ] {
             assert_eq!(Token::decode(token.encode()), Some(token));
         }

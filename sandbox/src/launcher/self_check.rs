@@ -19,7 +19,7 @@ use crate::floor::Grants;
 use crate::property::Property;
 use crate::sandbox::Sandbox;
 use crate::self_check::{self, Target, Unexpected, reached};
-use crate::spec::{Digest, Image, InstanceId, Limits, Socket, Spec};
+use crate::spec::{Digest, Image, InstanceId, Limits, Socket, Spec, System};
 
 /// How long an attacker may take, and how long until all of it is gone: a host that is that slow can't serve.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -156,8 +156,16 @@ impl Launcher {
                 tmp_bytes: 1 << 20,
                 files: 64,
             },
+            system: match profile.image {
+                Image::Static => System::Parts {
+                    paths: Vec::new(),
+                    links: Vec::new(),
+                },
+                Image::Dynamic | Image::Script => System::Whole,
+            },
             read: Vec::new(),
             write: Vec::new(),
+            secrets: Vec::new(),
             degraded: Vec::new(),
             memo: Vec::new(),
         };

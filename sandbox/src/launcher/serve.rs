@@ -13,6 +13,7 @@ use super::handover::Descriptors;
 use super::listeners::Listeners;
 use super::network::{Network, Networks};
 use super::poll::{Poll, Token};
+use super::secrets::Secrets;
 use super::standby::Waiting;
 use super::supervisor::Supervisor;
 use super::{Host, LauncherError, log};
@@ -48,7 +49,8 @@ pub(super) struct Launcher {
     pub(super) floor: Floor,
     pub(super) store: Store,
     pub(super) uids: Uids,
-    /// What of the system dynamic executables and scripts see.
+    pub(super) secrets: Secrets,
+    /// All that functions may see of the system.
     pub(super) system: Vec<std::path::PathBuf>,
     pub(super) instances: BTreeMap<InstanceId, Instance>,
     /// Whose child a pid is.
@@ -143,6 +145,7 @@ impl Launcher {
             Token::InstanceEnd(id) => self.on_instance_end(id),
             Token::InstanceOom(id) => self.on_oom(id),
             Token::Standby(id) => self.on_standby(id),
+            Token::Secrets => self.secrets.renew(),
         }
     }
 
@@ -272,7 +275,10 @@ impl Launcher {
         while let Ok(Some(info)) = self.signals.read_signal() {
             match info.ssi_signo as i32 {
                 libc::SIGTERM | libc::SIGINT => self.on_stop(),
-                libc::SIGHUP => self.tell(&Event::Reload, Vec::new()),
+                libc::SIGHUP => {
+                    self.secrets.renew();
+                    self.tell(&Event::Reload, Vec::new());
+                }
                 libc::SIGCHLD => self.reap(),
                 _ => {}
             }

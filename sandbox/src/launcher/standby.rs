@@ -40,8 +40,8 @@ pub(super) fn refusal(plan: &Plan, spec: &Spec) -> Option<&'static str> {
         )
     } else if spec.socket != Socket::Unix {
         Some("an instance with a port of its own can't be prepared ahead")
-    } else if !spec.read.is_empty() || !spec.write.is_empty() {
-        Some("an instance with grants can't be prepared ahead")
+    } else if !spec.read.is_empty() || !spec.write.is_empty() || !spec.secrets.is_empty() {
+        Some("an instance with grants or secrets can't be prepared ahead")
     } else {
         None
     }

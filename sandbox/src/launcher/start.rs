@@ -15,8 +15,9 @@ use super::handover::{self, Descriptors};
 use super::listeners::{self, Listeners};
 use super::network::Networks;
 use super::poll::{Poll, Token};
+use super::secrets::Secrets;
 use super::serve::{Launcher, Phase};
-use super::{Host, LauncherError, examine, launch, log};
+use super::{Host, LauncherError, examine, log};
 use crate::cgroup::{Join, Tree};
 use crate::floor::Floor;
 use crate::probe::{Grade, Plan};
@@ -24,7 +25,7 @@ use crate::store::Store;
 use crate::uids::Uids;
 use crate::wire::{Descriptor, MAX_MESSAGE};
 use crate::without::Without;
-use crate::{confine, namespace};
+use crate::{confine, namespace, system};
 
 /// Makes a launcher and starts its first supervisor.
 ///
@@ -161,7 +162,8 @@ fn build(
         grades,
         store,
         uids,
-        system: launch::system(),
+        secrets: Secrets::new(host.secrets.clone(), host.credentials.clone(), &folders.run),
+        system: system::paths(),
         instances: BTreeMap::new(),
         children: HashMap::new(),
         leaving: Vec::new(),

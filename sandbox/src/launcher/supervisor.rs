@@ -98,6 +98,8 @@ impl Supervisor {
             tasks: tree.supervisor_tasks(),
             network: None,
             read: Vec::new(),
+            links: Vec::new(),
+            credentials: None,
             write: Vec::new(),
             mounts: None,
             pid_namespace: false,
@@ -261,6 +263,8 @@ pub(super) fn open_program(host: &Host) -> io::Result<OwnedFd> {
 fn environment() -> Vec<CString> {
     std::env::vars_os()
         .filter(|(name, _)| !name.as_bytes().starts_with(b"LD_") && !name.as_bytes().starts_with(b"LISTEN_"))
+        // Where this one may look, and it may not.
+        .filter(|(name, _)| name != "CREDENTIALS_DIRECTORY")
         .filter_map(|(name, value)| CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()).ok())
         .collect()
 }

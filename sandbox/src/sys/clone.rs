@@ -141,18 +141,19 @@ unsafe fn clone_and_call(
     let result: isize;
     #[cfg(target_arch = "x86_64")]
     // SAFETY: the child has an empty stack, so it must not return into this frame: it calls `entry`, which never returns.
-    // Inputs live in registers that the system call keeps (it changes rax, rcx and r11 only).
+    // Inputs live in registers that the system call keeps (it changes rax, rcx and r11 only), and by name: a compiler that
+    // chose rbp for one would have it cleared before it is used.
     unsafe {
-        asm!("syscall", "test rax, rax", "jnz 2f", "xor ebp, ebp", "mov rdi, {argument}", "call {entry}", "ud2", "2:",
-             argument = in(reg) argument, entry = in(reg) entry,
+        asm!("syscall", "test rax, rax", "jnz 2f", "xor ebp, ebp", "mov rdi, r8", "call r9", "ud2", "2:",
+             in("r8") argument, in("r9") entry,
              inout("rax") libc::SYS_clone3 as isize => result, in("rdi") args, in("rsi") size_of::<CloneArgs>(),
              out("rcx") _, out("r11") _);
     }
     #[cfg(target_arch = "aarch64")]
     // SAFETY: as above; the system call keeps all registers but x0.
     unsafe {
-        asm!("svc 0", "cbnz x0, 2f", "mov x29, xzr", "mov x30, xzr", "mov x0, {argument}", "blr {entry}", "brk 1", "2:",
-             argument = in(reg) argument, entry = in(reg) entry,
+        asm!("svc 0", "cbnz x0, 2f", "mov x29, xzr", "mov x30, xzr", "mov x0, x9", "blr x10", "brk 1", "2:",
+             in("x9") argument, in("x10") entry,
              in("x8") libc::SYS_clone3, inout("x0") args as *const CloneArgs as isize => result,
              in("x1") size_of::<CloneArgs>(), out("x30") _);
     }

@@ -119,7 +119,9 @@ impl Start {
             tasks: Vec::new(),
             network: network.as_ref().map(AsRawFd::as_raw_fd),
             read: Vec::new(),
+            links: Vec::new(),
             write: Vec::new(),
+            credentials: None,
             mounts: Some(Mounts {
                 staging,
                 tmp_bytes: TMP_BYTES,

@@ -18,6 +18,7 @@ use http_body::Frame;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
+use super::explain::explain;
 use super::view::{ConfigView, Document, Instances, Problem, Snapshot, Version, functions};
 use super::{Ask, Readiness, Sources};
 use crate::name::FunctionName;
@@ -48,6 +49,7 @@ pub fn full(sources: Arc<Sources>) -> Router {
     let own = Router::new()
         .route("/v1/functions", get(list))
         .route("/v1/functions/{name}/logs", get(logs))
+        .route("/v1/functions/{name}/sandbox", get(sandbox))
         .route("/v1/instances", get(instances))
         .route("/v1/doctor", get(doctor))
         .route("/v1/config", get(config))
@@ -123,6 +125,23 @@ async fn instances(State(context): State<Shared>) -> Result<Response, Response> 
     let instances = snapshot(&context.sources).await?.instances;
     let degraded = context.sources.doctor.degraded();
     Ok(document(Instances { instances, degraded }))
+}
+
+async fn sandbox(State(context): State<Shared>, Path(name): Path<String>) -> Result<Response, Response> {
+    let name = FunctionName::parse(&name).map_err(|e| problem(StatusCode::BAD_REQUEST, e.to_string()))?;
+    let snapshot = snapshot(&context.sources).await?;
+    let Some(revision) = snapshot.revisions.get(name.as_str()) else {
+        let detail = format!("there is no function {name}: `funcd ls` shows what there is");
+        return Err(problem(StatusCode::NOT_FOUND, detail));
+    };
+    let config = context.sources.config.borrow().clone();
+    Ok(document(explain(
+        &name,
+        revision,
+        &config,
+        &context.sources.doctor,
+        true,
+    )))
 }
 
 async fn doctor(State(context): State<Shared>) -> Response {

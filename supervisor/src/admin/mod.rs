@@ -3,6 +3,7 @@
 
 pub mod api;
 pub mod client;
+pub mod explain;
 pub mod host;
 pub mod peer;
 pub mod server;

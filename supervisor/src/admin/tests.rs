@@ -143,6 +143,7 @@ fn snapshot() -> Snapshot {
     Snapshot {
         functions: BTreeMap::from([("hello".to_owned(), state(State::Ready))]),
         instances: vec![instance],
+        revisions: Default::default(),
     }
 }
 
@@ -180,6 +181,7 @@ pub(crate) fn config() -> Config {
         uid_count: 1000,
         read_roots: vec![],
         write_roots: vec![],
+        secrets: "/etc/funcd/secrets".into(),
         degraded: vec![],
         max_instances: 100,
         standbys: 0,

@@ -2,6 +2,7 @@
 //! added; a change of meaning raises [`VERSION`].
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use funcd_sandbox::exit::Exit;
 use funcd_sandbox::probe::Grade;
@@ -9,6 +10,7 @@ use funcd_sandbox::property::Property;
 use serde::{Deserialize, Serialize};
 
 use crate::catalog::Entry;
+use crate::function::handle::Revision;
 
 /// The version of every document.
 pub const VERSION: u32 = 1;
@@ -312,12 +314,14 @@ pub struct Problem {
 }
 
 /// What `control` knows now.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Snapshot {
     /// Every function by name.
     pub functions: BTreeMap<String, FunctionState>,
     /// The rows of `ps`, in order.
     pub instances: Vec<InstanceView>,
+    /// The revision that each function serves.
+    pub revisions: BTreeMap<String, Arc<Revision>>,
 }
 
 /// The entries of the folder, each with its function, and the functions whose entries are gone.

@@ -8,7 +8,7 @@ use funcd_sandbox::spec::Image;
 use super::refusal::{Refusal, kind};
 
 /// The kernel reads this much of a `#!` line (BINPRM_BUF_SIZE).
-const SCRIPT_LINE: usize = 256;
+pub(super) const SCRIPT_LINE: usize = 256;
 /// No linker writes more program headers.
 const MAX_SEGMENTS: u16 = 1024;
 const PT_LOAD: u32 = 1;
@@ -36,7 +36,7 @@ pub fn image(size: u64, read_at: ReadAt<'_>) -> io::Result<Result<Image, Refusal
     }
 }
 
-fn fill(read_at: ReadAt<'_>, mut offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+pub(super) fn fill(read_at: ReadAt<'_>, mut offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
     let mut done = 0;
     while done < buffer.len() {
         match read_at(offset, &mut buffer[done..])? {
@@ -93,6 +93,16 @@ fn script(head: &[u8]) -> Result<Image, Refusal> {
         [b'/', _, ..] => Ok(Image::Script),
         _ => bad("its \"#!\" line does not name the interpreter by an absolute path"),
     }
+}
+
+/// The interpreter of a script and what its line says after it, as the kernel would pass it.
+pub fn interpreter(head: &[u8]) -> Option<(String, String)> {
+    script(head).ok()?;
+    let line = head.strip_prefix(b"#!")?;
+    let line = line.split(|b| *b == b'\n').next()?;
+    let line = std::str::from_utf8(line).ok()?.trim_matches([' ', '\t', '\0']);
+    let (path, argument) = line.split_once([' ', '\t']).unwrap_or((line, ""));
+    Some((path.to_owned(), argument.trim().to_owned()))
 }
 
 /// What the header of a 64-bit little-endian ELF file says.
@@ -203,7 +213,7 @@ fn truncated(size: u64) -> Refusal {
 }
 
 /// The ELF machine number of the running program.
-fn native() -> Option<u16> {
+pub(super) fn native() -> Option<u16> {
     match std::env::consts::ARCH {
         "x86_64" => Some(62),
         "aarch64" => Some(183),
@@ -234,15 +244,15 @@ fn machine_name(class: u8, order: u8, machine: u16) -> String {
     format!("{name}{bits}{ends}")
 }
 
-fn u16_at(bytes: &[u8], at: usize) -> u16 {
+pub(super) fn u16_at(bytes: &[u8], at: usize) -> u16 {
     u16::from_le_bytes(bytes[at..at + 2].try_into().expect("two bytes"))
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
+pub(super) fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
 }
 
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
+pub(super) fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
 }
 
@@ -361,6 +371,13 @@ pub(crate) mod tests {
         ] {
             assert_eq!(judge(good.as_bytes()), Ok(Image::Script), "{good:?}");
         }
+        let parts = |line: &str| interpreter(line.as_bytes());
+        assert_eq!(
+            parts("#! /usr/bin/env  -S python3 -u\nx"),
+            Some(("/usr/bin/env".into(), "-S python3 -u".into()))
+        );
+        assert_eq!(parts("#!/bin/sh"), Some(("/bin/sh".into(), String::new())));
+        assert_eq!(parts("\x7fELF"), None);
         let long = format!("#!/{}\n", "a".repeat(300));
         for bad in ["#!", "#!\n", "#!  \n", "#!sh\n", "#!/\n", "#!/bin/sh\r\n", &long] {
             assert_eq!(judge(bad.as_bytes()), Err(kind::NOT_A_PROGRAM), "{bad:?}");

@@ -8,6 +8,7 @@ use funcd_sandbox::spec::Limits;
 
 use super::manifest_check as check;
 use super::manifest_file::ManifestFile;
+use super::view::Scope;
 use crate::name::FunctionName;
 use crate::typed::{Layer, Source, TypedError};
 
@@ -20,6 +21,8 @@ pub struct Manifest {
     pub args: Vec<String>,
     /// Environment beside what the contract sets.
     pub env: Vec<(String, String)>,
+    /// Names of secrets that it is given as files.
+    pub secrets: Vec<String>,
     /// How requests get in.
     pub contract: Contract,
     /// Which requests it answers; empty: `/<name>/…` with the prefix stripped.
@@ -32,6 +35,8 @@ pub struct Manifest {
     pub request: RequestBounds,
     /// When an instance is ready.
     pub health: Health,
+    /// What of the system it sees.
+    pub system: Scope,
     /// Absolute paths it may read.
     pub read: Vec<PathBuf>,
     /// Absolute paths it may write.
@@ -126,6 +131,11 @@ impl Defaults {
             return Ok(Defaults::default());
         }
         Defaults::of_layers(vec![Layer::parse(Source::file("[defaults]", text))?])
+    }
+
+    /// The sections, strongest first.
+    pub fn layers(&self) -> &[Layer<ManifestFile>] {
+        &self.0
     }
 
     /// From sections read already, strongest first.

@@ -5,10 +5,11 @@ use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use funcd_sandbox::property::Property;
-use funcd_sandbox::spec::Limits;
+use funcd_sandbox::spec::{Limits, MAX_SECRETS, is_secret_name};
 
 use super::manifest::{Contract, Health, Manifest, RequestBounds, RoutePattern, Scale};
 use super::manifest_file::{ManifestFile, RouteFile};
+use super::view::Scope;
 use crate::typed::{Found, Layer, Spanned, TypedError, error, number, pick, size, span};
 
 type Layers<'a> = &'a [Layer<ManifestFile>];
@@ -28,6 +29,7 @@ pub(super) fn manifest(name: &str, layers: Layers<'_>) -> Result<Manifest, Typed
         exec: exec(name, layers)?,
         args: args(layers)?,
         env: env(layers)?,
+        secrets: secrets(layers)?,
         contract: contract(layers)?,
         routes: routes(layers)?,
         scale: scale(layers)?,
@@ -46,6 +48,7 @@ pub(super) fn manifest(name: &str, layers: Layers<'_>) -> Result<Manifest, Typed
                 secs(10),
             )?,
         },
+        system: scope(layers)?,
         read: grants(layers, |f| f.sandbox.read.as_ref())?,
         write: grants(layers, |f| f.sandbox.write.as_ref())?,
         degraded: degraded(layers)?,
@@ -57,7 +60,6 @@ pub(super) fn manifest(name: &str, layers: Layers<'_>) -> Result<Manifest, Typed
 /// A key that is read but does nothing would be worse than none.
 fn not_in_this_version(layers: Layers<'_>) -> Result<(), TypedError> {
     let keys = [
-        ("secrets", pick(layers, |f| f.secrets.as_ref())),
         ("rollout", pick(layers, |f| f.rollout.as_ref())),
         ("bindings", pick(layers, |f| f.bindings.as_ref())),
         ("h2c", pick(layers, |f| f.h2c.as_ref())),
@@ -125,12 +127,32 @@ fn env_name_refusal(name: &str) -> Option<&'static str> {
         Some("is refused: LD_* changes what code runs, and what runs is what was stored")
     } else if name.starts_with("LISTEN_")
         || name.starts_with("FUNCD_")
-        || ["PORT", "NOTIFY_SOCKET"].contains(&name)
+        || ["PORT", "NOTIFY_SOCKET", "CREDENTIALS_DIRECTORY"].contains(&name)
     {
         Some("is reserved: funcd sets it")
     } else {
         None
     }
+}
+
+/// Whether they exist is seen at each start: they come and go without the manifest.
+fn secrets(layers: Layers<'_>) -> Result<Vec<String>, TypedError> {
+    let Some(found) = pick(layers, |f| f.secrets.as_ref()) else {
+        return Ok(Vec::new());
+    };
+    let mut names = BTreeSet::new();
+    for typed in found.value {
+        let name = found.part(typed);
+        if !is_secret_name(name.value) {
+            let label = "1 to 64 letters, digits, '.', '_' and '-', without '.' in front";
+            return Err(name.refuse(format!("{:?} is not the name of a secret", name.value), label));
+        }
+        names.insert(name.value.clone());
+    }
+    if names.len() > MAX_SECRETS {
+        return Err(found.refuse(format!("more than {MAX_SECRETS} secrets"), ""));
+    }
+    Ok(names.into_iter().collect())
 }
 
 fn contract(layers: Layers<'_>) -> Result<Contract, TypedError> {
@@ -308,6 +330,17 @@ fn health_path(layers: Layers<'_>) -> Result<Option<String>, TypedError> {
             "a path such as \"/healthz\"",
         )),
         None => Ok(Some(found.value.clone())),
+    }
+}
+
+fn scope(layers: Layers<'_>) -> Result<Scope, TypedError> {
+    match pick(layers, |f| f.sandbox.system.as_ref()) {
+        None => Ok(Scope::Auto),
+        Some(found) => match found.value.as_str() {
+            "auto" => Ok(Scope::Auto),
+            "full" => Ok(Scope::Full),
+            other => Err(found.refuse(format!("unknown system {other:?}"), "use \"auto\" or \"full\"")),
+        },
     }
 }
 

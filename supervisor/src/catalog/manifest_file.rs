@@ -20,6 +20,8 @@ pub struct ManifestFile {
     pub contract: Option<Spanned<String>>,
     /// The port that it listens on, with `contract = "port"`.
     pub port: Option<Spanned<i64>>,
+    /// Secrets that it is given as files.
+    pub secrets: Option<Spanned<Vec<Spanned<String>>>>,
     /// Environment.
     pub env: BTreeMap<Spanned<String>, Spanned<String>>,
     /// Which requests it answers.
@@ -34,8 +36,6 @@ pub struct ManifestFile {
     pub health: HealthFile,
     /// What the sandbox lets in.
     pub sandbox: SandboxFile,
-    /// Not in this version.
-    pub secrets: Option<Spanned<IgnoredAny>>,
     /// Not in this version.
     pub rollout: Option<Spanned<IgnoredAny>>,
     /// Not in this version.
@@ -114,6 +114,8 @@ pub struct HealthFile {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SandboxFile {
+    /// What of the system it sees.
+    pub system: Option<Spanned<String>>,
     /// Absolute paths that it may read.
     pub read: Option<Spanned<Vec<Spanned<String>>>>,
     /// Absolute paths that it may write.

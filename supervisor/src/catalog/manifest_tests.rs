@@ -36,6 +36,7 @@ fn every_default() {
         exec: "thumbs".into(),
         args: vec![],
         env: vec![],
+        secrets: vec![],
         contract: Contract::Http,
         routes: vec![],
         scale: Scale {
@@ -60,6 +61,7 @@ fn every_default() {
             ready_within: Duration::from_secs(10),
             stop_within: Duration::from_secs(10),
         },
+        system: Scope::Auto,
         read: vec![],
         write: vec![],
         degraded: vec![],
@@ -75,6 +77,7 @@ args = ["--fast", ""]
 contract = "port"
 port = 9000
 env = { LOG = "info", A_1 = "" }
+secrets = ["db.pem", "api-key", "db.pem"]
 [[route]]
 host = "Img.Example.com"
 path = "/thumbs/"
@@ -99,6 +102,7 @@ path = "/healthz"
 ready_within = "2m"
 stop_within = "0s"
 [sandbox]
+system = "full"
 read = ["/usr/share/zoneinfo/", "/usr//share/./x"]
 write = ["/srv/thumbs"]
 degraded = ["P5", "cpu-limit", "memory-limit"]
@@ -107,6 +111,7 @@ degraded = ["P5", "cpu-limit", "memory-limit"]
         exec: "resize".into(),
         args: vec!["--fast".into(), String::new()],
         env: vec![("A_1".into(), String::new()), ("LOG".into(), "info".into())],
+        secrets: vec!["api-key".into(), "db.pem".into()],
         contract: Contract::Port(9000),
         routes: vec![
             RoutePattern {
@@ -140,6 +145,7 @@ degraded = ["P5", "cpu-limit", "memory-limit"]
             ready_within: Duration::from_secs(120),
             stop_within: Duration::ZERO,
         },
+        system: Scope::Full,
         read: vec!["/usr/share/x".into(), "/usr/share/zoneinfo".into()],
         write: vec!["/srv/thumbs".into()],
         degraded: vec![Property::MemoryLimit, Property::CpuLimit],
@@ -164,8 +170,13 @@ fn refusals_say_where_and_why() {
             ":2:1: unknown key `hots`; did you mean `host`?",
         ),
         (
-            "secrets = [\"a\"]",
-            ":1:11: `secrets` is not supported by this version",
+            "secrets = [\"a\", \"../b\"]",
+            ":1:17: \"../b\" is not the name of a secret",
+        ),
+        ("[sandbox]\nsystem = \"some\"", ":2:10: unknown system \"some\""),
+        (
+            "env = { CREDENTIALS_DIRECTORY = \"/tmp\" }",
+            "is reserved: funcd sets it",
         ),
         (
             "[bindings.db]\ntcp = \"1.2.3.4:5\"",

@@ -2,6 +2,7 @@
 //!
 //! `watch` hears what changed → `task` → `scan` looks at it → `settle` (pure) decides when it is complete → [`Change`].
 
+pub mod elf;
 pub mod folder;
 mod handle;
 pub mod image;
@@ -13,6 +14,7 @@ pub mod refusal;
 pub mod scan;
 pub mod settle;
 mod task;
+pub mod view;
 pub mod watch;
 
 use std::collections::BTreeMap;
@@ -26,6 +28,7 @@ use crate::name::FunctionName;
 pub use handle::{Handle, Options};
 use manifest::Manifest;
 pub use task::Catalog;
+use view::Wanted;
 
 /// A difference between the folder and what the daemon was told before.
 #[derive(Debug)]
@@ -54,6 +57,8 @@ pub struct Candidate {
     pub executable: OwnedFd,
     /// How the kernel runs it.
     pub image: Image,
+    /// What of the system it needs, worked out already.
+    pub wanted: Wanted,
     /// One of the few places for open candidates: drop it with the executable.
     pub slot: Slot,
 }

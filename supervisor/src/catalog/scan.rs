@@ -16,10 +16,11 @@ use nix::errno::Errno;
 use nix::libc::{S_IFDIR, S_IFLNK, S_IFREG};
 
 use super::folder::{self, FileId, FolderState};
-use super::image;
 use super::manifest::{Defaults, Manifest};
 use super::policy;
 use super::refusal::{Refusal, kind};
+use super::view::{self, Asks};
+use super::{elf, image};
 use crate::name::FunctionName;
 
 /// The manifest's file name.
@@ -53,6 +54,8 @@ pub struct Program {
     pub text: String,
     /// How the kernel runs the executable.
     pub image: Image,
+    /// What of the system it asks for.
+    pub asks: Asks,
 }
 
 /// What a look says about an entry.
@@ -330,7 +333,7 @@ impl Scanner {
         sighting: &Sighting,
         name: FunctionName,
         (manifest, text): (Manifest, String),
-        image: Image,
+        (image, asks): (Image, Asks),
     ) -> Result<Verdict, Stop> {
         let exec = OsString::from(&manifest.exec);
         let verdict = Verdict::Function(Arc::new(Program {
@@ -338,6 +341,7 @@ impl Scanner {
             manifest: Arc::new(manifest),
             text,
             image,
+            asks,
         }));
         let cached = Cached {
             identity: sighting.identity.clone(),
@@ -400,11 +404,22 @@ impl Scanner {
         })
     }
 
-    fn image(&self, folder: BorrowedFd<'_>, name: &OsStr, id: &FileId, place: &str) -> Result<Image, Stop> {
+    fn image(
+        &self,
+        folder: BorrowedFd<'_>,
+        name: &OsStr,
+        id: &FileId,
+        place: &str,
+    ) -> Result<(Image, Asks), Stop> {
         let file = self.open_same(folder, name, id, place)?;
         let mut read_at = |offset: u64, buffer: &mut [u8]| file.read_at(buffer, offset);
         match image::image(id.size, &mut read_at) {
-            Ok(Ok(image)) => Ok(image),
+            Ok(Ok(image)) => {
+                let mut head = [0; image::SCRIPT_LINE];
+                let length = image::fill(&mut read_at, 0, &mut head).map_err(|e| failed(place, e))?;
+                let needs = elf::needs(&mut read_at).map_err(|e| failed(place, e))?;
+                Ok((image, view::asks(image, &head[..length], needs)))
+            }
             Ok(Err(refusal)) => Err(refuse(refusal.kind, format!("{place}{}", refusal.reason))),
             Err(e) => Err(failed(place, e)),
         }

@@ -25,6 +25,7 @@ impl Bench {
             manifest: Arc::new(manifest),
             text: String::new(),
             image: Image::Static,
+            asks: crate::catalog::view::Asks::Nothing,
         };
         Bench {
             settle: Settle::new(Rules::default()),

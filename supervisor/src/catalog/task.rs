@@ -18,6 +18,7 @@ use super::policy;
 use super::refusal::kind;
 use super::scan::{Look, Scanner};
 use super::settle::{Decision, Settle};
+use super::view::Wanted;
 use super::watch::{Told, Watch};
 use super::{Candidate, Change, Entry, Slot, folder};
 use crate::name::FunctionName;
@@ -318,6 +319,9 @@ impl Catalog {
         match self.scanner.open(&name, identity, program) {
             Ok(executable) => {
                 debug!(function = %program.name, serial, "complete");
+                let wanted = Wanted::new(program.asks.clone());
+                // Here it may take its time; where instances are started it is only looked up.
+                wanted.view(program.manifest.system);
                 let candidate = Candidate {
                     name: program.name.clone(),
                     serial,
@@ -325,6 +329,7 @@ impl Catalog {
                     manifest_text: program.text.clone(),
                     executable,
                     image: program.image,
+                    wanted,
                     slot,
                 };
                 let _ = changes.send(Change::Deploy(candidate));

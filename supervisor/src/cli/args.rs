@@ -57,6 +57,8 @@ pub enum Command {
     Ps(Ps),
     /// Show what a function wrote to its standard output and error
     Logs(Logs),
+    /// Show everything that confines a function, and where each comes from
+    ExplainSandbox(Explain),
     /// Show how this machine keeps the promises of the sandbox
     Doctor,
     /// Check or show the configuration
@@ -134,6 +136,9 @@ pub struct HostFlags {
     /// The user that the supervisor becomes when started by root [default: funcd]
     #[arg(long, value_name = "NAME")]
     pub user: Option<String>,
+    /// The folder of secrets, with a folder for each function [default: /etc/funcd/secrets]
+    #[arg(long, value_name = "DIR")]
+    pub secrets: Option<PathBuf>,
     /// Accept that this property of the sandbox is missing (name or P1 to P10); repeat or separate by commas
     #[arg(long, value_name = "PROPERTY", value_delimiter = ',', value_parser = property)]
     pub degraded: Vec<Property>,
@@ -177,6 +182,20 @@ pub struct Logs {
     /// Which function
     #[arg(value_parser = FunctionName::parse)]
     pub name: FunctionName,
+}
+
+/// `explain-sandbox`.
+#[derive(Debug, Args)]
+pub struct Explain {
+    /// A function of the host, or the path of an executable (with a `/`, or with --manifest)
+    #[arg(value_name = "NAME|FILE")]
+    pub target: String,
+    /// The manifest for an executable that is not deployed
+    #[arg(long, value_name = "FILE")]
+    pub manifest: Option<PathBuf>,
+    /// List the system calls too
+    #[arg(long)]
+    pub calls: bool,
 }
 
 /// `config`.
@@ -243,7 +262,7 @@ mod tests {
     fn serve_takes_every_flag_and_repeats() {
         let line = "funcd serve --functions /f --state /s --run /r --listen 127.0.0.1:1 --listen [::1]:2 --admin /a \
                     --admin-listen 127.0.0.1:3 --workers 4 --config /c --degraded P5,cpu-limit --degraded files --max-instances 9 \
-                    --trusted 10.0.0.0/8 --user funcd";
+                    --trusted 10.0.0.0/8 --user funcd --secrets /x";
         let cli = Cli::try_parse_from(line.split_whitespace()).unwrap();
         let Command::Serve(serve) = cli.command else {
             panic!()
@@ -259,6 +278,7 @@ mod tests {
             max_instances: Some(9),
             trusted: vec!["10.0.0.0/8".to_owned()],
             user: Some("funcd".to_owned()),
+            secrets: Some("/x".into()),
             degraded: vec![Property::MemoryLimit, Property::CpuLimit, Property::Files],
         };
         assert_eq!(serve.flags, expected);

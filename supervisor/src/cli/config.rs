@@ -59,6 +59,7 @@ fn as_typed(global: &Global, flags: &HostFlags) -> Flags {
         degraded: flags.degraded.iter().map(ToString::to_string).collect(),
         trusted: flags.trusted.clone(),
         user: flags.user.clone(),
+        secrets: flags.secrets.clone(),
         max_instances: flags.max_instances,
     }
 }
@@ -134,7 +135,7 @@ mod tests {
     fn each_flag_arrives_where_it_belongs() {
         let line = "funcd serve --config /c --functions /f --state /s --run /r --listen 127.0.0.1:1 --listen [::1]:2 \
                     --admin /a --admin-listen 127.0.0.1:3 --workers 4 --degraded P5 --trusted 10.0.0.0/8 --user me \
-                    --max-instances 9";
+                    --max-instances 9 --secrets /x";
         let cli = Cli::try_parse_from(line.split_whitespace()).unwrap();
         let Command::Serve(serve) = cli.command else {
             panic!()
@@ -151,6 +152,7 @@ mod tests {
             degraded: vec!["memory-limit".to_owned()],
             trusted: vec!["10.0.0.0/8".to_owned()],
             user: Some("me".to_owned()),
+            secrets: Some("/x".into()),
             max_instances: Some(9),
         };
         assert_eq!(as_typed(&cli.global, &serve.flags), expected);

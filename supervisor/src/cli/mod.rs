@@ -10,6 +10,7 @@ mod demo;
 mod deploy;
 mod docs;
 pub mod doctor;
+mod explain;
 mod logs;
 mod ls;
 mod ps;
@@ -77,6 +78,7 @@ fn run(cli: &Cli, hooks: &Hooks) -> Result<(), Failure> {
         Command::Ls => ls::run(global),
         Command::Ps(ps) => ps::run(global, ps),
         Command::Logs(logs) => logs::run(global, logs),
+        Command::ExplainSandbox(command) => explain::run(global, command, hooks.probe),
         Command::Doctor => doctor::run(global, hooks.probe),
         Command::Config(command) => config::run(global, command),
         Command::Run(run) => deploy::run(global, run),

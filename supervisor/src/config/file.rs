@@ -27,6 +27,7 @@ pub(super) struct ConfigFile {
     pub(super) uid_count: Number,
     pub(super) read_roots: Texts,
     pub(super) write_roots: Texts,
+    pub(super) secrets: Text,
     pub(super) degraded: Texts,
     pub(super) max_instances: Number,
     pub(super) standbys: Number,
@@ -59,7 +60,7 @@ pub(super) enum Shape {
 }
 
 /// The keys that `FUNCD_<KEY>` can set (upper case, `.` as `_`), in the order of [`ConfigFile`].
-pub(super) const KEYS: [(&str, Shape); 23] = [
+pub(super) const KEYS: [(&str, Shape); 24] = [
     ("functions", Shape::Text),
     ("state", Shape::Text),
     ("run", Shape::Text),
@@ -73,6 +74,7 @@ pub(super) const KEYS: [(&str, Shape); 23] = [
     ("uid_count", Shape::Number),
     ("read_roots", Shape::List),
     ("write_roots", Shape::List),
+    ("secrets", Shape::Text),
     ("degraded", Shape::List),
     ("max_instances", Shape::Number),
     ("standbys", Shape::Number),

@@ -55,7 +55,7 @@ fn of_flags(flags: &Flags) -> Result<Vec<Layer<ConfigFile>>, ConfigError> {
     };
     let number = |n: Option<usize>| n.iter().map(usize::to_string).collect();
     let text = |text: &Option<String>| text.iter().cloned().collect();
-    let given: [(&str, Vec<String>); 11] = [
+    let given: [(&str, Vec<String>); 12] = [
         ("functions", path(&flags.functions)?),
         ("state", path(&flags.state)?),
         ("run", path(&flags.run)?),
@@ -63,6 +63,7 @@ fn of_flags(flags: &Flags) -> Result<Vec<Layer<ConfigFile>>, ConfigError> {
         ("admin", path(&flags.admin)?),
         ("admin_listen", text(&flags.admin_listen)),
         ("workers", number(flags.workers)),
+        ("secrets", path(&flags.secrets)?),
         ("degraded", flags.degraded.clone()),
         ("trusted", flags.trusted.clone()),
         ("user", text(&flags.user)),

@@ -46,6 +46,8 @@ pub struct Config {
     pub read_roots: Vec<PathBuf>,
     /// Grants for writing must lie below these.
     pub write_roots: Vec<PathBuf>,
+    /// The folder of secrets: a folder in it for each function that has some.
+    pub secrets: PathBuf,
     /// Properties that the operator accepts to be missing, for every function.
     pub degraded: Vec<Property>,
     /// Instances that may run at once.
@@ -97,6 +99,8 @@ pub struct Flags {
     pub admin_listen: Option<String>,
     /// `--workers N`.
     pub workers: Option<usize>,
+    /// `--secrets DIR`.
+    pub secrets: Option<PathBuf>,
     /// `--degraded PROPERTY`, repeatable.
     pub degraded: Vec<String>,
     /// `--trusted NETWORK`, repeatable.

@@ -47,6 +47,8 @@ pub(super) fn resolve(read: Typed, environment: &Environment) -> Result<Loaded, 
     let functions = keys.path("functions", |f| f.functions.as_ref(), below_state("functions"))?;
     let admin = keys.path("admin", |f| f.admin.as_ref(), Some(run.join("admin.sock")))?;
     let admin = admin.expect("it has a default");
+    let usual = homes.secrets.unwrap_or_else(|| state.join("secrets"));
+    let secrets = keys.path("secrets", |f| f.secrets.as_ref(), Some(usual))?;
     let defaults = keys.defaults()?;
     let config = Config {
         functions: functions.expect("it has a default"),
@@ -75,6 +77,7 @@ pub(super) fn resolve(read: Typed, environment: &Environment) -> Result<Loaded, 
             &state,
         )?,
         write_roots: keys.roots("write_roots", |f| f.write_roots.as_ref(), &["/srv"], &state)?,
+        secrets: secrets.expect("it has a default"),
         degraded: keys.degraded()?,
         max_instances: to_usize(keys.number(
             "max_instances",
@@ -109,6 +112,7 @@ pub(super) fn resolve(read: Typed, environment: &Environment) -> Result<Loaded, 
 struct Homes {
     state: Option<(PathBuf, Origin)>,
     run: Option<(PathBuf, Origin)>,
+    secrets: Option<PathBuf>,
 }
 
 impl Homes {
@@ -131,7 +135,14 @@ impl Homes {
                 runtime.filter(|path| path.is_absolute()).map(below),
             )
         };
+        let secrets = match environment.euid {
+            0 => Some("/etc/funcd/secrets".into()),
+            _ => {
+                layers::xdg(environment, "XDG_CONFIG_HOME", ".config").map(|home| home.join("funcd/secrets"))
+            }
+        };
         Homes {
+            secrets,
             state: given("STATE_DIRECTORY").or(state.map(plain)),
             run: given("RUNTIME_DIRECTORY").or(run.map(plain)),
         }

@@ -35,6 +35,7 @@ pub(super) fn rows(config: &Config, defaults: &toml::Table, origins: &BTreeMap<S
         ("uid_count", config.uid_count.to_string()),
         ("read_roots", list(&config.read_roots, path)),
         ("write_roots", list(&config.write_roots, path)),
+        ("secrets", path(&config.secrets)),
         ("degraded", list(&config.degraded, |property| text(property))),
         ("max_instances", config.max_instances.to_string()),
         ("standbys", config.standbys.to_string()),

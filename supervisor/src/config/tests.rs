@@ -56,6 +56,7 @@ fn defaults_of_root() {
             .map(PathBuf::from)
             .into(),
         write_roots: ["/srv", "/var/lib/funcd/volumes"].map(PathBuf::from).into(),
+        secrets: "/etc/funcd/secrets".into(),
         degraded: vec![],
         max_instances: 4096,
         standbys: 8,
@@ -291,10 +292,7 @@ fn refusals_say_where_and_why() {
             "[defaults.scale]\nmin = 100",
             ":2:7: scale.min is 100 and scale.max is 8",
         ),
-        (
-            "[defaults]\nsecrets = []",
-            "`secrets` is not supported by this version",
-        ),
+        ("[defaults]\nh2c = true", "`h2c` is not supported by this version"),
         (
             "[defaults.env]\nLD_PRELOAD = \"x\"",
             ":2:1: environment variable \"LD_PRELOAD\" is refused",

@@ -59,6 +59,7 @@ mod tests {
             id: RevisionId(Digest([0; 32])),
             artifact: Digest([0; 32]),
             image: Image::Static,
+            wanted: crate::catalog::view::Wanted::default(),
             manifest: Arc::new(crate::ingress::tests::manifest()),
             manifest_text: String::new(),
         };

@@ -119,6 +119,7 @@ impl Control {
             manifest,
             manifest_text,
             image,
+            wanted,
             ..
         } = candidate;
         let id = RevisionId::of(artifact, &manifest_text);
@@ -126,6 +127,7 @@ impl Control {
             id,
             artifact,
             image,
+            wanted,
             manifest,
             manifest_text,
         });

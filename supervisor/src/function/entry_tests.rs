@@ -46,6 +46,7 @@ pub(super) fn revision(n: u8, change: impl FnOnce(&mut Manifest)) -> Arc<Revisio
         id: RevisionId::of(artifact, ""),
         artifact,
         image: Image::Static,
+        wanted: crate::catalog::view::Wanted::default(),
         manifest: Arc::new(manifest),
         manifest_text: String::new(),
     })

@@ -13,6 +13,7 @@ use tokio::sync::{Notify, mpsc};
 use super::instance::Instance;
 use super::metrics::FunctionMetrics;
 use crate::catalog::manifest::Manifest;
+use crate::catalog::view::Wanted;
 use crate::name::{FunctionName, RevisionId};
 
 /// One immutable executable plus its manifest.
@@ -24,6 +25,8 @@ pub struct Revision {
     pub artifact: Digest,
     /// How the kernel runs it.
     pub image: Image,
+    /// What of the system it needs.
+    pub wanted: Wanted,
     /// What it asks for.
     pub manifest: Arc<Manifest>,
     /// The same as it was typed, for the next supervisor; empty for a plain executable.

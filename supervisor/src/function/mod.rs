@@ -21,6 +21,6 @@ pub mod scale;
 mod standby;
 #[cfg(test)]
 mod standby_tests;
-mod start;
+pub(crate) mod start;
 pub mod state;
 pub mod status;

@@ -24,6 +24,7 @@ pub(super) fn suits(revision: &Revision) -> bool {
         && manifest.scale.min == 0
         && manifest.read.is_empty()
         && manifest.write.is_empty()
+        && manifest.secrets.is_empty()
 }
 
 /// The next start of a function, prepared.

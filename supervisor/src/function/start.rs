@@ -1,13 +1,15 @@
-//! From a revision to the launcher's [`Spec`]: arguments, environment, socket. Pure.
+//! From a revision to the launcher's [`Spec`]: arguments, environment, socket, what it sees of the system. Pure, but for
+//! a look at the system's libraries when they changed.
 
 use std::path::Path;
 use std::sync::Arc;
 
-use funcd_sandbox::spec::{Digest, Image, Socket, Spec};
+use funcd_sandbox::spec::{CREDENTIALS, Digest, Image, Socket, Spec};
 use serde::{Deserialize, Serialize};
 
 use super::handle::Revision;
 use crate::catalog::manifest::{Contract, Defaults, Manifest};
+use crate::catalog::view::{Asks, Wanted};
 use crate::name::{FunctionName, RevisionId};
 
 /// What the next supervisor must know about an instance to take it over.
@@ -16,6 +18,7 @@ pub(super) struct Memo {
     function: FunctionName,
     artifact: Digest,
     image: Image,
+    asks: Asks,
     manifest: String,
 }
 
@@ -25,6 +28,7 @@ impl Memo {
             function: function.clone(),
             artifact: revision.artifact,
             image: revision.image,
+            asks: revision.wanted.asks.clone(),
             manifest: revision.manifest_text.clone(),
         }
     }
@@ -36,6 +40,7 @@ impl Memo {
             function,
             artifact,
             image,
+            asks,
             manifest: manifest_text,
         } = memo;
         let text = (!manifest_text.is_empty()).then_some(manifest_text.as_str());
@@ -48,6 +53,7 @@ impl Memo {
                 id,
                 artifact,
                 image,
+                wanted: Wanted::new(asks),
                 manifest: Arc::new(manifest),
                 manifest_text,
             },
@@ -56,7 +62,7 @@ impl Memo {
 }
 
 /// What to start for a revision.
-pub(super) fn spec(function: &FunctionName, revision: &Revision) -> Spec {
+pub(crate) fn spec(function: &FunctionName, revision: &Revision) -> Spec {
     let manifest = &revision.manifest;
     let mut args = vec![manifest.exec.clone()];
     args.extend(manifest.args.iter().cloned());
@@ -71,8 +77,10 @@ pub(super) fn spec(function: &FunctionName, revision: &Revision) -> Spec {
             Contract::Port(port) => Socket::Port(port),
         },
         limits: manifest.limits,
+        system: revision.wanted.view(manifest.system).system(),
         read: manifest.read.clone(),
         write: manifest.write.clone(),
+        secrets: manifest.secrets.clone(),
         degraded: manifest.degraded.clone(),
         memo: serde_json::to_vec(&Memo::of(function, revision)).expect("names and digests are JSON strings"),
     }
@@ -101,6 +109,10 @@ fn environment(function: &FunctionName, revision: &Revision) -> Vec<(String, Str
             env.push(("K_REVISION", format!("{function}-{}", revision.id.short())));
             env.push(("K_CONFIGURATION", function.to_string()));
         }
+    }
+    if !manifest.secrets.is_empty() {
+        // As systemd calls it for its services (systemd.exec(5)).
+        env.push(("CREDENTIALS_DIRECTORY", CREDENTIALS.to_owned()));
     }
     let set_by_manifest = |name: &str| manifest.env.iter().any(|(own, _)| own == name);
     let mut all: Vec<_> = env

@@ -1,12 +1,14 @@
 //! What exists now, as plain data for `ps`, `ls` and the admin API.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use funcd_sandbox::exit::Exit;
 use funcd_sandbox::spec::InstanceId;
 
 use super::entry::Entry;
+use super::handle::Revision;
 use super::state::State;
 use crate::admin::view;
 use crate::name::{FunctionName, RevisionId};
@@ -18,6 +20,8 @@ pub struct FunctionStatus {
     pub name: FunctionName,
     /// The revision that requests go to.
     pub revision: RevisionId,
+    /// The same as a whole.
+    pub source: Arc<Revision>,
     /// The one word for all its instances.
     pub state: view::State,
     /// Since when.
@@ -100,6 +104,7 @@ fn function(name: &FunctionName, entry: &Entry) -> FunctionStatus {
     FunctionStatus {
         name: name.clone(),
         revision: entry.current().id,
+        source: Arc::clone(entry.current()),
         state: shown(entry.state()),
         since: entry.since(),
         routes,

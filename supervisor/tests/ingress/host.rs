@@ -95,6 +95,7 @@ impl Host {
             uid_count: 0,
             read_roots: vec![],
             write_roots: vec![],
+            secrets: "/etc/funcd/secrets".into(),
             degraded: vec![],
             max_instances: 1,
             standbys: 0,
@@ -130,6 +131,7 @@ impl Host {
             id: RevisionId(Digest([0; 32])),
             artifact: Digest([0; 32]),
             image: Image::Static,
+            wanted: funcd::catalog::view::Wanted::default(),
             manifest: Arc::new(manifest),
             manifest_text: String::new(),
         });

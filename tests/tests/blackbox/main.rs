@@ -18,7 +18,9 @@ mod http;
 mod launcher;
 mod lifecycle;
 mod refusals;
+mod runtimes;
 mod sandbox;
+mod secrets;
 mod standby;
 mod strangers;
 
@@ -32,7 +34,9 @@ fn main() -> std::process::ExitCode {
     strangers::register(&mut suite);
     refusals::register(&mut suite);
     contract::register(&mut suite);
+    runtimes::register(&mut suite);
     sandbox::register(&mut suite);
+    secrets::register(&mut suite);
     standby::register(&mut suite);
     cli::register(&mut suite);
     launcher::register(&mut suite);

@@ -111,6 +111,7 @@ fn attempt(what: &str, at: &str, n: u64) -> io::Result<String> {
     let address = |at: &str| at.parse::<SocketAddr>().map_err(io::Error::other);
     let said = match what {
         "read" => fs::read(at).map(|bytes| bytes.len().to_string())?,
+        "show" => fs::read_to_string(at)?,
         "list" => fs::read_dir(at)?.count().to_string(),
         "stat" => fs::symlink_metadata(at).map(|meta| meta.len().to_string())?,
         "write" => fs::write(at, vec![b'x'; n as usize]).map(|()| "ok".to_owned())?,
