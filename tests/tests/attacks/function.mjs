@@ -81,7 +81,6 @@ const verbs = {
   inotify: (path) => fs.watch(path).close(),
   "connect-unix": (path) => connect({ path }),
   "bind-unix": (path) => listen(path),
-  "connect-abstract": (name) => connect({ path: "\0" + name }),
   signal: (pid, signal) => void process.kill(Number(pid), Number(signal)),
   setuid: (uid) => process.setuid(Number(uid)),
   setgid: (gid) => process.setgid(Number(gid)),
