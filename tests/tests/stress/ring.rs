@@ -341,6 +341,8 @@ fn what_launcher_and_supervisor_hold_is_counted() {
 }
 
 fn a_mistake_of_the_kernel_is_found() {
-    let log = "[1.0] funcd: BUG: unable to handle page fault\n[2.0] Memory cgroup out of memory\n";
-    assert_eq!(watch::mistakes_in(log).len(), 1);
+    let log = "[1.0] BUG: unable to handle page fault for address: 0\n[2.0] Memory cgroup out of memory\n\
+               [3.0] general protection fault, probably for non-canonical address 0xdead\n\
+               [4.0] traps: fuzzer[7] general protection fault ip:1 sp:2 error:0 in fuzzer\n";
+    assert_eq!(watch::mistakes_in(log).len(), 2);
 }

@@ -108,8 +108,9 @@ pub(crate) fn mistakes_in(text: &str) -> Vec<String> {
         "hung task",
         "blocked for more than",
     ];
+    // `traps: name[pid] general protection fault ip:…` is a process's own, which it was killed for.
     let lines = text
         .lines()
-        .filter(|line| SIGNS.iter().any(|sign| line.contains(sign)));
+        .filter(|line| !line.contains("traps: ") && SIGNS.iter().any(|sign| line.contains(sign)));
     lines.map(str::to_owned).collect()
 }
