@@ -252,13 +252,39 @@ impl Launcher {
     /// # Errors
     /// What the launcher says.
     pub(crate) fn launch(&mut self, spec: &Spec) -> Outcome<Started> {
-        let asked = InstanceId(self.next);
+        let (id, spec) = (self.next_id(), Box::new(spec.clone()));
+        self.send(&Request::Launch { id, spec }, &[])?;
+        self.launched()
+    }
+
+    /// Has an instance prepared; returns when it waits right before exec, with the pipe that lets it go on.
+    ///
+    /// # Errors
+    /// What the launcher says: not every host can.
+    pub(crate) fn prepare(&mut self, spec: &Spec) -> Outcome<File> {
+        let (id, spec) = (self.next_id(), Box::new(spec.clone()));
+        self.send(&Request::Prepare { id, spec }, &[])?;
+        match self.receive()? {
+            (Event::Prepared { .. }, fds) => {
+                let go = fds.into_iter().next();
+                go.map(File::from)
+                    .ok_or_else(|| Failure("a prepared instance came without its pipe".into()))
+            }
+            (Event::LaunchFailed { message, .. }, _) => Err(Failure(message)),
+            (other, _) => Err(Failure(format!("preparing an instance: {other:?}"))),
+        }
+    }
+
+    fn next_id(&mut self) -> InstanceId {
         self.next += 1;
-        let request = Request::Launch {
-            id: asked,
-            spec: Box::new(spec.clone()),
-        };
-        self.send(&request, &[])?;
+        InstanceId(self.next - 1)
+    }
+
+    /// Waits for the word that an instance runs.
+    ///
+    /// # Errors
+    /// What the launcher says.
+    pub(crate) fn launched(&mut self) -> Outcome<Started> {
         loop {
             match self.receive()? {
                 (Event::Bound { .. }, _) => {}

@@ -10,6 +10,7 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use funcd_sandbox::spec::Spec;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::unistd::Pid;
 use tempfile::TempDir;
@@ -17,7 +18,7 @@ use tempfile::TempDir;
 use crate::artifacts::Artifacts;
 use crate::failure::{During, Failure, Outcome};
 use crate::guard::Guard;
-use crate::launcher::{Launcher, readable};
+use crate::launcher::{Launcher, Started, readable};
 use crate::oci::Container;
 use crate::peer::{BUBBLEWRAP, CRUN};
 use crate::quiet::Watch;
@@ -96,7 +97,7 @@ impl<'a> Contender<'a> {
 pub(crate) fn measure(artifacts: &Artifacts, rounds: usize) -> Outcome<Table> {
     let mut notes = vec![
         "start: from before the request (or clone) to the first byte on its stdout; the same static program for all".into(),
-        "funcd: the launcher's default profile, asked as its supervisor asks; end: from the kill request to the word that \
+        "funcd: the launcher's default profile, asked as its supervisor asks; prepared, or all at once (not prepared); end: from the kill request to the word that \
          nothing is left, its cgroups removed"
             .into(),
         "floor: clone(VM|VFORK) + exec, no sandbox; end: kill and wait".into(),
@@ -106,16 +107,25 @@ pub(crate) fn measure(artifacts: &Artifacts, rounds: usize) -> Outcome<Table> {
     let spec = Launcher::spec(digest);
     let mut left = 0;
     let floor = Bare::of(&[artifacts.byte.as_path()])?;
-    let mut funcd = Contender::new("funcd", || confined(&mut launcher, &spec, &mut left));
+    // Two of them, as only one may borrow a launcher.
+    let mut other = Launcher::start()?;
+    let digest = other.store(&artifacts.byte)?;
+    let unprepared_spec = Launcher::spec(digest);
+    let mut left_unprepared = 0;
+    let mut funcd = Contender::new("funcd", || prepared(&mut launcher, &spec, &mut left));
+    let mut unprepared = Contender::new("funcd not prepared", || {
+        confined(&mut other, &unprepared_spec, &mut left_unprepared)
+    });
     let mut bare = Contender::new("floor", || floor.live());
     let mut peers = peers(&artifacts.byte, &mut notes)?;
 
     let watch = Watch::start();
     for round in 0..rounds {
-        for turn in [round % 2, (round + 1) % 2] {
-            match turn {
+        for turn in 0..3 {
+            match (round + turn) % 3 {
                 0 => bare.turn(),
-                _ => funcd.turn(),
+                1 => funcd.turn(),
+                _ => unprepared.turn(),
             }
         }
         if round % PEERS_EVERY == 0 {
@@ -129,24 +139,38 @@ pub(crate) fn measure(artifacts: &Artifacts, rounds: usize) -> Outcome<Table> {
     let end_p50 = ends.map_or(f64::NAN, |ends| ends.p50 / 1000.0);
     let mut rows = vec![
         Row::of("funcd start p50 / floor p50", Unit::Ratio, ours.p50 / theirs.p50).at_most(2.5),
+        Row::of(
+            "funcd not prepared start p50 / floor p50",
+            Unit::Ratio,
+            unprepared.summary()?.p50 / theirs.p50,
+        )
+        .at_most(2.5),
         Row::of("funcd end p50", Unit::Micros, end_p50).at_most(1000.0),
     ];
     let mut details = funcd.rows()?;
+    details.extend(unprepared.rows()?);
     details.extend(bare.rows()?);
     for (peer, times) in &peers {
         match peer.summary() {
             Ok(summary) => {
                 let name = format!("{} start p50 / funcd p50", peer.name);
                 rows.push(Row::of(name, Unit::Ratio, summary.p50 / ours.p50).at_least(*times));
+                let (name, ours) = (
+                    format!("{} start p50 / funcd not prepared p50", peer.name),
+                    unprepared.summary()?.p50,
+                );
+                rows.push(Row::of(name, Unit::Ratio, summary.p50 / ours).at_least(*times));
                 details.extend(peer.rows()?);
             }
             Err(failure) => notes.push(failure.to_string()),
         }
     }
-    let errors = funcd.errors.len() + bare.errors.len();
+    let errors = funcd.errors.len() + unprepared.errors.len() + bare.errors.len();
     rows.push(Row::of("funcd and floor errors", Unit::Count, errors as f64).at_most(0.0));
     notes.extend(funcd.errors.iter().take(3).cloned());
-    drop(funcd);
+    notes.extend(unprepared.errors.iter().take(3).cloned());
+    drop((funcd, unprepared));
+    let left = left + left_unprepared;
     rows.push(Row::of("cgroups left after an end", Unit::Count, left as f64).at_most(0.0));
     rows.extend(details);
     Ok(Table {
@@ -158,11 +182,24 @@ pub(crate) fn measure(artifacts: &Artifacts, rounds: usize) -> Outcome<Table> {
     })
 }
 
-/// A life under the launcher. Something that is made ready before (a process that waits for its exec) is asked for here,
-/// before the clock starts.
-fn confined(launcher: &mut Launcher, spec: &funcd_sandbox::spec::Spec, left: &mut usize) -> Outcome<Life> {
+/// A life under the launcher that was prepared before the clock starts, as that of a function that came to rest is.
+fn prepared(launcher: &mut Launcher, spec: &Spec, left: &mut usize) -> Outcome<Life> {
+    let mut go = launcher.prepare(spec)?;
+    std::thread::sleep(REST);
     let start = Instant::now();
-    let mut started = launcher.launch(spec)?;
+    go.write_all(&[1]).during("waking a prepared instance")?;
+    let started = launcher.launched()?;
+    life(launcher, started, start, left)
+}
+
+/// A life under the launcher that nothing was done for ahead.
+fn confined(launcher: &mut Launcher, spec: &Spec, left: &mut usize) -> Outcome<Life> {
+    let start = Instant::now();
+    let started = launcher.launch(spec)?;
+    life(launcher, started, start, left)
+}
+
+fn life(launcher: &mut Launcher, mut started: Started, start: Instant, left: &mut usize) -> Outcome<Life> {
     first_byte(&mut started.stdout)?;
     let to_first_byte = start.elapsed();
     let cgroups = cgroups_of(started.pid);

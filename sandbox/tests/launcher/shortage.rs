@@ -65,7 +65,7 @@ pub(super) fn without_descriptors_it_says_so_and_goes_on(who: As) {
     let before = host.holds();
     let (mut failed, mut started) = (0, 0);
     // From no descriptor at all to enough for a start: each step of it fails once.
-    for room in 0..24 {
+    for room in 0..40 {
         let doomed = host.launch(host.spec(digest, &["daemon"]));
         assert_eq!(read_line(&doomed.stdout), "daemon");
         host.holds();
