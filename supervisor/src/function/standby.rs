@@ -131,8 +131,9 @@ impl Control {
         match self.standbys.room(was_used) {
             Room::Free => {}
             Room::Instead(id, other) => {
-                self.standbys.remove(id);
+                // Its place is taken until then, or the other function would ask for it at once.
                 self.with(&other, Entry::end_standby);
+                self.standbys.remove(id);
             }
             Room::None => return,
         }
