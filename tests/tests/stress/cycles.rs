@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use funcd_tests::host::{Host, Plan};
+use funcd_tests::need::Need;
 use funcd_tests::process::Process;
 use funcd_tests::suite::Suite;
 use funcd_tests::traces::Traces;
@@ -37,13 +38,17 @@ fn cycle(host: &Host, cycles: usize) {
     };
     while seen.len() < cycles {
         host.get_ok("/brief/");
+        // With the one that is prepared for the next request, which has its turn then.
         seen.extend(instances());
         until("the idle instance to end", || {
-            let there = instances();
-            seen.extend(there.iter().cloned());
-            there.is_empty()
+            !host.ps().iter().any(|row| row.pid.is_some())
         });
     }
+    // So that it is there whenever what the host holds is looked at.
+    until("the next start to be prepared", || {
+        let ls = host.json(&["ls"]).unwrap_or_default();
+        ls["functions"][0]["function"]["standby"] == Need::Standby.is_met()
+    });
 }
 
 fn resident_kilobytes(process: &Process) -> u64 {
