@@ -12,6 +12,7 @@ pub mod function;
 pub mod handover;
 pub mod ingress;
 pub mod launcher;
+pub mod ledger;
 pub mod name;
 pub mod snapshot;
 pub mod telemetry;

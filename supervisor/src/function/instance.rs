@@ -77,6 +77,11 @@ impl Instance {
         true
     }
 
+    /// Whether its process was prepared ahead of the request that woke it.
+    pub fn was_prepared(&self) -> bool {
+        self.standby.is_some()
+    }
+
     /// Whether a response head ever came from it.
     pub fn has_answered(&self) -> bool {
         self.answered.load(Ordering::Relaxed)

@@ -16,6 +16,7 @@ use super::pool::Upstream;
 use super::visit::Visit;
 use super::watch::Watch;
 use crate::function::handle::{Lease, Permit};
+use crate::ledger::record::End;
 
 /// Why a request body ended early.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -275,8 +276,10 @@ impl Download {
                     "response-incomplete"
                 };
                 self.visit.failed(reason);
+                self.visit.broke_off(End::CutOff);
                 tracing::warn!(
                     function = self.visit.function(),
+                    request_id = self.visit.id(),
                     %error,
                     reason,
                     "a response was cut off: the instance's connection ended within the body"
@@ -307,6 +310,9 @@ impl Download {
 
 impl Drop for Download {
     fn drop(&mut self) {
+        if self.lease.is_some() && !self.incoming.is_end_stream() {
+            self.visit.broke_off(End::GoneWithin);
+        }
         self.release(None);
     }
 }

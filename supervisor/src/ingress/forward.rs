@@ -19,6 +19,8 @@ use super::watch::Watch;
 use super::worker::Worker;
 use crate::contract;
 use crate::function::handle::{Function, Lease, ToControl, Unavailable};
+use crate::function::instance::Instance;
+use crate::ledger::record::{Outcome, Record, Start};
 
 /// An instance that just died is still listed for a moment: so many refused connections, with pauses that double from
 /// a millisecond, are waited out before the caller is told.
@@ -43,18 +45,19 @@ pub(super) enum Broken {
 
 /// Leases an instance, connects, sends, and waits until `deadline` for the head.
 pub(super) async fn forward(
-    worker: &Worker,
     function: &Arc<Function>,
     mut request: Request<Upload>,
-    watch: &Arc<Watch>,
+    (worker, watch, record): (&Worker, &Arc<Watch>, &mut Record),
     deadline: Instant,
 ) -> Result<Answer, Problem> {
     let repeatable = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
     let safe = repeatable && request.body().is_end_stream();
     let (mut refusals, mut repeated) = (0, false);
     loop {
-        let lease = function.lease(deadline).await.map_err(unavailable)?;
+        record.begin_attempt();
+        let lease = lease(function, record, deadline).await.map_err(unavailable)?;
         let instance = lease.instance();
+        record.leases(instance.id.0, start(instance));
         let keep = instance.revision.manifest.scale.concurrency > 1;
         let parked = if keep {
             pool::pop_open(&worker.pool, instance, !safe).await
@@ -64,14 +67,25 @@ pub(super) async fn forward(
         let mut upstream = match parked {
             Some(upstream) => upstream,
             None => match dial(&lease, deadline).await {
-                Ok(upstream) => upstream,
+                Ok(upstream) => {
+                    record.dials();
+                    upstream
+                }
                 Err(problem) if problem.kind == Kind::ConnectionRefused && refusals < REFUSALS => {
+                    record.fails(Outcome::Refused);
+                    log_retry(function, record, "connection-refused");
                     drop(lease);
                     tokio::time::sleep(Duration::from_millis(1 << refusals)).await;
                     refusals += 1;
                     continue;
                 }
-                Err(problem) => return Err(problem),
+                Err(problem) => {
+                    record.fails(match problem.kind {
+                        Kind::ConnectionRefused => Outcome::Refused,
+                        _ => Outcome::TooLate,
+                    });
+                    return Err(problem);
+                }
             },
         };
         // A connection that was idle may have been closed for no reason of this request's; and what was sent ahead of a
@@ -81,6 +95,7 @@ pub(super) async fn forward(
         let spare = (safe && may_repeat).then(|| spare(&request, watch));
         match exchange(&mut upstream, request, watch).await {
             Ok(response) => {
+                record.answers();
                 if instance.note_answer() {
                     function.tell(ToControl::Answered(instance.id));
                 }
@@ -93,25 +108,42 @@ pub(super) async fn forward(
             Err(Broken::NotWritten(back)) if upstream.reused || refusals < REFUSALS => {
                 refusals += u32::from(!upstream.reused);
                 request = *back;
+                record.fails(Outcome::NotWritten);
+                log_retry(function, record, "not-written");
             }
-            Err(Broken::NotWritten(_)) => return Err(refused()),
+            Err(Broken::NotWritten(_)) => {
+                record.fails(Outcome::NotWritten);
+                return Err(refused());
+            }
             Err(Broken::Died(error)) => match (Fault::of(watch), spare) {
                 (None, Some(spare))
                     if !error.as_ref().is_some_and(hyper::Error::is_parse)
                         && (upstream.reused || !instance.is_running()) =>
                 {
-                    debug!(
-                        function = function.name.as_str(),
-                        ?error,
-                        "the connection ended before anybody read the request; sent again"
-                    );
+                    let (outcome, reason) = match upstream.reused {
+                        true => (Outcome::Stale, "idle-connection-ended"),
+                        false => (Outcome::Unborn, "instance-never-ran"),
+                    };
+                    record.fails(outcome);
+                    log_retry(function, record, reason);
                     repeated |= upstream.reused;
                     request = spare;
                 }
-                (Some(fault), _) => return Err(faulty(fault)),
-                (None, _) => return Err(died(error.as_ref())),
+                (Some(fault), _) => {
+                    record.fails(Outcome::BadBody);
+                    return Err(faulty(fault));
+                }
+                (None, _) => {
+                    let malformed = error.as_ref().is_some_and(hyper::Error::is_parse);
+                    record.fails(match malformed {
+                        true => Outcome::Malformed,
+                        false => Outcome::Died,
+                    });
+                    return Err(died(error.as_ref()));
+                }
             },
             Err(Broken::TooLate) => {
+                record.fails(Outcome::TooLate);
                 return Err(Problem::new(
                     Kind::ResponseTimeout,
                     "no response head within the function's time-out",
@@ -119,6 +151,40 @@ pub(super) async fn forward(
             }
         }
     }
+}
+
+/// A place in an instance. A wait for it is noted; a place that is free costs no look at the clock.
+async fn lease(
+    function: &Arc<Function>,
+    record: &mut Record,
+    deadline: Instant,
+) -> Result<Lease, Unavailable> {
+    let mut leasing = pin!(function.lease(deadline));
+    if let Poll::Ready(lease) = poll_fn(|cx| Poll::Ready(leasing.as_mut().poll(cx))).await {
+        return lease;
+    }
+    record.queues(function.waiting(), function.live().instances.len());
+    let lease = leasing.await;
+    record.leaves_queue();
+    lease
+}
+
+fn start(instance: &Instance) -> Start {
+    match (instance.has_answered(), instance.was_prepared()) {
+        (true, _) => Start::Warm,
+        (false, true) => Start::Prepared,
+        (false, false) => Start::Cold,
+    }
+}
+
+fn log_retry(function: &Function, record: &Record, reason: &'static str) {
+    debug!(
+        function = function.name.as_str(),
+        request_id = record.id.to_text(),
+        attempt = record.tried(),
+        reason,
+        "nobody read the request; sent again"
+    );
 }
 
 /// The same request once more; it has no body.

@@ -2,13 +2,14 @@
 //! is said before the first byte of a body is read.
 
 use std::convert::Infallible;
+use std::time::Instant;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::{Body, Incoming};
 use hyper::upgrade::OnUpgrade;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::body::{Download, Reply, Upload};
 use super::flaw::Flaw;
@@ -28,6 +29,8 @@ pub(super) async fn handle(
     let version = request.version();
     visit.settle(version);
     let id = ids::request_id(request.headers(), &mut *visit.worker().chance.borrow_mut());
+    let (method, path) = (request.method().as_str(), request.uri().path());
+    visit.record().asks(id.0.as_bytes(), method, path);
     match answer(&mut visit, request, &id).await {
         Ok((answer, permit, client)) => Ok(pass_on(visit, answer, permit, client, &id)),
         Err(problem) => Ok(refuse(visit, &problem, version, &id)),
@@ -61,6 +64,9 @@ async fn answer(
     let (timeout, body_limit, one_at_a_time) = {
         let live = target.function.live();
         let manifest = &live.revision.manifest;
+        visit
+            .record()
+            .may_take(live.revision.id, manifest.request.timeout);
         (
             manifest.request.timeout,
             manifest.request.body,
@@ -103,12 +109,14 @@ async fn answer(
     let upload = Upload::new(body, body_limit, patience, visit.watch());
     let request = Request::from_parts(parts, upload);
 
+    let now = Instant::now();
     target
         .function
         .metrics()
         .overhead
-        .record(visit.arrived().elapsed());
-    let answer = forward::forward(visit.worker(), &target.function, request, visit.watch(), deadline).await?;
+        .record(now.saturating_duration_since(visit.arrived()));
+    visit.record().admit(now);
+    let answer = forward::forward(&target.function, request, visit.on_its_way(), deadline).await?;
     let client = match (answer.response.status(), client) {
         (StatusCode::SWITCHING_PROTOCOLS, Some(client)) if switch => Some(client),
         (StatusCode::SWITCHING_PROTOCOLS, _) => {
@@ -206,10 +214,32 @@ fn refuse(mut visit: Visit, problem: &Problem, version: Version, id: &RequestId)
     let row = problem.kind.row();
     visit.answered(row.status);
     visit.failed(problem.reason.unwrap_or(row.slug));
+    visit.refused(
+        problem,
+        matches!(problem.kind, Kind::QueueFull | Kind::Unavailable),
+    );
     let id_text = id.0.to_str().unwrap_or("");
     match problem.kind {
         // What callers do wrong, or bring about, must not fill the log; nor what is known and logged once already.
-        Kind::QueueFull | Kind::Unavailable => visit.shed(problem.kind),
+        Kind::QueueFull | Kind::Unavailable => {
+            visit.shed(problem.kind);
+            debug!(
+                function = visit.function(),
+                request_id = id_text,
+                reason = row.slug,
+                "a request was shed"
+            );
+            if let Some(others) = visit.worker().may_log_shed(visit.arrived()) {
+                warn!(
+                    function = visit.function(),
+                    request_id = id_text,
+                    reason = row.slug,
+                    detail = problem.detail,
+                    others,
+                    "requests are shed: one a second is written here, `others` were shed since the last"
+                );
+            }
+        }
         _ if row.status.is_client_error() => {}
         _ => warn!(
             function = visit.function(),

@@ -9,10 +9,11 @@ use http::{StatusCode, Version};
 use metrics::counter;
 
 use super::connection::Connection;
-use super::respond::Kind;
+use super::respond::{Kind, Problem};
 use super::route::Target;
 use super::watch::{STREAM, Watch};
 use super::worker::Worker;
+use crate::ledger::record::{End, Own, Record};
 use crate::telemetry::names;
 
 /// One request. Dropped when its response body ends, or when its caller is gone.
@@ -25,16 +26,21 @@ pub(super) struct Visit {
     target: Option<Arc<Target>>,
     status: Option<StatusCode>,
     downloaded: u64,
+    /// What the ledger will say of it; there until the end.
+    record: Option<Box<Record>>,
 }
 
 impl Visit {
     /// A request's head is complete.
     pub(super) fn begin(connection: &Rc<Connection>) -> Visit {
         let number = connection.enter();
+        let arrived = Instant::now();
+        let record = connection.worker.ledger.borrow_mut().open(arrived);
         Visit {
             watch: Arc::clone(&connection.watch),
             connection: Rc::clone(connection),
-            arrived: Instant::now(),
+            arrived,
+            record: Some(record),
             number,
             target: None,
             status: None,
@@ -55,6 +61,7 @@ impl Visit {
     /// The route is known: from now on it counts as the function's.
     pub(super) fn found(&mut self, target: &Arc<Target>) {
         target.function.metrics().in_flight.increment(1);
+        self.record().is_for(target.function.name.as_str());
         self.target = Some(Arc::clone(target));
     }
 
@@ -75,6 +82,40 @@ impl Visit {
             let function = target.function.name.as_str().to_owned();
             counter!(names::INVOCATION_ERRORS_TOTAL, "function" => function, "reason" => reason).increment(1);
         }
+    }
+
+    /// What the ledger will say of it.
+    pub(super) fn record(&mut self) -> &mut Record {
+        self.record.as_mut().expect("it is there until the drop")
+    }
+
+    /// What a request on its way needs at once.
+    pub(super) fn on_its_way(&mut self) -> (&Worker, &Arc<Watch>, &mut Record) {
+        let record = self.record.as_mut().expect("it is there until the drop");
+        (&self.connection.worker, &self.watch, record)
+    }
+
+    /// Its id, for the log.
+    pub(super) fn id(&self) -> String {
+        self.record
+            .as_ref()
+            .map_or(String::new(), |record| record.id.to_text())
+    }
+
+    /// It gets an answer of funcd's own.
+    pub(super) fn refused(&mut self, problem: &Problem, shed: bool) {
+        let row = problem.kind.row();
+        self.record().own = Some(Box::new(Own {
+            kind: row.slug,
+            reason: problem.reason.unwrap_or(row.slug),
+            detail: problem.detail.clone(),
+            shed,
+        }));
+    }
+
+    /// The response did not go out as a whole.
+    pub(super) fn broke_off(&mut self, end: End) {
+        self.record().ended = end;
     }
 
     /// It was refused before any work was done.
@@ -131,6 +172,29 @@ impl Visit {
 impl Drop for Visit {
     fn drop(&mut self) {
         let now = Instant::now();
+        if let Some(mut record) = self.record.take() {
+            record.ends(now);
+            record.status = self.status.map(|status| status.as_u16());
+            if self.status.is_none() {
+                record.ended = End::GoneBeforeHead;
+            } else if record.ended == End::GoneWithin && self.watch.missed(&self.watch.download) {
+                record.ended = End::ReaderStalled;
+            }
+            record.uploaded = self.watch.uploaded.load(Ordering::Relaxed);
+            record.downloaded = self.downloaded;
+            if let Some(target) = &self.target {
+                tracing::debug!(
+                    function = target.function.name.as_str(),
+                    request_id = record.id.to_text(),
+                    status = record.status,
+                    milliseconds = (now - self.arrived).as_secs_f64() * 1e3,
+                    uploaded = record.uploaded,
+                    downloaded = record.downloaded,
+                    "request"
+                );
+            }
+            self.connection.worker.ledger.borrow_mut().close(record);
+        }
         for deadline in [&self.watch.head, &self.watch.upload, &self.watch.download] {
             deadline.clear();
         }
@@ -150,13 +214,5 @@ impl Drop for Visit {
         if self.downloaded > 0 {
             metrics.response_bytes.increment(self.downloaded);
         }
-        tracing::debug!(
-            function = target.function.name.as_str(),
-            status = self.status.map(|status| status.as_u16()),
-            milliseconds = (now - self.arrived).as_secs_f64() * 1e3,
-            uploaded,
-            downloaded = self.downloaded,
-            "request"
-        );
     }
 }

@@ -5,8 +5,8 @@ use std::future::Future;
 use std::io;
 use std::net::TcpListener;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ use hyper::server::conn::{http1, http2};
 use hyper_util::rt::TokioTimer;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use super::connection::StreamExecutor;
 use super::listener;
@@ -24,9 +24,13 @@ use super::pool::Pool;
 use super::route::{Routes, Target};
 use super::trust::{BadNetwork, Trust};
 use crate::config::{ClientBounds, Config};
+use crate::ledger::{Ledger, Ledgers, Question};
 
 /// How often idle upstream connections are looked through.
 const SWEEP: Duration = Duration::from_secs(5);
+
+/// A worker writes one shed request to the log in this time, at most.
+const SHED_LOG: Duration = Duration::from_secs(1);
 
 /// Bytes of incomplete heads, over all connections, beyond which those that hold large ones are closed.
 const HELD: usize = 64 << 20;
@@ -37,6 +41,7 @@ pub struct Shared {
     pub(super) bounds: ClientBounds,
     pub(super) trust: Trust,
     pub(super) routes: Arc<ArcSwap<Routes>>,
+    ledgers: Ledgers,
     /// Open client connections of all workers.
     connections: AtomicUsize,
     /// Bytes of incomplete heads that all of them hold.
@@ -53,9 +58,15 @@ impl Shared {
             bounds: config.client.clone(),
             trust: Trust::parse(&config.trusted)?,
             routes,
+            ledgers: Ledgers::default(),
             connections: AtomicUsize::new(0),
             held: AtomicUsize::new(0),
         }))
+    }
+
+    /// What the workers remember of the last requests.
+    pub fn ledgers(&self) -> Ledgers {
+        self.ledgers.clone()
     }
 
     /// Open client connections.
@@ -116,7 +127,7 @@ impl Workers {
 /// When a thread, its runtime or its listener can't be set up; workers that had started are stopped.
 pub fn spawn_workers(listeners: Vec<TcpListener>, shared: Arc<Shared>) -> io::Result<Workers> {
     let (drain, draining) = watch::channel(None);
-    let (started, starts) = mpsc::channel();
+    let (started, starts) = std::sync::mpsc::channel();
     let mut workers = Workers {
         threads: Vec::new(),
         drain,
@@ -140,7 +151,10 @@ fn work(
     mut runtime: tokio::runtime::Builder,
     listener: TcpListener,
     shared: Arc<Shared>,
-    (mut draining, started): (watch::Receiver<Option<Instant>>, mpsc::Sender<io::Result<()>>),
+    (mut draining, started): (
+        watch::Receiver<Option<Instant>>,
+        std::sync::mpsc::Sender<io::Result<()>>,
+    ),
 ) -> usize {
     let runtime = match runtime
         .enable_all()
@@ -158,10 +172,12 @@ fn work(
     runtime.block_on(async move {
         let worker = Worker::new(shared);
         let sweeper = tokio::task::spawn_local(Rc::clone(&worker).sweep());
+        let teller = tokio::task::spawn_local(Rc::clone(&worker).tell(worker.shared.ledgers.join()));
         listener::accept(&worker, listener, &mut draining).await;
         let deadline = draining.borrow().unwrap_or_else(Instant::now);
         worker.drain(deadline).await;
         sweeper.abort();
+        teller.abort();
         worker.active.get()
     })
 }
@@ -174,6 +190,9 @@ pub(super) struct Worker {
     pub(super) http2: http2::Builder<StreamExecutor>,
     pub(super) pool: RefCell<Pool>,
     pub(super) chance: RefCell<SmallRng>,
+    pub(super) ledger: RefCell<Ledger>,
+    /// When a shed request was last written to the log, and how many were not since.
+    shed_logged: Cell<(Option<Instant>, u64)>,
     routes: RefCell<Cache<Arc<ArcSwap<Routes>>, Arc<Routes>>>,
     is_draining: Cell<bool>,
     drain: Notify,
@@ -217,6 +236,8 @@ impl Worker {
             http2,
             pool: RefCell::default(),
             chance: RefCell::new(SmallRng::from_os_rng()),
+            ledger: RefCell::new(Ledger::new(epoch)),
+            shed_logged: Cell::new((None, 0)),
             is_draining: Cell::new(false),
             drain: Notify::new(),
             active: Cell::new(0),
@@ -256,6 +277,25 @@ impl Worker {
             }
         };
         let _ = tokio::time::timeout_at(deadline.into(), all_gone).await;
+    }
+
+    /// Whether to write a request that was shed now to the log, and then how many were not written since the last: a
+    /// flood must not become one of the log.
+    pub(super) fn may_log_shed(&self, now: Instant) -> Option<u64> {
+        let (last, others) = self.shed_logged.get();
+        if last.is_some_and(|last| now.saturating_duration_since(last) < SHED_LOG) {
+            self.shed_logged.set((last, others + 1));
+            return None;
+        }
+        self.shed_logged.set((Some(now), 0));
+        Some(others)
+    }
+
+    /// Answers what others ask about the last requests.
+    async fn tell(self: Rc<Self>, mut questions: mpsc::Receiver<Question>) {
+        while let Some(Question { wanted, answer }) = questions.recv().await {
+            let _ = answer.send(self.ledger.borrow().look_up(&wanted));
+        }
     }
 
     async fn sweep(self: Rc<Self>) {

@@ -1,0 +1,215 @@
+//! The ledger: what became of the last requests, for who asks afterwards. Each worker writes its own without lock or
+//! atomic, and looks things up in it when it is asked; nothing here outlives the supervisor, and its size is fixed.
+
+pub mod record;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot};
+
+use record::{Class, Record};
+
+/// Ordinary requests that each worker remembers.
+pub const ORDINARY: usize = 1024;
+/// Refused requests that each worker remembers.
+pub const REFUSED: usize = 256;
+/// Requests that failed, were tried again, were slow or cold, that each worker remembers.
+pub const NOTABLE: usize = 1024;
+/// Records kept for requests to come, beyond those that are remembered.
+const SPARE: usize = 64;
+/// A worker that is this late has more to do than to answer; the others' answers count.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// The most records that one question gets.
+pub const MOST: usize = 200;
+
+/// What one worker remembers. Lives on its thread.
+#[derive(Debug)]
+pub struct Ledger {
+    rings: [Ring; 3],
+    /// Boxes to use again: a request moves one pointer in and out, and allocates nothing.
+    #[expect(
+        clippy::vec_box,
+        reason = "the boxes move between this and the rings as they are"
+    )]
+    spare: Vec<Box<Record>>,
+    since: Instant,
+}
+
+#[derive(Debug)]
+struct Ring {
+    records: VecDeque<Box<Record>>,
+    capacity: usize,
+    /// When the last record that was pushed out had arrived.
+    forgotten: Option<Instant>,
+}
+
+impl Ledger {
+    /// An empty one.
+    pub fn new(now: Instant) -> Ledger {
+        let ring = |capacity| Ring {
+            records: VecDeque::new(),
+            capacity,
+            forgotten: None,
+        };
+        Ledger {
+            rings: [ring(ORDINARY), ring(REFUSED), ring(NOTABLE)],
+            spare: Vec::new(),
+            since: now,
+        }
+    }
+
+    /// A record for a request that arrives now.
+    pub fn open(&mut self, arrived: Instant) -> Box<Record> {
+        match self.spare.pop() {
+            Some(mut record) => {
+                record.renew(arrived);
+                record
+            }
+            None => Box::new(Record::new(arrived)),
+        }
+    }
+
+    /// Remembers a request that is over, and forgets the oldest of its class when there are too many.
+    pub fn close(&mut self, record: Box<Record>) {
+        let ring = &mut self.rings[record.class() as usize];
+        if ring.records.len() == ring.capacity
+            && let Some(oldest) = ring.records.pop_front()
+        {
+            ring.forgotten = Some(oldest.arrived);
+            if self.spare.len() < SPARE {
+                self.spare.push(oldest);
+            }
+        }
+        ring.records.push_back(record);
+    }
+
+    /// The records that fit, newest first.
+    pub fn look_up(&self, wanted: &Wanted) -> Found {
+        let fits = |record: &&Box<Record>| wanted.fits(record);
+        let mut records: Vec<Record> = Vec::new();
+        for ring in &self.rings {
+            let newest = ring.records.iter().rev().filter(fits).take(wanted.limit());
+            records.extend(newest.map(|record| (**record).clone()));
+        }
+        let since = |class: Class| self.rings[class as usize].forgotten.unwrap_or(self.since);
+        let found = Found {
+            records,
+            ordinary_since: since(Class::Ordinary),
+            refused_since: since(Class::Refused),
+            notable_since: since(Class::Notable),
+        };
+        found.newest(wanted.limit())
+    }
+}
+
+/// Which requests are asked for.
+#[derive(Debug, Clone, Default)]
+pub struct Wanted {
+    /// Only with this id.
+    pub id: Option<String>,
+    /// Only for this function.
+    pub function: Option<String>,
+    /// Only those that failed or were shed.
+    pub failed: bool,
+    /// No more than this, and than [`MOST`].
+    pub most: usize,
+}
+
+impl Wanted {
+    fn fits(&self, record: &Record) -> bool {
+        let id = self
+            .id
+            .as_deref()
+            .is_none_or(|id| record.id.as_bytes() == id.as_bytes());
+        let function = self.function.as_deref();
+        let function = function.is_none_or(|name| record.function.as_bytes() == name.as_bytes());
+        id && function && (!self.failed || record.is_failed())
+    }
+
+    fn limit(&self) -> usize {
+        self.most.min(MOST)
+    }
+}
+
+/// What was found, and how far back is remembered.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// By arrival, newest first.
+    pub records: Vec<Record>,
+    /// All ordinary requests since then are remembered.
+    pub ordinary_since: Instant,
+    /// The same for refused ones.
+    pub refused_since: Instant,
+    /// The same for those that failed, were tried again, were slow or cold.
+    pub notable_since: Instant,
+}
+
+impl Found {
+    /// This and what another worker found.
+    fn and(mut self, other: Found) -> Found {
+        self.records.extend(other.records);
+        Found {
+            records: self.records,
+            ordinary_since: self.ordinary_since.max(other.ordinary_since),
+            refused_since: self.refused_since.max(other.refused_since),
+            notable_since: self.notable_since.max(other.notable_since),
+        }
+    }
+
+    fn newest(mut self, limit: usize) -> Found {
+        self.records
+            .sort_by_key(|record| std::cmp::Reverse(record.arrived));
+        self.records.truncate(limit);
+        self
+    }
+}
+
+/// A question to a worker.
+#[derive(Debug)]
+pub struct Question {
+    /// Which requests.
+    pub wanted: Wanted,
+    /// Where to.
+    pub answer: oneshot::Sender<Found>,
+}
+
+/// The ledgers of all workers, as others see them.
+#[derive(Debug, Clone, Default)]
+pub struct Ledgers(Arc<Mutex<Vec<mpsc::Sender<Question>>>>);
+
+impl Ledgers {
+    /// A worker's end: it answers what arrives here.
+    pub fn join(&self) -> mpsc::Receiver<Question> {
+        let (sender, questions) = mpsc::channel(4);
+        self.0.lock().expect("no holder of this lock panics").push(sender);
+        questions
+    }
+
+    /// Asks all workers. `None`: none of them answers.
+    pub async fn look_up(&self, wanted: &Wanted) -> Option<Found> {
+        let workers = self.0.lock().expect("no holder of this lock panics").clone();
+        let mut answers = Vec::new();
+        for worker in workers {
+            let (answer, answered) = oneshot::channel();
+            let wanted = wanted.clone();
+            if worker.try_send(Question { wanted, answer }).is_ok() {
+                answers.push(answered);
+            }
+        }
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        let mut all: Option<Found> = None;
+        for answer in answers {
+            if let Ok(Ok(found)) = tokio::time::timeout_at(deadline, answer).await {
+                all = Some(match all {
+                    Some(others) => others.and(found),
+                    None => found,
+                });
+            }
+        }
+        all.map(|found| found.newest(wanted.limit()))
+    }
+}
