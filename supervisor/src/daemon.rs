@@ -230,6 +230,7 @@ async fn run(socket: OwnedFd, handover: Handover, landlock_abi: Option<u32>) -> 
         logs: logs.clone(),
         readiness,
         metrics: metrics.clone(),
+        ledgers: shared.ledgers(),
         config: watch::channel(Arc::clone(&config)).1,
     });
     house.spawn(catalog.run(changed));

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::admin::view::{ExitView, FunctionState, InstanceView, Rejected, Snapshot, State};
+use crate::admin::view::{ExitView, FunctionState, InstanceView, LimitsView, Rejected, Snapshot, State};
 use crate::function::status::{ExitStatus, FunctionStatus, InstanceStatus};
 use crate::telemetry::rfc3339;
 
@@ -61,6 +61,9 @@ fn rows(status: &FunctionStatus) -> Vec<InstanceView> {
         since: rfc3339(instance.map_or(status.since, |i: &InstanceStatus| i.since)),
         last_exit: last_exit.clone(),
         in_flight: instance.map_or(0, |i| u64::from(i.in_flight)),
+        limits: Some(LimitsView::from(
+            instance.map_or(&status.source.manifest.limits, |i| &i.limits),
+        )),
     };
     match status.instances.is_empty() {
         true => vec![row(None)],
@@ -78,5 +81,6 @@ fn exit(status: &ExitStatus) -> ExitView {
         reason: status.exit.reason().to_owned(),
         message: status.message.clone(),
         at: rfc3339(at),
+        instance: Some(status.instance.0),
     }
 }

@@ -57,6 +57,7 @@ impl Host {
                 logs,
                 readiness: watch::channel(Readiness::Ready).1,
                 metrics: metrics::install(),
+                ledgers: Default::default(),
                 config: watch::channel(Arc::new(config)).1,
             });
             let peers = Peers {
@@ -153,6 +154,7 @@ fn snapshot() -> Snapshot {
         since: SINCE.to_owned(),
         last_exit: None,
         in_flight: 0,
+        limits: None,
     };
     Snapshot {
         functions: BTreeMap::from([("hello".to_owned(), function(&"ab".repeat(32)))]),

@@ -19,8 +19,10 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::explain::explain;
+use super::requests::{Now, Requests};
 use super::view::{ConfigView, Document, Instances, Problem, Snapshot, Version, functions};
 use super::{Ask, Readiness, Sources};
+use crate::ledger::Wanted;
 use crate::name::FunctionName;
 use crate::telemetry::capture::Follow;
 use crate::telemetry::metrics::{record_process, render};
@@ -32,6 +34,10 @@ const CONTROL_TIMEOUT: Duration = Duration::from_secs(2);
 const MAX_FOLLOWERS: usize = 32;
 /// Lines of log that are given when none are asked for.
 const DEFAULT_LINES: usize = 100;
+/// Requests that are given when no number is asked for.
+const DEFAULT_REQUESTS: usize = 20;
+/// Requests that are given for one id.
+const SAME_ID: usize = 10;
 
 /// What handlers share.
 #[derive(Debug, Clone)]
@@ -51,6 +57,8 @@ pub fn full(sources: Arc<Sources>) -> Router {
         .route("/v1/functions/{name}/logs", get(logs))
         .route("/v1/functions/{name}/sandbox", get(sandbox))
         .route("/v1/instances", get(instances))
+        .route("/v1/requests", get(requests))
+        .route("/v1/requests/{id}", get(request))
         .route("/v1/doctor", get(doctor))
         .route("/v1/config", get(config))
         .route("/v1/version", get(version))
@@ -142,6 +150,68 @@ async fn sandbox(State(context): State<Shared>, Path(name): Path<String>) -> Res
         &context.sources.doctor,
         true,
     )))
+}
+
+/// The query of the requests: whose, whether only those that failed, and how many.
+#[derive(Debug, Deserialize)]
+struct RequestsQuery {
+    function: Option<String>,
+    #[serde(default)]
+    failed: bool,
+    limit: Option<usize>,
+}
+
+async fn requests(
+    State(context): State<Shared>,
+    Query(query): Query<RequestsQuery>,
+) -> Result<Response, Response> {
+    let wanted = Wanted {
+        id: None,
+        function: query.function,
+        failed: query.failed,
+        most: query.limit.unwrap_or(DEFAULT_REQUESTS),
+    };
+    Ok(document(remembered(&context.sources, wanted).await?))
+}
+
+async fn request(State(context): State<Shared>, Path(id): Path<String>) -> Result<Response, Response> {
+    let wanted = Wanted {
+        id: Some(id),
+        most: SAME_ID,
+        ..Wanted::default()
+    };
+    let found = remembered(&context.sources, wanted).await?;
+    if found.requests.is_empty() {
+        let since = &found.remembered;
+        let detail = format!(
+            "no request with this id is remembered. This host remembers those that were answered at once since {}, those that \
+             failed, waited or were tried again since {}, and those that were refused since {}; one that is still being answered is \
+             remembered when it is over. `funcd requests` lists the last, and older ones may be in the log of whatever stands before \
+             funcd",
+            since.ordinary_since, since.notable_since, since.refused_since
+        );
+        return Err(problem(StatusCode::NOT_FOUND, detail));
+    }
+    Ok(document(found))
+}
+
+async fn remembered(sources: &Sources, wanted: Wanted) -> Result<Requests, Response> {
+    let Some(found) = sources.ledgers.look_up(&wanted).await else {
+        return Err(problem(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "no worker answers: funcd is starting or stopping, try again; if this lasts, look at funcd's own log",
+        ));
+    };
+    // Exits only add to it: without control the timeline is still true.
+    let instances = snapshot(sources)
+        .await
+        .map_or_else(|_| Vec::new(), |known| known.instances);
+    let exits = |function: &str, instance: u64| {
+        let row = instances.iter().find(|row| row.function == function)?;
+        let exit = row.last_exit.clone()?;
+        (exit.instance == Some(instance)).then_some(exit)
+    };
+    Ok(super::requests::requests(&found, Now::read(), exits))
 }
 
 async fn doctor(State(context): State<Shared>) -> Response {

@@ -1,11 +1,13 @@
 //! How operators look at a running host: the admin API on a Unix socket, its small part on TCP, and the client that
 //! the command line uses. Changes nothing; the folder is how functions come and go.
 
+mod advice;
 pub mod api;
 pub mod client;
 pub mod explain;
 pub mod host;
 pub mod peer;
+pub mod requests;
 pub mod server;
 pub mod view;
 
@@ -20,6 +22,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::catalog::Entry;
 use crate::config::Config;
+use crate::ledger::Ledgers;
 use crate::telemetry::Logs;
 use view::{Doctor, Snapshot};
 
@@ -53,6 +56,8 @@ pub struct Sources {
     pub readiness: watch::Receiver<Readiness>,
     /// The metrics of this process.
     pub metrics: PrometheusHandle,
+    /// What the workers remember of the last requests.
+    pub ledgers: Ledgers,
     /// The configuration in use.
     pub config: watch::Receiver<Arc<Config>>,
 }

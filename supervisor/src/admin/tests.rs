@@ -125,6 +125,7 @@ fn sources(
         logs,
         readiness,
         metrics: PrometheusBuilder::new().build_recorder().handle(),
+        ledgers: Ledgers::default(),
         config: watch::channel(Arc::new(config())).1,
     }
 }
@@ -139,6 +140,7 @@ fn snapshot() -> Snapshot {
         since: "2026-01-01T00:00:00.000Z".to_owned(),
         last_exit: None,
         in_flight: 2,
+        limits: None,
     };
     Snapshot {
         functions: BTreeMap::from([("hello".to_owned(), state(State::Ready))]),

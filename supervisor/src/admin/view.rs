@@ -7,6 +7,7 @@ use std::sync::Arc;
 use funcd_sandbox::exit::Exit;
 use funcd_sandbox::probe::Grade;
 use funcd_sandbox::property::Property;
+use funcd_sandbox::spec::Limits;
 use serde::{Deserialize, Serialize};
 
 use crate::catalog::Entry;
@@ -191,6 +192,30 @@ pub struct InstanceView {
     pub last_exit: Option<ExitView>,
     /// Requests that it works on.
     pub in_flight: u64,
+    /// What it may use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<LimitsView>,
+}
+
+/// What an instance may use, all its processes together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LimitsView {
+    /// Memory in bytes, swap included.
+    pub memory_bytes: u64,
+    /// CPU time per wall time, in thousandths of one core.
+    pub cpu_millis: u32,
+    /// Processes and threads.
+    pub pids: u32,
+}
+
+impl From<&Limits> for LimitsView {
+    fn from(limits: &Limits) -> LimitsView {
+        LimitsView {
+            memory_bytes: limits.memory_bytes,
+            cpu_millis: limits.cpu_millis,
+            pids: limits.pids,
+        }
+    }
 }
 
 /// How an instance ended.
@@ -202,6 +227,9 @@ pub struct ExitView {
     pub message: String,
     /// When: RFC 3339.
     pub at: String,
+    /// Which instance it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<u64>,
 }
 
 impl ExitView {
@@ -211,6 +239,7 @@ impl ExitView {
             reason: exit.reason().to_owned(),
             message: exit.to_string(),
             at,
+            instance: None,
         }
     }
 }

@@ -57,6 +57,10 @@ pub enum Command {
     Ps(Ps),
     /// Show what a function wrote to its standard output and error
     Logs(Logs),
+    /// Tell why a recent request was queued, shed, tried again, failed or slow
+    Explain(ExplainRequest),
+    /// List the last requests, newest first
+    Requests(Requests),
     /// Show everything that confines a function, and where each comes from
     ExplainSandbox(Explain),
     /// Show how this machine keeps the promises of the sandbox
@@ -168,6 +172,31 @@ pub struct Ps {
     /// Only this function; the exit code is 3 when no instance of it runs
     #[arg(value_parser = FunctionName::parse)]
     pub name: Option<FunctionName>,
+    /// Show the limits of memory, CPU (in cores) and processes too
+    #[arg(long)]
+    pub wide: bool,
+}
+
+/// `explain`.
+#[derive(Debug, Args)]
+pub struct ExplainRequest {
+    /// The id that the caller got in `X-Request-Id`, or in the answer's `request_id`
+    #[arg(value_name = "REQUEST-ID")]
+    pub id: String,
+}
+
+/// `requests`.
+#[derive(Debug, Args)]
+pub struct Requests {
+    /// Only of this function
+    #[arg(value_parser = FunctionName::parse)]
+    pub name: Option<FunctionName>,
+    /// Only those that failed or were shed
+    #[arg(long)]
+    pub failed: bool,
+    /// No more than N
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=200))]
+    pub lines: u16,
 }
 
 /// `logs`.

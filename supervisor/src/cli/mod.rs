@@ -14,6 +14,7 @@ mod explain;
 mod logs;
 mod ls;
 mod ps;
+mod requests;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -78,6 +79,8 @@ fn run(cli: &Cli, hooks: &Hooks) -> Result<(), Failure> {
         Command::Ls => ls::run(global),
         Command::Ps(ps) => ps::run(global, ps),
         Command::Logs(logs) => logs::run(global, logs),
+        Command::Explain(command) => requests::explain(global, command),
+        Command::Requests(command) => requests::list(global, command),
         Command::ExplainSandbox(command) => explain::run(global, command, hooks.probe),
         Command::Doctor => doctor::run(global, hooks.probe),
         Command::Config(command) => config::run(global, command),

@@ -5,7 +5,8 @@ use std::time::SystemTime;
 use super::args::{Global, Ps};
 use super::exit::{Code, Failure};
 use super::output::{BAD, GOOD, WARN, age, degraded_note, print, print_json, safe, short, styled, table};
-use crate::admin::view::{InstanceView, Instances, State};
+use crate::admin::view::{InstanceView, Instances, LimitsView, State};
+use crate::typed::units::Size;
 
 pub(super) fn run(global: &Global, ps: &Ps) -> Result<(), Failure> {
     let mut instances: Instances = super::client(global)?.get("/v1/instances")?;
@@ -14,7 +15,7 @@ pub(super) fn run(global: &Global, ps: &Ps) -> Result<(), Failure> {
     }
     match global.json {
         true => print_json(&instances)?,
-        false => print(&render(&instances, SystemTime::now()))?,
+        false => print(&render(&instances, ps.wide, SystemTime::now()))?,
     }
     let runs = instances.instances.iter().any(|row| row.pid.is_some());
     match &ps.name {
@@ -26,8 +27,8 @@ pub(super) fn run(global: &Global, ps: &Ps) -> Result<(), Failure> {
     }
 }
 
-fn render(instances: &Instances, now: SystemTime) -> String {
-    let heading = [
+fn render(instances: &Instances, wide: bool, now: SystemTime) -> String {
+    let mut heading = vec![
         "FUNCTION",
         "REVISION",
         "INSTANCE",
@@ -37,11 +38,16 @@ fn render(instances: &Instances, now: SystemTime) -> String {
         "IN-FLIGHT",
         "LAST EXIT",
     ];
-    table(&heading, instances.instances.iter().map(|view| row(view, now)))
-        + &degraded_note(&instances.degraded)
+    if wide {
+        heading.splice(7..7, ["MEMORY", "CPU", "PIDS"]);
+    }
+    table(
+        &heading,
+        instances.instances.iter().map(|view| row(view, wide, now)),
+    ) + &degraded_note(&instances.degraded)
 }
 
-fn row(view: &InstanceView, now: SystemTime) -> Vec<String> {
+fn row(view: &InstanceView, wide: bool, now: SystemTime) -> Vec<String> {
     let style = match view.state {
         State::Ready => GOOD,
         State::Starting | State::Draining | State::Backoff => WARN,
@@ -50,7 +56,7 @@ fn row(view: &InstanceView, now: SystemTime) -> Vec<String> {
     };
     let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
     let last_exit = view.last_exit.as_ref();
-    vec![
+    let mut row = vec![
         safe(&view.function),
         short(&view.revision),
         or_dash(view.instance.map(|id| id.to_string())),
@@ -59,7 +65,17 @@ fn row(view: &InstanceView, now: SystemTime) -> Vec<String> {
         age(&view.since, now),
         view.in_flight.to_string(),
         or_dash(last_exit.map(|exit| format!("{} {} ago", safe(&exit.message), age(&exit.at, now)))),
-    ]
+    ];
+    if wide {
+        let limit = |text: fn(&LimitsView) -> String| or_dash(view.limits.as_ref().map(text));
+        let limits = [
+            limit(|limits| Size(limits.memory_bytes).to_string()),
+            limit(|limits| (f64::from(limits.cpu_millis) / 1000.0).to_string()),
+            limit(|limits| limits.pids.to_string()),
+        ];
+        row.splice(7..7, limits);
+    }
+    row
 }
 
 #[cfg(test)]
@@ -81,6 +97,11 @@ mod tests {
             since: since.to_owned(),
             last_exit: Some(ExitView::new(&Exit::Oom, since.to_owned())),
             in_flight: 2,
+            limits: Some(LimitsView {
+                memory_bytes: 256 << 20,
+                cpu_millis: 1500,
+                pids: 64,
+            }),
         };
         let idle = InstanceView {
             function: "notes".to_owned(),
@@ -89,6 +110,7 @@ mod tests {
             state: State::Idle,
             last_exit: None,
             in_flight: 0,
+            limits: None,
             ..running.clone()
         };
         let instances = Instances {
@@ -104,8 +126,15 @@ notes     abababababab  -         -     idle   75s    0          -
 note: functions run without network, which was accepted; `funcd doctor` says why
 ";
         assert_eq!(
-            anstream::adapter::strip_str(&render(&instances, now)).to_string(),
+            anstream::adapter::strip_str(&render(&instances, false, now)).to_string(),
             expected
         );
+        let wide = anstream::adapter::strip_str(&render(&instances, true, now)).to_string();
+        let expected = "\
+FUNCTION  REVISION      INSTANCE  PID   STATE  SINCE  IN-FLIGHT  MEMORY  CPU  PIDS  LAST EXIT
+hello     abababababab  7         4242  ready  75s    2          256M    1.5  64    out of memory: reached its memory limit 75s ago
+notes     abababababab  -         -     idle   75s    0          -       -    -     -
+";
+        assert!(wide.starts_with(expected), "{wide}");
     }
 }

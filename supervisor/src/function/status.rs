@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use funcd_sandbox::exit::Exit;
-use funcd_sandbox::spec::InstanceId;
+use funcd_sandbox::spec::{InstanceId, Limits};
 
 use super::entry::Entry;
 use super::handle::Revision;
@@ -57,6 +57,8 @@ pub struct InstanceStatus {
     pub since: SystemTime,
     /// Leases held.
     pub in_flight: u32,
+    /// What it may use.
+    pub limits: Limits,
 }
 
 /// How an instance ended.
@@ -100,6 +102,7 @@ fn function(name: &FunctionName, entry: &Entry) -> FunctionStatus {
             state: shown(slot.state),
             since: slot.since,
             in_flight: slot.instance.as_ref().map_or(0, |instance| instance.in_flight()),
+            limits: slot.revision.manifest.limits,
         });
     FunctionStatus {
         name: name.clone(),

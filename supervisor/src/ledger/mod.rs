@@ -89,11 +89,11 @@ impl Ledger {
 
     /// The records that fit, newest first.
     pub fn look_up(&self, wanted: &Wanted) -> Found {
-        let fits = |record: &&Box<Record>| wanted.fits(record);
         let mut records: Vec<Record> = Vec::new();
         for ring in &self.rings {
-            let newest = ring.records.iter().rev().filter(fits).take(wanted.limit());
-            records.extend(newest.map(|record| (**record).clone()));
+            let newest = ring.records.iter().rev().map(Box::as_ref);
+            let fitting = newest.filter(|record| wanted.fits(record));
+            records.extend(fitting.take(wanted.limit()).cloned());
         }
         let since = |class: Class| self.rings[class as usize].forgotten.unwrap_or(self.since);
         let found = Found {

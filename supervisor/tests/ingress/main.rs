@@ -7,6 +7,7 @@ mod answers;
 mod bodies;
 mod bounds;
 mod downgrade;
+mod explain;
 mod floods;
 mod framing;
 mod h2;
