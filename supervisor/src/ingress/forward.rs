@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use http::{Method, Request, Response};
 use hyper::body::{Body, Incoming};
-use tracing::debug;
+use tracing::{debug, info};
 
 use super::body::{Fault, Upload};
 use super::pool::{self, Upstream};
@@ -73,7 +73,7 @@ pub(super) async fn forward(
                 }
                 Err(problem) if problem.kind == Kind::ConnectionRefused && refusals < REFUSALS => {
                     record.fails(Outcome::Refused);
-                    log_retry(function, record, "connection-refused");
+                    log_retry(worker, function, record, "connection-refused");
                     drop(lease);
                     tokio::time::sleep(Duration::from_millis(1 << refusals)).await;
                     refusals += 1;
@@ -109,7 +109,7 @@ pub(super) async fn forward(
                 refusals += u32::from(!upstream.reused);
                 request = *back;
                 record.fails(Outcome::NotWritten);
-                log_retry(function, record, "not-written");
+                log_retry(worker, function, record, "not-written");
             }
             Err(Broken::NotWritten(_)) => {
                 record.fails(Outcome::NotWritten);
@@ -125,7 +125,7 @@ pub(super) async fn forward(
                         false => (Outcome::Unborn, "instance-never-ran"),
                     };
                     record.fails(outcome);
-                    log_retry(function, record, reason);
+                    log_retry(worker, function, record, reason);
                     repeated |= upstream.reused;
                     request = spare;
                 }
@@ -177,14 +177,25 @@ fn start(instance: &Instance) -> Start {
     }
 }
 
-fn log_retry(function: &Function, record: &Record, reason: &'static str) {
+fn log_retry(worker: &Worker, function: &Function, record: &Record, reason: &'static str) {
+    let (function, attempt) = (function.name.as_str(), record.tried());
     debug!(
-        function = function.name.as_str(),
+        function,
         request_id = record.id.to_text(),
-        attempt = record.tried(),
+        attempt,
         reason,
-        "nobody read the request; sent again"
+        "sent again"
     );
+    if let Some(others) = worker.retries.may(Instant::now()) {
+        info!(
+            function,
+            request_id = record.id.to_text(),
+            attempt,
+            reason,
+            others,
+            "nobody read the request: sent again; one a second is written here, `others` were since the last"
+        );
+    }
 }
 
 /// The same request once more; it has no body.

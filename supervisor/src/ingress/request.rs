@@ -229,7 +229,7 @@ fn refuse(mut visit: Visit, problem: &Problem, version: Version, id: &RequestId)
                 reason = row.slug,
                 "a request was shed"
             );
-            if let Some(others) = visit.worker().may_log_shed(visit.arrived()) {
+            if let Some(others) = visit.worker().sheds.may(visit.arrived()) {
                 warn!(
                     function = visit.function(),
                     request_id = id_text,

@@ -29,8 +29,8 @@ use crate::ledger::{Ledger, Ledgers, Question};
 /// How often idle upstream connections are looked through.
 const SWEEP: Duration = Duration::from_secs(5);
 
-/// A worker writes one shed request to the log in this time, at most.
-const SHED_LOG: Duration = Duration::from_secs(1);
+/// Of what may come in floods, a worker writes one to the log in this time, at most.
+const SELDOM: Duration = Duration::from_secs(1);
 
 /// Bytes of incomplete heads, over all connections, beyond which those that hold large ones are closed.
 const HELD: usize = 64 << 20;
@@ -191,8 +191,9 @@ pub(super) struct Worker {
     pub(super) pool: RefCell<Pool>,
     pub(super) chance: RefCell<SmallRng>,
     pub(super) ledger: RefCell<Ledger>,
-    /// When a shed request was last written to the log, and how many were not since.
-    shed_logged: Cell<(Option<Instant>, u64)>,
+    /// Which of the requests that are shed, and sent again, are written to the log.
+    pub(super) sheds: Seldom,
+    pub(super) retries: Seldom,
     routes: RefCell<Cache<Arc<ArcSwap<Routes>>, Arc<Routes>>>,
     is_draining: Cell<bool>,
     drain: Notify,
@@ -237,7 +238,8 @@ impl Worker {
             pool: RefCell::default(),
             chance: RefCell::new(SmallRng::from_os_rng()),
             ledger: RefCell::new(Ledger::new(epoch)),
-            shed_logged: Cell::new((None, 0)),
+            sheds: Seldom::default(),
+            retries: Seldom::default(),
             is_draining: Cell::new(false),
             drain: Notify::new(),
             active: Cell::new(0),
@@ -279,18 +281,6 @@ impl Worker {
         let _ = tokio::time::timeout_at(deadline.into(), all_gone).await;
     }
 
-    /// Whether to write a request that was shed now to the log, and then how many were not written since the last: a
-    /// flood must not become one of the log.
-    pub(super) fn may_log_shed(&self, now: Instant) -> Option<u64> {
-        let (last, others) = self.shed_logged.get();
-        if last.is_some_and(|last| now.saturating_duration_since(last) < SHED_LOG) {
-            self.shed_logged.set((last, others + 1));
-            return None;
-        }
-        self.shed_logged.set((Some(now), 0));
-        Some(others)
-    }
-
     /// Answers what others ask about the last requests.
     async fn tell(self: Rc<Self>, mut questions: mpsc::Receiver<Question>) {
         while let Some(Question { wanted, answer }) = questions.recv().await {
@@ -310,6 +300,26 @@ impl Worker {
     }
 }
 
+/// Lets one through in a while: a flood must not become one of the log.
+#[derive(Default)]
+pub(super) struct Seldom {
+    last: Cell<Option<Instant>>,
+    held: Cell<u64>,
+}
+
+impl Seldom {
+    /// Whether this one may be written, and then how many were not since the last.
+    pub(super) fn may(&self, now: Instant) -> Option<u64> {
+        let last = self.last.get();
+        if last.is_some_and(|last| now.saturating_duration_since(last) < SELDOM) {
+            self.held.set(self.held.get() + 1);
+            return None;
+        }
+        self.last.set(Some(now));
+        Some(self.held.take())
+    }
+}
+
 /// Counts one connection or tunnel.
 pub(super) struct Counted(Rc<Worker>);
 
@@ -326,5 +336,20 @@ impl Drop for Counted {
         if self.0.active.get() == 0 {
             self.0.settled.notify_one();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_in_a_while_and_the_others_are_counted() {
+        let (seldom, now) = (Seldom::default(), Instant::now());
+        assert_eq!(seldom.may(now), Some(0));
+        assert_eq!(seldom.may(now), None);
+        assert_eq!(seldom.may(now + SELDOM / 2), None);
+        assert_eq!(seldom.may(now + SELDOM), Some(2));
+        assert_eq!(seldom.may(now + SELDOM), None);
     }
 }

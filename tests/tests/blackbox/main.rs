@@ -9,6 +9,7 @@ mod cli;
 mod contract;
 mod deploy;
 mod examples;
+mod explain;
 mod grading;
 // The same frames as in the ingress's own tests.
 #[path = "../../../supervisor/tests/ingress/h2.rs"]
@@ -39,6 +40,7 @@ fn main() -> std::process::ExitCode {
     secrets::register(&mut suite);
     standby::register(&mut suite);
     cli::register(&mut suite);
+    explain::register(&mut suite);
     launcher::register(&mut suite);
     examples::register(&mut suite);
     grading::register(&mut suite);
