@@ -15,6 +15,10 @@ pub(super) struct Advice {
 pub(super) fn advice(record: &Record, function: Option<&str>, ended: Option<&ExitView>) -> Advice {
     let name = function.unwrap_or("NAME");
     let (mut why, next) = match &record.own {
+        // Whatever the reason, what helps against shedding is the same.
+        Some(own) if own.shed && own.kind != "unavailable" => {
+            (own.detail.clone(), of_problem("queue-full", name))
+        }
         Some(own) => (own.detail.clone(), of_problem(own.kind, name)),
         None => of_answer(record, name),
     };

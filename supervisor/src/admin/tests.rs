@@ -14,12 +14,16 @@ use metrics_exporter_prometheus::PrometheusBuilder;
 
 use super::client::{Client, ClientError};
 use super::peer::Peers;
+use super::requests::Requests;
 use super::view::tests::state;
 use super::view::{
-    ConfigView, Doctor, Functions, InstanceView, Instances, PropertyView, Snapshot, State, Status, Version,
+    ConfigView, Doctor, ExitView, Functions, InstanceView, Instances, PropertyView, Snapshot, State, Status,
+    Version,
 };
 use super::*;
 use crate::config::ClientBounds;
+use crate::ledger::Ledger;
+use crate::ledger::record::{Outcome, Start};
 use crate::name::{FunctionName, RevisionId};
 use crate::telemetry::capture::Writer;
 use crate::telemetry::record::Record;
@@ -125,9 +129,31 @@ fn sources(
         logs,
         readiness,
         metrics: PrometheusBuilder::new().build_recorder().handle(),
-        ledgers: Ledgers::default(),
+        ledgers: ledgers(),
         config: watch::channel(Arc::new(config())).1,
     }
+}
+
+/// Those of one worker, which remembers one request.
+fn ledgers() -> Ledgers {
+    let ledgers = Ledgers::default();
+    let mut questions = ledgers.join();
+    tokio::spawn(async move {
+        let now = std::time::Instant::now();
+        let mut ledger = Ledger::new(now);
+        let mut record = ledger.open(now);
+        record.asks(b"known/1", "GET", "/hello/");
+        record.is_for("hello");
+        record.begin_attempt();
+        record.leases(7, Start::Warm);
+        record.fails(Outcome::Died);
+        record.status = Some(502);
+        ledger.close(record);
+        while let Some(question) = questions.recv().await {
+            let _ = question.answer.send(ledger.look_up(&question.wanted));
+        }
+    });
+    ledgers
 }
 
 fn snapshot() -> Snapshot {
@@ -224,6 +250,42 @@ fn documents_arrive_as_they_were_sent() {
 }
 
 #[test]
+fn requests_are_found_by_id_with_what_control_knows_of_their_instances() {
+    let host = Host::open();
+    let client = host.client();
+    let asked = |target: &str| client.get::<Requests>(target);
+    let found = asked("/v1/requests/known%2F1").unwrap();
+    assert_eq!(found.requests[0].outcome, "failed");
+    let gave_up = |found: &Requests| found.requests[0].events[2].text.clone();
+    assert_eq!(gave_up(&found), "the connection ended before an answer");
+
+    let mut known = snapshot();
+    known.instances[0].last_exit = Some(ExitView {
+        instance: Some(7),
+        ..ExitView::new(
+            &funcd_sandbox::exit::Exit::Oom,
+            "2026-01-01T00:00:00.000Z".to_owned(),
+        )
+    });
+    host.answer.send(Some(known.clone())).unwrap();
+    let found = asked("/v1/requests/known%2F1").unwrap();
+    assert!(gave_up(&found).contains("out of memory"), "{found:?}");
+    // Another instance's end says nothing about it.
+    known.instances[0].last_exit.as_mut().unwrap().instance = Some(6);
+    host.answer.send(Some(known)).unwrap();
+    assert!(!gave_up(&asked("/v1/requests/known%2F1").unwrap()).contains("out of memory"));
+
+    let count = |target: &str| asked(target).unwrap().requests.len();
+    assert_eq!(count("/v1/requests?function=hello&failed=true&limit=5"), 1);
+    assert_eq!(count("/v1/requests?function=other"), 0);
+    assert_eq!(count("/v1/requests?limit=0"), 0);
+    let unknown = asked("/v1/requests/unknown").unwrap_err();
+    assert!(matches!(&unknown, ClientError::Refused { status, .. } if status.as_u16() == 404));
+    let since = &found.remembered.notable_since[..16];
+    assert!(unknown.to_string().contains(since), "how far back: {unknown}");
+}
+
+#[test]
 fn readiness_follows_the_host_and_says_why_not() {
     let host = Host::open();
     let client = host.client();
@@ -258,7 +320,14 @@ fn tcp_has_health_and_metrics_and_nothing_else() {
     for target in ["/livez", "/readyz", "/healthz"] {
         assert!(host.over_tcp(target).starts_with("HTTP/1.0 200"), "{target}");
     }
-    for target in ["/v1/functions", "/v1/config", "/v1/functions/hello/logs", "/"] {
+    for target in [
+        "/v1/functions",
+        "/v1/config",
+        "/v1/functions/hello/logs",
+        "/v1/requests",
+        "/v1/requests/known%2F1",
+        "/",
+    ] {
         assert!(host.over_tcp(target).starts_with("HTTP/1.0 404"), "{target}");
     }
 }

@@ -298,9 +298,11 @@ impl Download {
                 let _ = upstream.poll(cx);
             }
             if upstream.is_idle() && !self.early {
+                let now = Instant::now();
                 let pool = &self.visit.worker().pool;
-                let stale = pool.borrow_mut().put(lease.instance(), upstream, Instant::now());
+                let stale = pool.borrow_mut().put(lease.instance(), upstream, now);
                 drop(stale);
+                self.visit.completed(now);
             }
         }
         self.lease = None;

@@ -26,6 +26,8 @@ pub(super) struct Visit {
     target: Option<Arc<Target>>,
     status: Option<StatusCode>,
     downloaded: u64,
+    /// When the response was complete, if somebody had to look at the clock then.
+    completed: Option<Instant>,
     /// What the ledger will say of it; there until the end.
     record: Option<Box<Record>>,
 }
@@ -45,6 +47,7 @@ impl Visit {
             target: None,
             status: None,
             downloaded: 0,
+            completed: None,
         }
     }
 
@@ -133,6 +136,11 @@ impl Visit {
         self.downloaded += bytes as u64;
     }
 
+    /// The function's response is complete.
+    pub(super) fn completed(&mut self, now: Instant) {
+        self.completed = Some(now);
+    }
+
     /// The connection ends after this answer, once the caller had a chance to read it.
     pub(super) fn linger(&self) {
         self.connection.linger.set(true);
@@ -171,7 +179,8 @@ impl Visit {
 
 impl Drop for Visit {
     fn drop(&mut self) {
-        let now = Instant::now();
+        // Both are in the same poll: one look at the clock serves them.
+        let now = self.completed.unwrap_or_else(Instant::now);
         if let Some(mut record) = self.record.take() {
             record.ends(now);
             record.status = self.status.map(|status| status.as_u16());
