@@ -75,6 +75,9 @@ pub(super) fn of_problem(kind: &str, name: &str) -> String {
 }
 
 fn of_answer(record: &Record, name: &str) -> (String, String) {
+    if !record.is_over() {
+        return in_flight(record, name);
+    }
     let waited = record
         .attempts()
         .iter()
@@ -155,6 +158,25 @@ fn of_answer(record: &Record, name: &str) -> (String, String) {
         return (why.to_owned(), next);
     }
     (reasons.join("; "), next)
+}
+
+fn in_flight(record: &Record, name: &str) -> (String, String) {
+    let has_instance = record
+        .attempts()
+        .last()
+        .is_some_and(|attempt| attempt.instance.is_some());
+    if record.head.micros().is_some() {
+        let why = "it is being answered: the response goes out, or its caller reads slowly";
+        return (why.to_owned(), String::new());
+    }
+    if has_instance {
+        let next = format!("`funcd logs {name}` shows what it says, `funcd ps {name}` whether it runs");
+        return ("it is being answered: the function works on it".to_owned(), next);
+    }
+    (
+        "it waits for a place in an instance".to_owned(),
+        of_problem("start-timeout", name),
+    )
 }
 
 fn sentence(text: &str) -> String {

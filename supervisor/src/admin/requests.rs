@@ -31,7 +31,7 @@ pub struct Remembered {
     pub notable_since: String,
 }
 
-/// One request that is over.
+/// One request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RequestView {
     /// Its id.
@@ -48,7 +48,7 @@ pub struct RequestView {
     pub revision: Option<String>,
     /// When its head was complete: RFC 3339.
     pub arrived: String,
-    /// A word from a closed list: `answered`, `failed`, `shed`, `refused`, `cut-off`, `client-gone`.
+    /// A word from a closed list: `in-flight`, `answered`, `failed`, `shed`, `refused`, `cut-off`, `client-gone`.
     pub outcome: String,
     /// The status that the caller got; absent when it was gone before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -68,7 +68,7 @@ pub struct RequestView {
     /// From arrival to the response head.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub head_micros: Option<u64>,
-    /// From arrival to its end.
+    /// From arrival to its end, or to now.
     pub end_micros: u64,
     /// Bytes of the request body.
     pub request_bytes: u64,
@@ -184,9 +184,12 @@ fn request(record: &Record, now: Now, exits: impl Fn(&str, u64) -> Option<ExitVi
             format!("the function answered {}", record.status.unwrap_or(0)),
         );
     }
-    let end = record.end.micros().unwrap_or(0);
+    let so_far = now.instant.saturating_duration_since(record.arrived).as_micros() as u64;
+    let end = record.end.micros().unwrap_or(so_far);
     let outcome = outcome(record);
-    events.add(end, end_word(outcome), None, end_text(record));
+    if record.is_over() {
+        events.add(end, end_word(outcome), None, end_text(record));
+    }
     let ended = attempts
         .iter()
         .rev()
@@ -225,6 +228,9 @@ fn request(record: &Record, now: Now, exits: impl Fn(&str, u64) -> Option<ExitVi
 
 /// The one word.
 fn outcome(record: &Record) -> &'static str {
+    if !record.is_over() {
+        return "in-flight";
+    }
     match (&record.own, record.ended) {
         (Some(own), _) if own.shed => "shed",
         (Some(_), _) if record.is_failed() => "failed",

@@ -138,18 +138,21 @@ fn sources(
 fn ledgers() -> Ledgers {
     let ledgers = Ledgers::default();
     let mut questions = ledgers.join();
-    tokio::spawn(async move {
+    std::thread::spawn(move || {
         let now = std::time::Instant::now();
         let mut ledger = Ledger::new(now);
-        let mut record = ledger.open(now);
+        let open = ledger.open(now);
+        let mut record = open.borrow_mut();
         record.asks(b"known/1", "GET", "/hello/");
         record.is_for("hello");
         record.begin_attempt();
         record.leases(7, Start::Warm);
         record.fails(Outcome::Died);
         record.status = Some(502);
-        ledger.close(record);
-        while let Some(question) = questions.recv().await {
+        record.ends(now);
+        drop(record);
+        ledger.close(&open);
+        while let Some(question) = questions.blocking_recv() {
             let _ = question.answer.send(ledger.look_up(&question.wanted));
         }
     });

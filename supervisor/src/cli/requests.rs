@@ -63,11 +63,16 @@ fn timeline(view: &RequestView) -> String {
     });
     let function = view.function.as_deref().map_or("no function".to_owned(), safe);
     let mut text = format!(
-        "{} {}, {function}{revision}\n{}, {} after {}, {}\n\n",
+        "{} {}, {function}{revision}\n{}, {} {} {}, {}\n\n",
         styled(STRONG, "request"),
         safe(&view.request),
         safe(&view.arrived),
         outcome(view),
+        if view.outcome == "in-flight" {
+            "for"
+        } else {
+            "after"
+        },
         millis(view.end_micros),
         attempts(view.attempts),
     );
@@ -151,11 +156,13 @@ mod tests {
         };
         let mut ledger = Ledger::new(arrived);
         // Moments are taken when they are noted: an arrival in the future makes all of them 0.
-        let mut record = ledger.open(arrived + Duration::from_secs(3600));
-        record.asks(b"id-1", "GET", "/hello/a\x1b");
-        also(&mut record);
-        record.arrived = arrived;
-        ledger.close(record);
+        let open = ledger.open(arrived + Duration::from_secs(3600));
+        open.borrow_mut().asks(b"id-1", "GET", "/hello/a\x1b");
+        also(&mut open.borrow_mut());
+        open.borrow_mut().arrived = arrived;
+        if open.borrow().is_over() {
+            ledger.close(&open);
+        }
         let most = 10;
         let found = ledger.look_up(&Wanted {
             most,
@@ -273,6 +280,7 @@ next  if this lasts: more instances or places (`scale.max`, `scale.concurrency` 
                 shed: false,
             }));
             record.status = Some(404);
+            record.ends(record.arrived);
         });
         assert!(text.contains("request id-1, no function\n"), "{text}");
         assert!(

@@ -1,6 +1,7 @@
 //! Hands a request to an instance and waits for the response head. What was not written is tried again on another
 //! connection; what may have had an effect never is.
 
+use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::pin;
@@ -47,17 +48,17 @@ pub(super) enum Broken {
 pub(super) async fn forward(
     function: &Arc<Function>,
     mut request: Request<Upload>,
-    (worker, watch, record): (&Worker, &Arc<Watch>, &mut Record),
+    (worker, watch, record): (&Worker, &Arc<Watch>, &RefCell<Record>),
     deadline: Instant,
 ) -> Result<Answer, Problem> {
     let repeatable = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
     let safe = repeatable && request.body().is_end_stream();
     let (mut refusals, mut repeated) = (0, false);
     loop {
-        record.begin_attempt();
+        record.borrow_mut().begin_attempt();
         let lease = lease(function, record, deadline).await.map_err(unavailable)?;
         let instance = lease.instance();
-        record.leases(instance.id.0, start(instance));
+        record.borrow_mut().leases(instance.id.0, start(instance));
         let keep = instance.revision.manifest.scale.concurrency > 1;
         let parked = if keep {
             pool::pop_open(&worker.pool, instance, !safe).await
@@ -68,11 +69,11 @@ pub(super) async fn forward(
             Some(upstream) => upstream,
             None => match dial(&lease, deadline).await {
                 Ok(upstream) => {
-                    record.dials();
+                    record.borrow_mut().dials();
                     upstream
                 }
                 Err(problem) if problem.kind == Kind::ConnectionRefused && refusals < REFUSALS => {
-                    record.fails(Outcome::Refused);
+                    record.borrow_mut().fails(Outcome::Refused);
                     log_retry(worker, function, record, "connection-refused");
                     drop(lease);
                     tokio::time::sleep(Duration::from_millis(1 << refusals)).await;
@@ -80,7 +81,7 @@ pub(super) async fn forward(
                     continue;
                 }
                 Err(problem) => {
-                    record.fails(match problem.kind {
+                    record.borrow_mut().fails(match problem.kind {
                         Kind::ConnectionRefused => Outcome::Refused,
                         _ => Outcome::TooLate,
                     });
@@ -95,7 +96,7 @@ pub(super) async fn forward(
         let spare = (safe && may_repeat).then(|| spare(&request, watch));
         match exchange(&mut upstream, request, watch).await {
             Ok(response) => {
-                record.answers();
+                record.borrow_mut().answers();
                 if instance.note_answer() {
                     function.tell(ToControl::Answered(instance.id));
                 }
@@ -108,11 +109,11 @@ pub(super) async fn forward(
             Err(Broken::NotWritten(back)) if upstream.reused || refusals < REFUSALS => {
                 refusals += u32::from(!upstream.reused);
                 request = *back;
-                record.fails(Outcome::NotWritten);
+                record.borrow_mut().fails(Outcome::NotWritten);
                 log_retry(worker, function, record, "not-written");
             }
             Err(Broken::NotWritten(_)) => {
-                record.fails(Outcome::NotWritten);
+                record.borrow_mut().fails(Outcome::NotWritten);
                 return Err(refused());
             }
             Err(Broken::Died(error)) => match (Fault::of(watch), spare) {
@@ -124,18 +125,18 @@ pub(super) async fn forward(
                         true => (Outcome::Stale, "idle-connection-ended"),
                         false => (Outcome::Unborn, "instance-never-ran"),
                     };
-                    record.fails(outcome);
+                    record.borrow_mut().fails(outcome);
                     log_retry(worker, function, record, reason);
                     repeated |= upstream.reused;
                     request = spare;
                 }
                 (Some(fault), _) => {
-                    record.fails(Outcome::BadBody);
+                    record.borrow_mut().fails(Outcome::BadBody);
                     return Err(faulty(fault));
                 }
                 (None, _) => {
                     let malformed = error.as_ref().is_some_and(hyper::Error::is_parse);
-                    record.fails(match malformed {
+                    record.borrow_mut().fails(match malformed {
                         true => Outcome::Malformed,
                         false => Outcome::Died,
                     });
@@ -143,7 +144,7 @@ pub(super) async fn forward(
                 }
             },
             Err(Broken::TooLate) => {
-                record.fails(Outcome::TooLate);
+                record.borrow_mut().fails(Outcome::TooLate);
                 return Err(Problem::new(
                     Kind::ResponseTimeout,
                     "no response head within the function's time-out",
@@ -156,16 +157,18 @@ pub(super) async fn forward(
 /// A place in an instance. A wait for it is noted; a place that is free costs no look at the clock.
 async fn lease(
     function: &Arc<Function>,
-    record: &mut Record,
+    record: &RefCell<Record>,
     deadline: Instant,
 ) -> Result<Lease, Unavailable> {
     let mut leasing = pin!(function.lease(deadline));
     if let Poll::Ready(lease) = poll_fn(|cx| Poll::Ready(leasing.as_mut().poll(cx))).await {
         return lease;
     }
-    record.queues(function.waiting(), function.live().instances.len());
+    record
+        .borrow_mut()
+        .queues(function.waiting(), function.live().instances.len());
     let lease = leasing.await;
-    record.leaves_queue();
+    record.borrow_mut().leaves_queue();
     lease
 }
 
@@ -177,11 +180,11 @@ fn start(instance: &Instance) -> Start {
     }
 }
 
-fn log_retry(worker: &Worker, function: &Function, record: &Record, reason: &'static str) {
-    let (function, attempt) = (function.name.as_str(), record.tried());
+fn log_retry(worker: &Worker, function: &Function, record: &RefCell<Record>, reason: &'static str) {
+    let (function, attempt) = (function.name.as_str(), record.borrow().tried());
     debug!(
         function,
-        request_id = record.id.to_text(),
+        request_id = record.borrow().id.to_text(),
         attempt,
         reason,
         "sent again"
@@ -189,7 +192,7 @@ fn log_retry(worker: &Worker, function: &Function, record: &Record, reason: &'st
     if let Some(others) = worker.retries.may(Instant::now()) {
         info!(
             function,
-            request_id = record.id.to_text(),
+            request_id = record.borrow().id.to_text(),
             attempt,
             reason,
             others,

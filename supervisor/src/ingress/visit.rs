@@ -1,5 +1,6 @@
 //! One request from its arrival to the end of its response: what is counted then, and what its connection may do next.
 
+use std::cell::{RefCell, RefMut};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -13,6 +14,7 @@ use super::respond::{Kind, Problem};
 use super::route::Target;
 use super::watch::{STREAM, Watch};
 use super::worker::Worker;
+use crate::ledger::Open;
 use crate::ledger::record::{End, Own, Record};
 use crate::telemetry::names;
 
@@ -28,8 +30,8 @@ pub(super) struct Visit {
     downloaded: u64,
     /// When the response was complete, if somebody had to look at the clock then.
     completed: Option<Instant>,
-    /// What the ledger will say of it; there until the end.
-    record: Option<Box<Record>>,
+    /// What the ledger says of it.
+    record: Open,
 }
 
 impl Visit {
@@ -42,7 +44,7 @@ impl Visit {
             watch: Arc::clone(&connection.watch),
             connection: Rc::clone(connection),
             arrived,
-            record: Some(record),
+            record,
             number,
             target: None,
             status: None,
@@ -72,6 +74,7 @@ impl Visit {
     pub(super) fn answered(&mut self, status: StatusCode) {
         self.watch.head.clear();
         self.status = Some(status);
+        self.record().status = Some(status.as_u16());
         let switched = status == StatusCode::SWITCHING_PROTOCOLS;
         self.connection.watch.decide(self.number, switched);
     }
@@ -87,26 +90,23 @@ impl Visit {
         }
     }
 
-    /// What the ledger will say of it.
-    pub(super) fn record(&mut self) -> &mut Record {
-        self.record.as_mut().expect("it is there until the drop")
+    /// What the ledger says of it; to be given back before anything is waited for.
+    pub(super) fn record(&self) -> RefMut<'_, Record> {
+        self.record.borrow_mut()
     }
 
     /// What a request on its way needs at once.
-    pub(super) fn on_its_way(&mut self) -> (&Worker, &Arc<Watch>, &mut Record) {
-        let record = self.record.as_mut().expect("it is there until the drop");
-        (&self.connection.worker, &self.watch, record)
+    pub(super) fn on_its_way(&self) -> (&Worker, &Arc<Watch>, &RefCell<Record>) {
+        (&self.connection.worker, &self.watch, &self.record)
     }
 
     /// Its id, for the log.
     pub(super) fn id(&self) -> String {
-        self.record
-            .as_ref()
-            .map_or(String::new(), |record| record.id.to_text())
+        self.record().id.to_text()
     }
 
     /// It gets an answer of funcd's own.
-    pub(super) fn refused(&mut self, problem: &Problem, shed: bool) {
+    pub(super) fn refused(&self, problem: &Problem, shed: bool) {
         let row = problem.kind.row();
         self.record().own = Some(Box::new(Own {
             kind: row.slug,
@@ -117,7 +117,7 @@ impl Visit {
     }
 
     /// The response did not go out as a whole.
-    pub(super) fn broke_off(&mut self, end: End) {
+    pub(super) fn broke_off(&self, end: End) {
         self.record().ended = end;
     }
 
@@ -181,7 +181,8 @@ impl Drop for Visit {
     fn drop(&mut self) {
         // Both are in the same poll: one look at the clock serves them.
         let now = self.completed.unwrap_or_else(Instant::now);
-        if let Some(mut record) = self.record.take() {
+        {
+            let mut record = self.record.borrow_mut();
             record.ends(now);
             record.status = self.status.map(|status| status.as_u16());
             if self.status.is_none() {
@@ -202,8 +203,8 @@ impl Drop for Visit {
                     "request"
                 );
             }
-            self.connection.worker.ledger.borrow_mut().close(record);
         }
+        self.connection.worker.ledger.borrow_mut().close(&self.record);
         for deadline in [&self.watch.head, &self.watch.upload, &self.watch.download] {
             deadline.clear();
         }

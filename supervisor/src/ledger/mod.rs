@@ -5,7 +5,9 @@ pub mod record;
 #[cfg(test)]
 mod tests;
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -26,22 +28,23 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// The most records that one question gets.
 pub const MOST: usize = 200;
 
+/// A record that a request on its way and its worker's ledger share. Borrowed for a moment only, never while either waits.
+pub type Open = Rc<RefCell<Record>>;
+
 /// What one worker remembers. Lives on its thread.
 #[derive(Debug)]
 pub struct Ledger {
+    /// Requests that are not over.
+    open: Vec<Open>,
     rings: [Ring; 3],
-    /// Boxes to use again: a request moves one pointer in and out, and allocates nothing.
-    #[expect(
-        clippy::vec_box,
-        reason = "the boxes move between this and the rings as they are"
-    )]
-    spare: Vec<Box<Record>>,
+    /// Records to use again: a request moves one pointer in and out, and allocates nothing.
+    spare: Vec<Open>,
     since: Instant,
 }
 
 #[derive(Debug)]
 struct Ring {
-    records: VecDeque<Box<Record>>,
+    records: VecDeque<Open>,
     capacity: usize,
     /// When the last record that was pushed out had arrived.
     forgotten: Option<Instant>,
@@ -56,6 +59,7 @@ impl Ledger {
             forgotten: None,
         };
         Ledger {
+            open: Vec::new(),
             rings: [ring(ORDINARY), ring(REFUSED), ring(NOTABLE)],
             spare: Vec::new(),
             since: now,
@@ -63,23 +67,35 @@ impl Ledger {
     }
 
     /// A record for a request that arrives now.
-    pub fn open(&mut self, arrived: Instant) -> Box<Record> {
-        match self.spare.pop() {
-            Some(mut record) => {
-                record.renew(arrived);
+    pub fn open(&mut self, arrived: Instant) -> Open {
+        let record = match self.spare.pop() {
+            Some(record) => {
+                record.borrow_mut().renew(arrived);
                 record
             }
-            None => Box::new(Record::new(arrived)),
-        }
+            None => Rc::new(RefCell::new(Record::new(arrived))),
+        };
+        record.borrow_mut().slot = self.open.len();
+        self.open.push(Rc::clone(&record));
+        record
     }
 
     /// Remembers a request that is over, and forgets the oldest of its class when there are too many.
-    pub fn close(&mut self, record: Box<Record>) {
-        let ring = &mut self.rings[record.class() as usize];
+    pub fn close(&mut self, record: &Open) {
+        let (slot, class) = {
+            let record = record.borrow();
+            (record.slot, record.class())
+        };
+        // The last one takes its slot.
+        let record = self.open.swap_remove(slot);
+        if let Some(moved) = self.open.get(slot) {
+            moved.borrow_mut().slot = slot;
+        }
+        let ring = &mut self.rings[class as usize];
         if ring.records.len() == ring.capacity
             && let Some(oldest) = ring.records.pop_front()
         {
-            ring.forgotten = Some(oldest.arrived);
+            ring.forgotten = Some(oldest.borrow().arrived);
             if self.spare.len() < SPARE {
                 self.spare.push(oldest);
             }
@@ -89,11 +105,16 @@ impl Ledger {
 
     /// The records that fit, newest first.
     pub fn look_up(&self, wanted: &Wanted) -> Found {
-        let mut records: Vec<Record> = Vec::new();
+        let take = |records: &mut dyn Iterator<Item = &Open>| -> Vec<Record> {
+            let fitting = records.filter(|record| wanted.fits(&record.borrow()));
+            fitting
+                .take(wanted.limit())
+                .map(|record| record.borrow().clone())
+                .collect()
+        };
+        let mut records = take(&mut self.open.iter());
         for ring in &self.rings {
-            let newest = ring.records.iter().rev().map(Box::as_ref);
-            let fitting = newest.filter(|record| wanted.fits(record));
-            records.extend(fitting.take(wanted.limit()).cloned());
+            records.extend(take(&mut ring.records.iter().rev()));
         }
         let since = |class: Class| self.rings[class as usize].forgotten.unwrap_or(self.since);
         let found = Found {

@@ -192,6 +192,8 @@ pub struct Record {
     pub admitted: Moment,
     attempts: [Attempt; ATTEMPTS],
     tried: u32,
+    /// Where it stands among those that are open.
+    pub(super) slot: usize,
     /// When the function's response head came.
     pub head: Moment,
     /// When it was over.
@@ -222,6 +224,7 @@ impl Record {
             admitted: Moment::NEVER,
             attempts: [Attempt::NEW; ATTEMPTS],
             tried: 0,
+            slot: 0,
             head: Moment::NEVER,
             end: Moment::NEVER,
             status: None,
@@ -326,6 +329,11 @@ impl Record {
     /// It is over.
     pub fn ends(&mut self, now: Instant) {
         self.end = self.at(now);
+    }
+
+    /// Whether it is over.
+    pub fn is_over(&self) -> bool {
+        self.end != Moment::NEVER
     }
 
     /// The attempts that are remembered, oldest first.

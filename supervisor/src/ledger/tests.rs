@@ -14,14 +14,16 @@ fn one(id: u32) -> Wanted {
 }
 
 fn put(ledger: &mut Ledger, at: Instant, id: u32, also: impl FnOnce(&mut Record)) {
-    let mut record = ledger.open(at);
+    let open = ledger.open(at);
+    let mut record = open.borrow_mut();
     record.asks(id.to_string().as_bytes(), "GET", "/f");
     record.is_for("f");
     record.begin_attempt();
     record.leases(1, Start::Warm);
     record.status = Some(200);
     also(&mut record);
-    ledger.close(record);
+    drop(record);
+    ledger.close(&open);
 }
 
 #[test]
@@ -92,7 +94,8 @@ fn a_box_that_is_used_again_holds_nothing_of_its_last_request() {
         });
     }
     assert_eq!(ledger.spare.len(), 1);
-    let mut renewed = ledger.open(now);
+    let open = ledger.open(now);
+    let mut renewed = open.borrow_mut();
     renewed.asks(b"", "", "");
     let shown = format!(
         "{:?}",
@@ -114,6 +117,27 @@ fn a_box_that_is_used_again_holds_nothing_of_its_last_request() {
     );
     renewed.begin_attempt();
     assert_eq!(renewed.attempts()[0].queued.micros(), None);
+}
+
+#[test]
+fn those_on_their_way_are_found_until_they_are_over() {
+    let now = Instant::now();
+    let mut ledger = Ledger::new(now);
+    let open: Vec<Open> = (0..5_u32)
+        .map(|id| {
+            let record = ledger.open(now);
+            record.borrow_mut().asks(id.to_string().as_bytes(), "GET", "/f");
+            record
+        })
+        .collect();
+    // From the middle, the front and the end: each leaves, and no other.
+    for (left, id) in [(4, 2), (3, 0), (2, 4), (1, 3), (0, 1)] {
+        assert!(!ledger.look_up(&one(id)).records[0].is_over());
+        open[id as usize].borrow_mut().ends(now);
+        ledger.close(&open[id as usize]);
+        assert!(ledger.look_up(&one(id)).records[0].is_over());
+        assert_eq!(ledger.open.len(), left);
+    }
 }
 
 #[test]
@@ -191,7 +215,8 @@ fn what_a_request_pays() {
     for clock in [false, true] {
         let start = Instant::now();
         for _ in 0..rounds {
-            let mut record = ledger.open(start);
+            let open = ledger.open(start);
+            let mut record = open.borrow_mut();
             record.asks(
                 std::hint::black_box(b"4bf92f3577b34da6a3ce929d0e0e4736"),
                 "GET",
@@ -207,7 +232,8 @@ fn what_a_request_pays() {
             }
             record.status = Some(200);
             record.ends(start);
-            ledger.close(std::hint::black_box(record));
+            drop(record);
+            ledger.close(std::hint::black_box(&open));
         }
         let each = start.elapsed().as_nanos() as f64 / f64::from(rounds);
         println!(

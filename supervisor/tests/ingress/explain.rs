@@ -29,7 +29,8 @@ fn explained(host: &Host, id: &str) -> RequestView {
     let mut found = None;
     eventually("it is remembered", || {
         found = Some(look_up(host, &by_id(id)));
-        found.as_ref().is_some_and(|found| !found.records.is_empty())
+        let records = &found.as_ref().unwrap().records;
+        !records.is_empty() && records.iter().all(|record| record.is_over())
     });
     let mut shown = requests(&found.unwrap(), Now::read(), |_, _| None).requests;
     assert_eq!(shown.len(), 1, "{shown:?}");
@@ -146,8 +147,10 @@ fn shed_ones_and_those_that_left_the_queue() {
     assert_eq!(words(&shed), ["arrived", "shed"]);
     assert!(shed.next.contains("scale.max"), "{}", shed.next);
 
-    let found = look_up(&host, &by_id("waits-3"));
-    assert!(found.records.is_empty(), "it is not over yet");
+    let waits = requests(&look_up(&host, &by_id("waits-3")), Now::read(), |_, _| None).requests;
+    assert_eq!(waits[0].outcome, "in-flight");
+    assert_eq!(words(&waits[0]), ["arrived", "admitted", "queued"]);
+    assert!(waits[0].why.contains("waits for a place"), "{}", waits[0].why);
     drop(waiting);
     let gone = explained(&host, "waits-3");
     assert_eq!((gone.outcome.as_str(), gone.status), ("client-gone", None));
