@@ -152,12 +152,14 @@ async fn sandbox(State(context): State<Shared>, Path(name): Path<String>) -> Res
     )))
 }
 
-/// The query of the requests: whose, whether only those that failed, and how many.
+/// The query of the requests: whose, whether only those that failed or are on their way, and how many.
 #[derive(Debug, Deserialize)]
 struct RequestsQuery {
     function: Option<String>,
     #[serde(default)]
     failed: bool,
+    #[serde(default)]
+    in_flight: bool,
     limit: Option<usize>,
 }
 
@@ -169,6 +171,7 @@ async fn requests(
         id: None,
         function: query.function,
         failed: query.failed,
+        open: query.in_flight,
         most: query.limit.unwrap_or(DEFAULT_REQUESTS),
     };
     Ok(document(remembered(&context.sources, wanted).await?))
@@ -184,10 +187,9 @@ async fn request(State(context): State<Shared>, Path(id): Path<String>) -> Resul
     if found.requests.is_empty() {
         let since = &found.remembered;
         let detail = format!(
-            "no request with this id is remembered. This host remembers those that were answered at once since {}, those that \
-             failed, waited or were tried again since {}, and those that were refused since {}; one that is still being answered is \
-             remembered when it is over. `funcd requests` lists the last, and older ones may be in the log of whatever stands before \
-             funcd",
+            "no request with this id is on its way or remembered. This host remembers those that were answered at once since {}, \
+             those that failed, were slow, cold or tried again since {}, and those that were refused since {}. `funcd requests` \
+             lists the last; older ones may be in the log of whatever stands before funcd",
             since.ordinary_since, since.notable_since, since.refused_since
         );
         return Err(problem(StatusCode::NOT_FOUND, detail));

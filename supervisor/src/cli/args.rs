@@ -194,6 +194,9 @@ pub struct Requests {
     /// Only those that failed or were shed
     #[arg(long)]
     pub failed: bool,
+    /// Only those that are still being answered, the oldest first
+    #[arg(long, conflicts_with = "failed")]
+    pub in_flight: bool,
     /// No more than N
     #[arg(short = 'n', long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=200))]
     pub lines: u16,

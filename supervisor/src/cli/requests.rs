@@ -18,8 +18,8 @@ pub(super) fn explain(global: &Global, command: &ExplainRequest) -> Result<(), F
 pub(super) fn list(global: &Global, command: &Listed) -> Result<(), Failure> {
     let function = command.name.as_ref();
     let function = function.map_or(String::new(), |name| format!("&function={name}"));
-    let (failed, lines) = (command.failed, command.lines);
-    let target = format!("/v1/requests?failed={failed}&limit={lines}{function}");
+    let (failed, in_flight, lines) = (command.failed, command.in_flight, command.lines);
+    let target = format!("/v1/requests?failed={failed}&in_flight={in_flight}&limit={lines}{function}");
     let found: Requests = super::client(global)?.get(&target)?;
     match global.json {
         true => print_json(&found),
@@ -93,7 +93,7 @@ fn timeline(view: &RequestView) -> String {
 
 fn render_list(found: &Requests) -> String {
     if found.requests.is_empty() {
-        return format!("None since {}.\n", safe(&found.remembered.notable_since));
+        return "None.\n".to_owned();
     }
     rows(&found.requests) + "\n`funcd explain REQUEST-ID` tells why\n"
 }

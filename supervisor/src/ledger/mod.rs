@@ -112,7 +112,13 @@ impl Ledger {
                 .map(|record| record.borrow().clone())
                 .collect()
         };
-        let mut records = take(&mut self.open.iter());
+        // Those on their way lie in no order.
+        let mut open: Vec<&Open> = self.open.iter().collect();
+        open.sort_by_key(|record| record.borrow().arrived);
+        let mut records = match wanted.open {
+            true => take(&mut open.into_iter()),
+            false => take(&mut open.into_iter().rev()),
+        };
         for ring in &self.rings {
             records.extend(take(&mut ring.records.iter().rev()));
         }
@@ -123,7 +129,7 @@ impl Ledger {
             refused_since: since(Class::Refused),
             notable_since: since(Class::Notable),
         };
-        found.newest(wanted.limit())
+        found.in_order(wanted)
     }
 }
 
@@ -136,6 +142,8 @@ pub struct Wanted {
     pub function: Option<String>,
     /// Only those that failed or were shed.
     pub failed: bool,
+    /// Only those that are not over, and then the oldest first: what hangs is among them.
+    pub open: bool,
     /// No more than this, and than [`MOST`].
     pub most: usize,
 }
@@ -148,7 +156,8 @@ impl Wanted {
             .is_none_or(|id| record.id.as_bytes() == id.as_bytes());
         let function = self.function.as_deref();
         let function = function.is_none_or(|name| record.function.as_bytes() == name.as_bytes());
-        id && function && (!self.failed || record.is_failed())
+        let state = (!self.failed || record.is_failed()) && (!self.open || !record.is_over());
+        id && function && state
     }
 
     fn limit(&self) -> usize {
@@ -159,7 +168,7 @@ impl Wanted {
 /// What was found, and how far back is remembered.
 #[derive(Debug, Clone)]
 pub struct Found {
-    /// By arrival, newest first.
+    /// By arrival, newest first unless [`Wanted::open`].
     pub records: Vec<Record>,
     /// All ordinary requests since then are remembered.
     pub ordinary_since: Instant,
@@ -181,10 +190,12 @@ impl Found {
         }
     }
 
-    fn newest(mut self, limit: usize) -> Found {
-        self.records
-            .sort_by_key(|record| std::cmp::Reverse(record.arrived));
-        self.records.truncate(limit);
+    fn in_order(mut self, wanted: &Wanted) -> Found {
+        self.records.sort_by_key(|record| record.arrived);
+        if !wanted.open {
+            self.records.reverse();
+        }
+        self.records.truncate(wanted.limit());
         self
     }
 }
@@ -231,6 +242,6 @@ impl Ledgers {
                 });
             }
         }
-        all.map(|found| found.newest(wanted.limit()))
+        all.map(|found| found.in_order(wanted))
     }
 }

@@ -130,6 +130,15 @@ fn those_on_their_way_are_found_until_they_are_over() {
             record
         })
         .collect();
+    let hanging = Wanted {
+        open: true,
+        most: 2,
+        ..Wanted::default()
+    };
+    let ids =
+        |found: Found| -> Vec<String> { found.records.iter().map(|record| record.id.to_text()).collect() };
+    open[4].borrow_mut().arrived = now - Duration::from_secs(9);
+    assert_eq!(ids(ledger.look_up(&hanging)), ["4", "0"], "the oldest first");
     // From the middle, the front and the end: each leaves, and no other.
     for (left, id) in [(4, 2), (3, 0), (2, 4), (1, 3), (0, 1)] {
         assert!(!ledger.look_up(&one(id)).records[0].is_over());

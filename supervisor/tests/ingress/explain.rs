@@ -151,6 +151,12 @@ fn shed_ones_and_those_that_left_the_queue() {
     assert_eq!(waits[0].outcome, "in-flight");
     assert_eq!(words(&waits[0]), ["arrived", "admitted", "queued"]);
     assert!(waits[0].why.contains("waits for a place"), "{}", waits[0].why);
+    let hanging = Wanted {
+        open: true,
+        most: 200,
+        ..Wanted::default()
+    };
+    assert_eq!(look_up(&host, &hanging).records.len(), 16);
     drop(waiting);
     let gone = explained(&host, "waits-3");
     assert_eq!((gone.outcome.as_str(), gone.status), ("client-gone", None));
