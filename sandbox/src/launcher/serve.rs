@@ -85,6 +85,8 @@ pub(super) struct Instance {
     pub(super) oom: Option<OwnedFd>,
     /// Shared by instances that were started alike.
     pub(super) memo: Rc<[u8]>,
+    /// No sockets could be made to reach it, and that was said.
+    pub(super) is_unreachable: bool,
     /// Until it runs, if it was prepared ahead.
     pub(super) waiting: Option<Waiting>,
     /// Its end is nothing that the supervisor must be told any more.
