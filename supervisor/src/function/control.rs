@@ -318,11 +318,7 @@ impl Control {
                     self.after_rollout(&name, rollout.unwrap_or(Rollout::Unchanged));
                 }
             }
-            ToControl::Woken(id) => {
-                if let Some(name) = self.standbys.owner(id).cloned() {
-                    self.with(&name, |entry, effects| entry.woken(id, effects));
-                }
-            }
+            ToControl::Woken(id) => self.on_woken(id),
             ToControl::SocketsLow(id) => {
                 self.requests.push(Request::Sockets {
                     id,
@@ -424,6 +420,8 @@ impl Control {
     }
 
     fn on_launched(&mut self, id: InstanceId, pid: i32, fds: Vec<OwnedFd>) {
+        // Who has woken it may be slower to say so than it was to start.
+        self.on_woken(id);
         if self.instance(id).is_none() {
             self.on_bound(id);
         }

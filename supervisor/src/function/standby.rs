@@ -147,6 +147,12 @@ impl Control {
         }
     }
 
+    pub(super) fn on_woken(&mut self, id: InstanceId) {
+        if let Some(name) = self.standbys.owner(id).cloned() {
+            self.with(&name, |entry, effects| entry.woken(id, effects));
+        }
+    }
+
     pub(super) fn on_prepared(&mut self, id: InstanceId, fds: Vec<OwnedFd>) {
         let (Some(name), Some(go)) = (self.standbys.owner(id).cloned(), fds.into_iter().next()) else {
             return;
