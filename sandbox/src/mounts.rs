@@ -389,7 +389,11 @@ mod tests {
         };
         assert_eq!(plan(&[("/usr/a", "/"), ("/usr/b/c", "/")]), Ok(()), "the control");
         for below in ["/usr/a/b", "/usr/a/etc/cron.d/x"] {
-            assert_eq!(plan(&[("/usr/a", "/"), (below, "/")]), Err(libc::ELOOP), "{below}");
+            assert_eq!(
+                plan(&[("/usr/a", "/"), (below, "/")]),
+                Err(libc::ELOOP),
+                "{below}"
+            );
         }
         assert_eq!(plan(&[("/lib", "/"), ("/lib/x", "/")]), Err(libc::ELOOP));
     }

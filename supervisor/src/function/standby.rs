@@ -131,8 +131,9 @@ impl Control {
         match self.standbys.room(was_used) {
             Room::Free => {}
             Room::Instead(id, other) => {
-                self.standbys.remove(id);
+                // It keeps its room until it is told: its function would have another one prepared in there at once.
                 self.with(&other, Entry::end_standby);
+                self.standbys.remove(id);
             }
             Room::None => return,
         }
