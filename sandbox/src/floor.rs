@@ -80,11 +80,14 @@ impl Floor {
             host.state.join("store"),
             host.state.join("logs"),
             host.state.join("uids"),
+            // Wherever they are: without uids of their own, functions could read those of others.
+            host.secrets.clone(),
         ];
+        let own: Vec<PathBuf> = own.into_iter().chain(host.credentials.clone()).collect();
         let mut floor = Floor::of(&host.read_roots, &host.write_roots, &host.degraded, grades);
         // Both as they are written and as they are: a grant is compared before and after its symlinks are followed.
         let real = own.iter().filter_map(|path| path.canonicalize().ok());
-        floor.own.extend(own.iter().cloned().chain(real));
+        floor.own.extend(real.chain(own.iter().cloned()));
         floor
     }
 
