@@ -383,9 +383,10 @@ impl Control {
         self.report.usage(name, total, cpu_micros);
     }
 
-    /// Asks what the instances use, tells how many there are in each state, and tidies the store.
+    /// Asks what the instances use, tells how many there are in each state, tidies the store, and renews what waits.
     fn on_survey(&mut self) {
         self.tidy(Instant::now());
+        self.renew_standbys();
         let mut ids: Vec<InstanceId> = self.owners.keys().copied().collect();
         ids.truncate(USAGE_AT_ONCE);
         if !ids.is_empty() {
