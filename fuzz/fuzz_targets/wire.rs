@@ -13,7 +13,10 @@ fuzz_target!(|bytes: &[u8]| {
         // Bytes that are no shortest form (an integer with leading zeros) may come back shorter, never longer.
         let again = encode(&request).expect("what was decoded fits");
         assert!(again.len() <= bytes.len());
-        assert_eq!(decode::<Request>(&again).expect("it was encoded just now"), request);
+        assert_eq!(
+            decode::<Request>(&again).expect("it was encoded just now"),
+            request
+        );
     }
     if let Ok(event) = decode::<Event>(bytes) {
         let again = encode(&event).expect("what was decoded fits");
