@@ -1,4 +1,5 @@
-//! What fuzz targets reach of this crate's private parts. Only there when built by cargo-fuzz (`--cfg fuzzing`).
+//! What fuzz targets reach of this crate's private parts. Only there when built by cargo-fuzz (`--cfg fuzzing`), and in
+//! tests, so that it doesn't rot unseen.
 
 use std::path::Path;
 
