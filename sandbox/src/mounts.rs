@@ -246,15 +246,19 @@ impl Entry {
                 calls::mount_add_attributes(path, *attributes)
             }
             // A function that may write to a directory above may have put a symlink there since the grant was checked.
-            // Exec closes the descriptors.
+            // There may be a hundred and more of them: each gives its descriptors back, or a start would need hundreds.
             Entry::Bind {
                 source,
                 path,
                 attributes,
                 fixed: false,
             } => {
-                let copy = calls::copy_mounts(calls::open_plain(source)?, *attributes)?;
-                calls::place_mounts(copy, calls::open_plain(path)?)
+                let from = calls::open_plain(source)?;
+                let copy = calls::copy_mounts(from, *attributes)?;
+                let to = calls::open_plain(path)?;
+                calls::place_mounts(copy, to)?;
+                [from, copy, to].into_iter().for_each(calls::close);
+                Ok(())
             }
             Entry::Tmp { options } => mount_new(c"tmpfs", c"tmp", 0, options),
             // Only what it may trace, which is itself. A user namespace may not mount it where the host's is masked, as it
