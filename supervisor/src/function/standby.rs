@@ -128,22 +128,29 @@ impl Control {
         if self.draining || self.said_goodbye {
             return;
         }
-        match self.standbys.room(was_used) {
-            Room::Free => {}
-            Room::Instead(id, other) => {
-                self.standbys.remove(id);
-                self.with(&other, Entry::end_standby);
-            }
+        let replaced = match self.standbys.room(was_used) {
+            Room::Free => None,
+            Room::Instead(oldest, other) => Some((oldest, other)),
             Room::None => return,
-        }
+        };
         let id = InstanceId(self.next_id);
         self.next_id += 1;
-        let spec = Box::new(start::spec(name, &revision));
-        self.requests.push(Request::Prepare { id, spec });
+        // The room is taken before the other one ends: its function wants the next at once, and must find none.
         self.standbys.insert(id, name.clone());
+        let spec = Box::new(start::spec(name, &revision));
         if let Some(entry) = self.entries.get_mut(name) {
             entry.preparing(id, revision);
         }
+        if let Some((oldest, other)) = replaced {
+            self.standbys.remove(oldest);
+            self.with(&other, |entry, effects| {
+                // It may be gone already but for its process, also for one of this same function.
+                if entry.standby_revision(oldest).is_some() {
+                    entry.end_standby(effects);
+                }
+            });
+        }
+        self.requests.push(Request::Prepare { id, spec });
     }
 
     pub(super) fn on_prepared(&mut self, id: InstanceId, fds: Vec<OwnedFd>) {
