@@ -251,6 +251,8 @@ fn credentials_of_the_service_are_secrets() {
         !of_supervisor.contains("CREDENTIALS_DIRECTORY"),
         "{of_supervisor}"
     );
+    // So that the folder can be removed by whoever isn't root.
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)).unwrap();
 }
 
 /// Not in this binary as a whole, which the host's log or state could hold.
