@@ -1,5 +1,5 @@
 //! `funcd-benches cold|warm|memory|all`: measures every number that SPECIFICATION.md promises, beside its peers in the
-//! same run. Installs nothing, and never calls a number good that it did not measure.
+//! same run; `simulate` shows what admission does under overload. Installs nothing, and never calls a number good that it did not measure.
 
 #![deny(unsafe_code)]
 
@@ -32,6 +32,7 @@ mod placement;
 mod process;
 mod procfs;
 mod quiet;
+mod simulate;
 mod stats;
 mod sys;
 mod table;
@@ -63,6 +64,8 @@ struct Flags {
     /// Use this function instead of building examples/hello; it must answer `GET /` with 200.
     #[arg(long, value_name = "FILE")]
     hello: Option<PathBuf>,
+    #[command(flatten)]
+    simulate: simulate::Options,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -73,8 +76,10 @@ enum What {
     Warm,
     /// A thousand registered functions.
     Memory,
-    /// All of them.
+    /// All of these.
     All,
+    /// Overload, failures and scaling, with admission as it is and everything else simulated.
+    Simulate,
 }
 
 fn main() -> ExitCode {
@@ -89,6 +94,9 @@ fn main() -> ExitCode {
 }
 
 fn run(flags: &Flags) -> Outcome<()> {
+    if flags.what == What::Simulate {
+        return simulate::run(&flags.simulate, flags.json);
+    }
     let artifacts = Artifacts::build(flags.funcd.clone(), flags.hello.clone())?;
     let environment = Environment::read();
     if !flags.json {
@@ -120,7 +128,7 @@ fn measure(what: What, flags: &Flags, artifacts: &Artifacts) -> Outcome<Vec<Tabl
     match what {
         What::Cold => Ok(vec![cold::measure(artifacts, rounds(1000))?]),
         What::Memory => Ok(vec![memory::measure(artifacts, flags.functions as usize)?]),
-        What::Warm | What::All => warm::measure(
+        What::Warm | What::All | What::Simulate => warm::measure(
             artifacts,
             warm::Length {
                 rounds: rounds(20),

@@ -1,0 +1,491 @@
+//! The goals, each with the scenario that shows it and what others reach; and all choices beside each other. Pure but for printing.
+
+use std::fmt;
+
+use funcd::admission::Class;
+use serde_json::{Value, json};
+
+use super::front::Choice;
+use super::measure::{Stretch, failed, goodput, p99, recovery, success};
+use super::scenarios::{self as scenario, WARM, capacity};
+use super::world::{Books, Scenario, World};
+
+/// A number with its goal.
+#[derive(Debug, Clone)]
+pub(crate) struct Goal {
+    scenario: &'static str,
+    what: String,
+    measured: f64,
+    at_least: Option<f64>,
+    at_most: Option<f64>,
+    /// What others reach.
+    anchor: &'static str,
+}
+
+impl Goal {
+    pub(crate) fn at_least(
+        scenario: &'static str,
+        what: impl Into<String>,
+        measured: f64,
+        goal: f64,
+        anchor: &'static str,
+    ) -> Goal {
+        Goal {
+            scenario,
+            what: what.into(),
+            measured,
+            at_least: Some(goal),
+            at_most: None,
+            anchor,
+        }
+    }
+
+    pub(crate) fn at_most(
+        scenario: &'static str,
+        what: impl Into<String>,
+        measured: f64,
+        goal: f64,
+        anchor: &'static str,
+    ) -> Goal {
+        Goal {
+            at_least: None,
+            at_most: Some(goal),
+            ..Goal::at_least(scenario, what, measured, goal, anchor)
+        }
+    }
+
+    pub(crate) fn is_met(&self) -> bool {
+        // What is not a number meets no goal.
+        self.at_least.is_none_or(|goal| self.measured >= goal)
+            && self.at_most.is_none_or(|goal| self.measured <= goal)
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        json!({
+            "scenario": self.scenario,
+            "what": self.what,
+            "measured": self.measured,
+            "at_least": self.at_least,
+            "at_most": self.at_most,
+            "anchor": self.anchor,
+            "verdict": if self.is_met() { "met" } else { "missed" },
+        })
+    }
+}
+
+impl fmt::Display for Goal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let goal = match (self.at_least, self.at_most) {
+            (Some(goal), _) => format!("≥ {goal}"),
+            (_, Some(goal)) => format!("≤ {goal}"),
+            _ => String::new(),
+        };
+        let verdict = if self.is_met() { "met" } else { "MISSED" };
+        let line = format!(
+            "{:<11} {:<52} {goal:>9} {:>10.4}  {verdict:<7} {}",
+            self.scenario, self.what, self.measured, self.anchor
+        );
+        f.write_str(line.trim_end())
+    }
+}
+
+/// A scenario and its goals.
+pub(crate) struct Entry {
+    pub(crate) name: &'static str,
+    /// With the CPU of an offer, in seconds, and so many seeds: the worst of them counts.
+    pub(crate) check: fn(f64, u64) -> Vec<Goal>,
+}
+
+/// All of them.
+pub(crate) const ALL: &[Entry] = &[
+    Entry {
+        name: "cpu",
+        check: |offer, seeds| overload("cpu", scenario::cpu, offer, seeds),
+    },
+    Entry {
+        name: "io",
+        check: |offer, seeds| overload("io", scenario::io, offer, seeds),
+    },
+    Entry {
+        name: "classes",
+        check: classes,
+    },
+    Entry {
+        name: "bulk",
+        check: bulk,
+    },
+    Entry {
+        name: "dependency",
+        check: dependency,
+    },
+    Entry {
+        name: "recovery",
+        check: recovers,
+    },
+    Entry {
+        name: "storm",
+        check: storm,
+    },
+    Entry {
+        name: "kills",
+        check: kills,
+    },
+    Entry {
+        name: "scale",
+        check: scale,
+    },
+    Entry {
+        name: "slow-start",
+        check: slow_start,
+    },
+    Entry {
+        name: "long",
+        check: long,
+    },
+];
+
+/// The same scenario with each seed.
+fn runs(scenario: &Scenario, choice: Choice, seeds: u64) -> Vec<Books> {
+    (1..=seeds)
+        .map(|seed| World::run(scenario, choice, seed))
+        .collect()
+}
+
+fn least(values: impl Iterator<Item = f64>) -> f64 {
+    values.fold(f64::INFINITY, |a, b| if b.is_nan() { b } else { a.min(b) })
+}
+
+fn most(values: impl Iterator<Item = f64>) -> f64 {
+    values.fold(f64::NEG_INFINITY, |a, b| if b.is_nan() { b } else { a.max(b) })
+}
+
+fn mean(values: impl ExactSizeIterator<Item = f64>) -> f64 {
+    let n = values.len() as f64;
+    values.sum::<f64>() / n
+}
+
+fn loaded(scenario: &Scenario) -> Stretch {
+    Stretch {
+        from: WARM,
+        to: scenario.length,
+    }
+}
+
+/// A scenario by how many times its capacity is offered.
+type Family = fn(f64, f64) -> Scenario;
+
+/// Goodput ÷ capacity, mean of the seeds.
+pub(crate) fn part_of_capacity(family: Family, times: f64, offer: f64, choice: Choice, seeds: u64) -> f64 {
+    let scenario = family(times, offer);
+    let runs = runs(&scenario, choice, seeds);
+    mean(
+        runs.iter()
+            .map(|books| goodput(books, loaded(&scenario)) / capacity(&scenario)),
+    )
+}
+
+fn overload(name: &'static str, family: Family, offer: f64, seeds: u64) -> Vec<Goal> {
+    let usual = family(0.7, offer);
+    let usual = most(
+        runs(&usual, Choice::Funcd, seeds)
+            .iter()
+            .map(|books| p99(books, loaded(&usual))),
+    );
+    let mut goals = Vec::new();
+    for (times, part) in [(2.0, 0.97), (5.0, 0.95), (10.0, 0.93)] {
+        let scenario = family(times, offer);
+        let runs = runs(&scenario, Choice::Funcd, seeds);
+        let stretch = loaded(&scenario);
+        let good = least(runs.iter().map(|books| goodput(books, stretch))) / capacity(&scenario);
+        let slow = most(runs.iter().map(|books| p99(books, stretch))) / usual;
+        let anchor = "Netflix: stable past 6×";
+        goals.push(Goal::at_least(
+            name,
+            format!("{times} × load: goodput ÷ capacity"),
+            good,
+            part,
+            anchor,
+        ));
+        let anchor = "folly: 5 ms";
+        goals.push(Goal::at_most(
+            name,
+            format!("{times} × load: p99 ÷ p99 at .7"),
+            slow,
+            2.5,
+            anchor,
+        ));
+    }
+    goals
+}
+
+fn classes(offer: f64, seeds: u64) -> Vec<Goal> {
+    let mut goals = Vec::new();
+    for times in [2.0, 10.0] {
+        let scenario = scenario::classes(times, offer);
+        let runs = runs(&scenario, Choice::Funcd, seeds);
+        let part = |class| {
+            least(
+                runs.iter()
+                    .map(|books| success(books, loaded(&scenario), Some(class))),
+            )
+        };
+        let what = format!("{times} × load, .45 of it critical: success of critical");
+        let what = what.replace("of it", "of capacity");
+        goals.push(Goal::at_least(
+            "classes",
+            what,
+            part(Class::Critical),
+            0.9995,
+            "Netflix: > .994",
+        ));
+        let good = least(runs.iter().map(|books| {
+            let bulk = books
+                .fates
+                .iter()
+                .filter(|fate| fate.class == Class::Bulk && fate.sent >= WARM && fate.answered.is_some());
+            bulk.count() as f64 / (scenario.length - WARM) / capacity(&scenario)
+        }));
+        let what = format!("{times} × load: bulk answered ÷ capacity");
+        goals.push(Goal::at_least("classes", what, good, 0.01, "its floor is .02"));
+    }
+    goals
+}
+
+fn bulk(offer: f64, seeds: u64) -> Vec<Goal> {
+    let scenario = scenario::bulk(offer);
+    let runs = runs(&scenario, Choice::Funcd, seeds);
+    let part = |class| {
+        least(
+            runs.iter()
+                .map(|books| success(books, loaded(&scenario), Some(class))),
+        )
+    };
+    vec![
+        Goal::at_least(
+            "bulk",
+            "12 × bulk: success of critical",
+            part(Class::Critical),
+            0.9995,
+            "Netflix: > .994",
+        ),
+        Goal::at_least(
+            "bulk",
+            "12 × bulk: success of degraded",
+            part(Class::Degraded),
+            0.99,
+            "",
+        ),
+    ]
+}
+
+fn dependency(offer: f64, seeds: u64) -> Vec<Goal> {
+    let scenario = scenario::dependency(offer);
+    let runs = runs(&scenario, Choice::Funcd, seeds);
+    let part = least(runs.iter().map(|books| success(books, loaded(&scenario), None)));
+    let anchor = "Netflix's limiters .03–.14, Envoy .96";
+    vec![Goal::at_least(
+        "dependency",
+        "50 → 400 ms, CPU idle: success",
+        part,
+        0.99,
+        anchor,
+    )]
+}
+
+fn recovery_of(scenario: &Scenario, end: f64, choice: Choice, seeds: u64) -> f64 {
+    let runs = runs(scenario, choice, seeds);
+    most(
+        runs.iter()
+            .map(|books| recovery(books, end, scenario.length).unwrap_or(f64::INFINITY)),
+    )
+}
+
+fn recovers(offer: f64, seeds: u64) -> Vec<Goal> {
+    let recovered = recovery_of(&scenario::recovery(offer), WARM + 10.0, Choice::Funcd, seeds);
+    let anchor = "Envoy 0–33 s, Vegas 4–38 s";
+    vec![Goal::at_most(
+        "recovery",
+        "10 × ends: seconds to 99 % success",
+        recovered,
+        2.0,
+        anchor,
+    )]
+}
+
+fn storm(offer: f64, seeds: u64) -> Vec<Goal> {
+    let scenario = scenario::storm(offer);
+    let runs = runs(&scenario, Choice::Funcd, seeds);
+    // Of what each caller's attempts became, funcd's own retries are what is more than one.
+    let amplified = most(
+        runs.iter()
+            .map(|books| books.dispatched as f64 / books.offered as f64),
+    );
+    let broke = recovery_of(&scenario, WARM + 5.0, Choice::Funcd, seeds);
+    let spiked = recovery_of(&scenario::spike(offer), WARM + 3.0, Choice::Funcd, seeds);
+    vec![
+        Goal::at_most(
+            "storm",
+            "half of all attempts break: dispatches ÷ requests",
+            amplified,
+            1.1,
+            "",
+        ),
+        Goal::at_most(
+            "storm",
+            "it ends, callers try 3 × more: seconds to 99 %",
+            broke,
+            2.0,
+            "",
+        ),
+        Goal::at_most(
+            "storm",
+            "a 3 × spike ends, callers try 3 × more: seconds",
+            spiked,
+            2.0,
+            "",
+        ),
+    ]
+}
+
+fn kills(offer: f64, seeds: u64) -> Vec<Goal> {
+    let scenario = scenario::kills(offer);
+    let lost = most(
+        runs(&scenario, Choice::Funcd, seeds)
+            .iter()
+            .map(|books| failed(books) as f64),
+    );
+    let anchor = "“a single retry nearly 100 %”";
+    vec![Goal::at_most(
+        "kills",
+        "one of four killed each second: failed",
+        lost,
+        0.0,
+        anchor,
+    )]
+}
+
+fn scale(offer: f64, seeds: u64) -> Vec<Goal> {
+    let mut goals = Vec::new();
+    for (what, scenario) in [
+        ("0 → 1", scenario::zero_to_one(offer)),
+        ("1 → 50", scenario::one_to_fifty(offer)),
+    ] {
+        let runs = runs(&scenario, Choice::Funcd, seeds);
+        let decision = most(runs.iter().map(|books| 1e3 * books.decision));
+        let lost = most(runs.iter().map(|books| failed(books) as f64));
+        let starts = least(runs.iter().map(|books| f64::from(books.starts)));
+        let anchor = "Knative: a tick of 2 s";
+        goals.push(Goal::at_most(
+            "scale",
+            format!("{what}: decision, ms"),
+            decision,
+            50.0,
+            anchor,
+        ));
+        goals.push(Goal::at_most("scale", format!("{what}: failed"), lost, 0.0, ""));
+        let wanted = if scenario.most_instances == 1 { 1.0 } else { 35.0 };
+        goals.push(Goal::at_least(
+            "scale",
+            format!("{what}: instances started"),
+            starts,
+            wanted,
+            "",
+        ));
+    }
+    goals
+}
+
+fn slow_start(offer: f64, seeds: u64) -> Vec<Goal> {
+    let scenario = scenario::slow_start(offer);
+    let runs = runs(&scenario, Choice::Funcd, seeds);
+    let part = least(runs.iter().map(|books| success(books, loaded(&scenario), None)));
+    vec![Goal::at_least(
+        "slow-start",
+        "a new instance is 4 × slower: success",
+        part,
+        0.999,
+        "",
+    )]
+}
+
+fn long(offer: f64, seeds: u64) -> Vec<Goal> {
+    let scenario = scenario::long(offer);
+    let runs = runs(&scenario, Choice::Funcd, seeds.min(2));
+    let stretch = Stretch {
+        from: scenario.length - 30.0,
+        to: scenario.length,
+    };
+    let good = least(runs.iter().map(|books| goodput(books, stretch))) / capacity(&scenario);
+    let early = Stretch {
+        from: WARM + 5.0,
+        to: WARM + 35.0,
+    };
+    let slower = most(runs.iter().map(|books| p99(books, stretch) / p99(books, early)));
+    vec![
+        Goal::at_least("long", "after 3 min of 2 ×: goodput ÷ capacity", good, 0.97, ""),
+        Goal::at_most(
+            "long",
+            "after 3 min of 2 ×: p99 ÷ p99 in the first",
+            slower,
+            1.25,
+            "",
+        ),
+    ]
+}
+
+/// All choices beside each other, as text.
+pub(crate) fn comparison(offer: f64, seeds: u64, only: Option<&str>) -> String {
+    type Column = (&'static str, &'static str, fn(f64, u64, Choice) -> f64);
+    const COLUMNS: [Column; 9] = [
+        ("cpu", "cpu 2×", |o, s, c| {
+            part_of_capacity(scenario::cpu, 2.0, o, c, s)
+        }),
+        ("cpu", "5×", |o, s, c| {
+            part_of_capacity(scenario::cpu, 5.0, o, c, s)
+        }),
+        ("cpu", "10×", |o, s, c| {
+            part_of_capacity(scenario::cpu, 10.0, o, c, s)
+        }),
+        ("io", "io 2×", |o, s, c| {
+            part_of_capacity(scenario::io, 2.0, o, c, s)
+        }),
+        ("io", "5×", |o, s, c| {
+            part_of_capacity(scenario::io, 5.0, o, c, s)
+        }),
+        ("io", "10×", |o, s, c| {
+            part_of_capacity(scenario::io, 10.0, o, c, s)
+        }),
+        ("classes", "critical", |o, s, c| {
+            let scenario = scenario::classes(10.0, o);
+            let runs = runs(&scenario, c, s);
+            mean(
+                runs.iter()
+                    .map(|books| success(books, loaded(&scenario), Some(Class::Critical))),
+            )
+        }),
+        ("dependency", "dependency", |o, s, c| {
+            let scenario = scenario::dependency(o);
+            let runs = runs(&scenario, c, s);
+            mean(runs.iter().map(|books| success(books, loaded(&scenario), None)))
+        }),
+        ("recovery", "recovery s", |o, s, c| {
+            recovery_of(&scenario::recovery(o), WARM + 10.0, c, s)
+        }),
+    ];
+    let columns = COLUMNS
+        .iter()
+        .filter(|column| only.is_none_or(|only| only == column.0));
+    let columns: Vec<&Column> = columns.collect();
+    let mut text = format!("{:<34}", "goodput ÷ capacity; success; seconds");
+    columns
+        .iter()
+        .for_each(|(_, title, _)| text.push_str(&format!(" {title:>10}")));
+    for choice in Choice::ALL {
+        text.push_str(&format!("\n{:<34}", choice.name()));
+        for (_, _, measure) in &columns {
+            text.push_str(&format!(" {:>10.3}", measure(offer, seeds, choice)));
+        }
+    }
+    text.push('\n');
+    text
+}
