@@ -18,6 +18,8 @@ pub(crate) enum Choice {
     NoLimit,
     /// The same without the CPU gate.
     NoGate,
+    /// The same without growth at once while there is CPU to spare.
+    NoRoom,
     /// The same with a plain queue.
     Fifo,
     /// The same with a plain queue of 500 that knows no deadlines.
@@ -29,10 +31,11 @@ pub(crate) enum Choice {
 }
 
 impl Choice {
-    pub(crate) const ALL: [Choice; 11] = [
+    pub(crate) const ALL: [Choice; 12] = [
         Choice::Funcd,
         Choice::NoLimit,
         Choice::NoGate,
+        Choice::NoRoom,
         Choice::Fifo,
         Choice::Fifo500,
         Choice::NoDeadlines,
@@ -48,6 +51,7 @@ impl Choice {
             Choice::Funcd => "funcd",
             Choice::NoLimit => "funcd, no limit",
             Choice::NoGate => "funcd, no CPU gate",
+            Choice::NoRoom => "funcd, growth by √L alone",
             Choice::Fifo => "funcd, FIFO",
             Choice::Fifo500 => "funcd, FIFO of 500, no deadlines",
             Choice::NoDeadlines => "funcd, no deadlines",
@@ -65,6 +69,7 @@ impl Choice {
             Choice::Funcd | Choice::Other(_) => all,
             Choice::NoLimit => Parts { limit: false, ..all },
             Choice::NoGate => Parts { gate: false, ..all },
+            Choice::NoRoom => Parts { room: false, ..all },
             Choice::Fifo => Parts {
                 order: Order::Fifo,
                 ..all

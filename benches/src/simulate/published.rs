@@ -107,24 +107,30 @@ impl Limiter {
         self.window.most = self.window.most.max(in_flight);
         self.window.dropped |= dropped;
         if let Kind::Envoy(envoy) = &mut self.kind {
-            // `request_count` 50 at `min_concurrency` make a new least time, buffered by `buffer` 25 %.
-            if envoy.least.is_none() && self.window.times.len() >= 50 {
-                envoy.least = Some(median(&mut self.window.times));
-                self.limit = envoy.kept;
-                // `interval` 60 s, `jitter` 10 %.
-                envoy.measure_again_at = now + 60.0 * (1.0 + 0.1 * chance.unit());
-                self.begin(now);
+            // `request_count` 50 at `min_concurrency` make a new least time.
+            if envoy.least.is_none() {
+                if self.window.times.len() >= 50 {
+                    envoy.least = Some(median(&mut self.window.times));
+                    self.limit = envoy.kept;
+                    // `interval` 60 s, `jitter` 15 %.
+                    envoy.measure_again_at = now + 60.0 * (1.0 + 0.15 * chance.unit());
+                    self.begin(now);
+                }
                 return;
             }
         }
         if now < self.window.until {
             return;
         }
-        // `WindowedLimit` wants ten samples; AIMD has no window.
-        if self.window.times.len() >= 10 || self.every.is_zero() {
+        // `WindowedLimit` forgets windows with fewer than ten samples; the others have no such rule.
+        let least = match self.kind {
+            Kind::Vegas { .. } | Kind::Gradient2 { .. } => 10,
+            Kind::None | Kind::Aimd | Kind::Envoy(_) => 1,
+        };
+        if self.window.times.len() >= least {
             self.update(now, chance);
-            self.begin(now);
         }
+        self.begin(now);
     }
 
     fn begin(&mut self, now: f64) {

@@ -44,10 +44,13 @@ pub struct Limit {
     lows: VecDeque<(Instant, Duration)>,
     /// u.
     busy: Option<f64>,
+    /// The newest utilisation, as it is.
+    newest: f64,
     window_began: Instant,
     /// Fewer than [`Limit::SPARSE`] requests a second: medians say nothing.
     sparse: bool,
     gate: bool,
+    room: bool,
 }
 
 impl Limit {
@@ -63,6 +66,8 @@ impl Limit {
     pub const SATURATED: f64 = 0.8;
     /// Below this many requests a second the limit is instances × concurrency.
     pub const SPARSE: f64 = 10.0;
+    /// At most so many times what was in flight is taken to be no danger.
+    const ROOM: f64 = 8.0;
     /// How much of the newest utilisation goes into the mean.
     const BUSY_WEIGHT: f64 = 0.3;
     /// How much of the new limit goes into the old one.
@@ -76,9 +81,11 @@ impl Limit {
             value: (2.0 * cores).max(8.0),
             lows: VecDeque::new(),
             busy: None,
+            newest: 1.0,
             window_began: now,
             sparse: true,
             gate: true,
+            room: true,
         }
     }
 
@@ -90,11 +97,20 @@ impl Limit {
         }
     }
 
+    /// The same without what [`Limit::close`] takes for granted while there is CPU to spare. For comparison only.
+    pub fn without_room(cores: f64, now: Instant) -> Limit {
+        Limit {
+            room: false,
+            ..Limit::new(cores, now)
+        }
+    }
+
     /// Takes the utilisation of the last interval: CPU time of the function's cgroups ÷ what it may use (its quota, or
     /// its share of the host).
     pub fn utilisation(&mut self, now: f64) {
         let before = self.busy.unwrap_or(now);
         self.busy = Some(before + Self::BUSY_WEIGHT * (now - before));
+        self.newest = now;
     }
 
     /// Whether the window is to be closed, having so many samples.
@@ -104,6 +120,18 @@ impl Limit {
     }
 
     /// Learns from a window that ends now; the next one begins.
+    ///
+    /// ```text
+    /// s = median of the window      b = least median of 60 s      u = utilisation, EWMA .3
+    /// dropped:                L = max(ready, .9 L)
+    /// u < .8:                 L = max(L, most in flight · min(8, .8 ÷ u))
+    /// most in flight < L/2:   hold
+    /// else                    g = u < .8 ? 1 : clamp(1.5 b/s, .5, 1)
+    ///                         L = .8 L + .2 (L·g + √L·(g = 1 ? 1 : ½))
+    /// ```
+    ///
+    /// The second line: if n requests use u of the CPU, .8 n/u use .8 of it, so that many are no danger. Growth by √L alone takes five seconds
+    /// from 8 to what a function needs that waits for others, and refuses meanwhile for no reason.
     pub fn close(&mut self, window: &Window, places: Places, now: Instant) {
         let age = now.saturating_duration_since(self.window_began).as_secs_f64();
         self.window_began = now;
@@ -120,7 +148,11 @@ impl Limit {
             return;
         };
         let least = self.least(p50, now);
-        if window.dropped || f64::from(window.max_in_flight) < self.value / 2.0 {
+        if window.dropped {
+            return;
+        }
+        self.value = self.value.max(self.room(window.max_in_flight)).min(high);
+        if f64::from(window.max_in_flight) < self.value / 2.0 {
             return;
         }
         let gradient = match self.is_saturated() {
@@ -130,6 +162,16 @@ impl Limit {
         let headroom = self.value.sqrt() * if gradient == 1.0 { 1.0 } else { 0.5 };
         let next = (1.0 - Self::WEIGHT) * self.value + Self::WEIGHT * (self.value * gradient + headroom);
         self.value = next.clamp(low, high.max(low));
+    }
+
+    /// How many in flight leave the CPU unsaturated, judged by how many there were. By the newest utilisation too: the mean is late when
+    /// the load jumps.
+    fn room(&self, max_in_flight: u32) -> f64 {
+        let busy = self.busy.unwrap_or(1.0).max(self.newest);
+        if !self.room || !self.gate || busy >= Self::SATURATED {
+            return 0.0;
+        }
+        f64::from(max_in_flight) * (Self::SATURATED / busy.max(1e-3)).min(Self::ROOM)
     }
 
     /// `b`, this median included. While the function is saturated, what was seen before it was is not forgotten: else a long

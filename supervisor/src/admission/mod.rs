@@ -85,6 +85,8 @@ pub struct Parts {
     pub limit: bool,
     /// The limit looks at the CPU.
     pub gate: bool,
+    /// It grows at once while there is CPU to spare.
+    pub room: bool,
     /// Requests are refused when they can't be answered in time.
     pub deadlines: bool,
     /// The queue has a bound of its own instead of the computed one.
@@ -97,6 +99,7 @@ impl Default for Parts {
             order: Order::Adaptive,
             limit: true,
             gate: true,
+            room: true,
             deadlines: true,
             bound: None,
         }
@@ -297,9 +300,10 @@ impl Learnt {
         Learnt {
             parts,
             cores,
-            limit: match parts.gate {
-                true => Limit::new(cores, now),
-                false => Limit::without_gate(cores, now),
+            limit: match (parts.gate, parts.room) {
+                (true, true) => Limit::new(cores, now),
+                (true, false) => Limit::without_room(cores, now),
+                (false, _) => Limit::without_gate(cores, now),
             },
             state,
             breaker: Proportional::default(),
