@@ -2,7 +2,7 @@
 //! Nothing here decides who may pass; that is [`Front`].
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeMap, BinaryHeap};
 use std::time::Duration;
 
 use funcd::admission::budget::{Attempt, Failure};
@@ -76,6 +76,8 @@ pub(crate) struct Books {
     pub(crate) decision: f64,
     /// How many might be in flight, at each tick.
     pub(crate) limits: Vec<(f64, f64)>,
+    /// Attempts of callers that got nothing, by reason.
+    pub(crate) refused: BTreeMap<&'static str, u64>,
     /// Orders of instances.
     pub(crate) starts: u32,
 }
@@ -254,7 +256,7 @@ impl<'a> World<'a> {
                 if self.requests[request].stage == Stage::Waits(ticket) && self.front.cancel(ticket, self.now)
                 {
                     self.requests[request].stage = Stage::Out;
-                    self.refused(request);
+                    self.refused(request, "waited");
                 }
             }
             At::Ready(instance) => {
@@ -338,7 +340,7 @@ impl<'a> World<'a> {
                     self.scale();
                 }
             }
-            Offer::Shed(_) => self.refused(request),
+            Offer::Shed(reason) => self.refused(request, reason.name()),
         }
         self.tell(told);
     }
@@ -348,7 +350,7 @@ impl<'a> World<'a> {
             self.requests[request].stage = Stage::Out;
             match verdict {
                 Ok(()) => self.dispatch(request),
-                Err(_) => self.refused(request),
+                Err(reason) => self.refused(request, reason.name()),
             }
         }
     }
@@ -363,7 +365,7 @@ impl<'a> World<'a> {
         let Some((instance, _)) = ready.min_by_key(|(_, instance)| instance.in_flight) else {
             // The last one was killed just now.
             self.release();
-            return self.refused(request);
+            return self.refused(request, "no-instance");
         };
         self.instances[instance].in_flight += 1;
         self.books.dispatched += 1;
@@ -432,7 +434,7 @@ impl<'a> World<'a> {
             Stage::Waits(ticket) => {
                 if self.front.cancel(ticket, self.now) {
                     self.requests[request].stage = Stage::Out;
-                    self.refused(request);
+                    self.refused(request, "deadline");
                 }
             }
             // Its instance goes on with it.
@@ -447,7 +449,8 @@ impl<'a> World<'a> {
     }
 
     /// funcd has no answer for it: its caller may try again.
-    fn refused(&mut self, request: usize) {
+    fn refused(&mut self, request: usize, reason: &'static str) {
+        *self.books.refused.entry(reason).or_default() += 1;
         let this = &mut self.requests[request];
         if this.retries[1] < self.scenario.streams[this.stream].retries {
             this.retries[1] += 1;
@@ -517,7 +520,7 @@ impl<'a> World<'a> {
         if again {
             self.offer(request);
         } else if !is_over {
-            self.refused(request);
+            self.refused(request, "broke");
         }
     }
 

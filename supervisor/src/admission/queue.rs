@@ -203,15 +203,20 @@ impl<W> Queue<W> {
     pub fn allowed(&self, facts: &Facts, now: Instant) -> Duration {
         let lane = &self.lanes[facts.class.index()];
         let whole = facts.deadline.saturating_duration_since(facts.arrived);
-        let usual = match lane.is_overloaded(now) && self.order == Order::Adaptive {
-            false if self.order == Order::Fifo => whole,
-            false => Self::INTERVAL,
-            true => {
+        if self.order == Order::Fifo {
+            return whole;
+        }
+        if let Some(start) = self.conditions.cold_start {
+            // The start, and then as long as anybody may wait.
+            return start + Self::INTERVAL;
+        }
+        match self.conditions.p50 {
+            Some(p50) if lane.is_overloaded(now) => {
                 let most = (whole / 10).max(Self::SHORTEST);
-                (self.conditions.p50.unwrap_or_default() / 2).clamp(Self::SHORTEST, most)
+                (p50 / 2).clamp(Self::SHORTEST, most)
             }
-        };
-        usual.max(self.conditions.cold_start.unwrap_or_default())
+            _ => Self::INTERVAL,
+        }
     }
 
     /// How long it would wait until its turn, at the rate at which requests leave.
