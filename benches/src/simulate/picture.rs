@@ -221,14 +221,14 @@ fn one(svg: &mut String, panel: &Panel, top: f64, x_title: &str) {
     ));
     for (n, (name, values)) in panel.lines.iter().enumerate() {
         let colour = COLOURS[n % COLOURS.len()];
-        let mut path = String::new();
+        let mut points = String::new();
         for (at, value) in values.iter().filter(|point| point.1.is_finite()) {
-            let step = if path.is_empty() { 'M' } else { 'L' };
-            let _ = write!(path, "{step}{:.1} {:.1}", x(*at), y(*value));
+            let _ = write!(points, "{:.1},{:.1} ", x(*at), y(*value));
         }
         let thick = if n == 0 { 3.0 } else { 1.5 };
         line(format!(
-            "<path d=\"{path}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"{thick}\"/>"
+            "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"{thick}\"/>",
+            points.trim_end()
         ));
         let (px, py) = (far + 12.0, top + 16.0 * n as f64 + 8.0);
         line(format!(
