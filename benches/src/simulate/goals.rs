@@ -107,6 +107,10 @@ pub(crate) const ALL: &[Entry] = &[
         check: |offer, seeds| overload("io", scenario::io, offer, seeds),
     },
     Entry {
+        name: "heavy",
+        check: heavy,
+    },
+    Entry {
         name: "classes",
         check: classes,
     },
@@ -172,7 +176,7 @@ fn loaded(scenario: &Scenario) -> Stretch {
 }
 
 /// A scenario by how many times its capacity is offered.
-type Family = fn(f64, f64) -> Scenario;
+pub(crate) type Family = fn(f64, f64) -> Scenario;
 
 /// Goodput ÷ capacity, mean of the seeds.
 pub(crate) fn part_of_capacity(family: Family, times: f64, offer: f64, choice: Choice, seeds: u64) -> f64 {
@@ -216,6 +220,20 @@ fn overload(name: &'static str, family: Family, offer: f64, seeds: u64) -> Vec<G
         ));
     }
     goals
+}
+
+fn heavy(offer: f64, seeds: u64) -> Vec<Goal> {
+    [2.0, 5.0, 10.0]
+        .into_iter()
+        .map(|times| {
+            let scenario = scenario::heavy(times, offer);
+            let runs = runs(&scenario, Choice::Funcd, seeds);
+            let good =
+                least(runs.iter().map(|books| goodput(books, loaded(&scenario)))) / capacity(&scenario);
+            let what = format!("½ s of CPU each, {times} × load: goodput ÷ capacity");
+            Goal::at_least("heavy", what, good, 0.90, "")
+        })
+        .collect()
 }
 
 fn classes(offer: f64, seeds: u64) -> Vec<Goal> {

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use super::front::Choice;
+use super::goals::Family;
 use super::measure::{Stretch, goodput, p99};
 use super::published::Published;
 use super::scenarios::{self as scenario, WARM, capacity};
@@ -41,10 +42,11 @@ const SPACE: (f64, f64) = (60.0, 40.0);
 pub(crate) fn write_all(folder: &Path, offer: f64, only: Option<&str>) -> Outcome<()> {
     std::fs::create_dir_all(folder).during(folder.display())?;
     let wanted = |name: &str| only.is_none_or(|only| only == name);
-    let by_load: [(&str, fn(f64, f64) -> Scenario); 3] = [
+    let by_load: [(&str, Family); 4] = [
         ("cpu", scenario::cpu),
         ("io", scenario::io),
         ("classes", scenario::classes),
+        ("heavy", scenario::heavy),
     ];
     for (name, family) in by_load {
         if wanted(name) {
@@ -75,7 +77,7 @@ fn write(folder: &Path, name: &str, svg: &str) -> Outcome<()> {
     std::fs::write(&file, svg).during(file.display())
 }
 
-fn over_load(name: &str, family: fn(f64, f64) -> Scenario, offer: f64) -> String {
+fn over_load(name: &str, family: Family, offer: f64) -> String {
     let (mut good, mut slow) = (Vec::new(), Vec::new());
     for choice in CHOICES {
         let at = |times: f64| {

@@ -69,6 +69,18 @@ pub(crate) fn io(times: f64, offer: f64) -> Scenario {
     scenario
 }
 
+/// Half a second of CPU, eight a second at most: too few for medians to say anything. Callers wait five seconds.
+pub(crate) fn heavy(times: f64, offer: f64) -> Scenario {
+    let mut scenario = Scenario {
+        cpu: 0.5,
+        deadline: 5.0,
+        length: WARM + 60.0,
+        ..host(offer)
+    };
+    scenario.streams = vec![then(Class::Degraded, capacity(&scenario), times)];
+    scenario
+}
+
 /// All classes; critical is 45 % of capacity, the others share the rest.
 pub(crate) fn classes(times: f64, offer: f64) -> Scenario {
     let mut scenario = host(offer);

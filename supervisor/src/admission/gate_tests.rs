@@ -1,7 +1,8 @@
 //! The gate and the door: counts stay exact, nobody waits while there is a place.
 
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
@@ -183,4 +184,36 @@ fn a_permit_that_is_dropped_goes_to_who_waits_and_a_ticket_that_is_dropped_to_th
     assert_eq!((gate.in_flight(), gate.waiting()), (1, 0));
     drop(permit);
     assert_eq!(gate.in_flight(), 0);
+}
+
+struct Woken(AtomicU32);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn who_asked_last_is_woken() {
+    let now = Instant::now();
+    let gate = Arc::new(Gate::new(Order::Adaptive, now));
+    let door = Door::new(Arc::clone(&gate), Instant::now);
+    let Entered::Wait(mut ticket) = door.enter(&facts(Instant::now()), 1) else {
+        panic!("there is no place");
+    };
+    let wakers = [(); 2].map(|()| Arc::new(Woken(AtomicU32::new(0))));
+    for woken in &wakers {
+        let waker = Waker::from(Arc::clone(woken));
+        let polled = std::pin::Pin::new(&mut ticket).poll(&mut Context::from_waker(&waker));
+        assert!(polled.is_pending());
+    }
+    let mut told = Vec::new();
+    gate.set(&setting(1), Instant::now(), &mut told);
+    door.tell(told);
+    assert_eq!(
+        wakers.each_ref().map(|woken| woken.0.load(Ordering::SeqCst)),
+        [0, 1]
+    );
+    assert!(matches!(poll(&mut ticket), Poll::Ready(Ok(_))));
 }

@@ -38,8 +38,9 @@ impl Places {
 /// The limit of one function.
 #[derive(Debug, Clone)]
 pub struct Limit {
-    /// L.
+    /// L, and what it was at first.
     value: f64,
+    first: f64,
     /// Windows' medians, oldest first, each smaller than all after it; `b` is the first.
     lows: VecDeque<(Instant, Duration)>,
     /// u.
@@ -64,7 +65,7 @@ impl Limit {
     pub const MEMORY: Duration = Duration::from_secs(60);
     /// Below this part of its CPU a function is not saturated, however slow it is.
     pub const SATURATED: f64 = 0.8;
-    /// Below this many requests a second the limit is instances × concurrency.
+    /// Below this many requests a second the limit is instances × concurrency; what it begins with, if they saturate the CPU.
     pub const SPARSE: f64 = 10.0;
     /// At most so many times what was in flight is taken to be no danger.
     const ROOM: f64 = 8.0;
@@ -77,8 +78,10 @@ impl Limit {
 
     /// The limit of a new revision on a machine with `cores` for it.
     pub fn new(cores: f64, now: Instant) -> Limit {
+        let first = (2.0 * cores).max(8.0);
         Limit {
-            value: (2.0 * cores).max(8.0),
+            value: first,
+            first,
             lows: VecDeque::new(),
             busy: None,
             newest: 1.0,
@@ -200,10 +203,13 @@ impl Limit {
 
     /// How many may be in flight: never more than there are places, at least one for each instance.
     pub fn now(&self, places: Places) -> u32 {
-        match self.sparse {
-            true => places.total(),
-            false => (self.value as u32).max(places.ready).min(places.total()),
-        }
+        let limit = match self.sparse {
+            // Each is so heavy that few are too many: what a new function begins with keeps every core busy.
+            true if self.busy.is_some_and(|busy| busy >= Self::SATURATED) => self.value.min(self.first),
+            true => return places.total(),
+            false => self.value,
+        };
+        (limit as u32).max(places.ready).min(places.total())
     }
 
     /// What the formula says, before places bound it.
@@ -261,7 +267,7 @@ mod tests {
 
     #[test]
     fn slower_with_idle_cpu_grows_slower_with_busy_cpu_shrinks() {
-        let (mut now, mut waiting) = (Instant::now(), Limit::new(4.0, Instant::now()));
+        let (mut now, mut waiting) = (Instant::now(), Limit::without_room(4.0, Instant::now()));
         windows(&mut waiting, 20, 50, 0.5, &mut now);
         let mut saturated = waiting.clone();
         let (before, mut other) = (waiting.learnt(), now);
@@ -273,6 +279,29 @@ mod tests {
             "{} {before}",
             saturated.learnt()
         );
+    }
+
+    #[test]
+    fn with_cpu_to_spare_it_grows_at_once_and_never_past_it() {
+        let now = Instant::now();
+        let learnt = |utilisations: &[f64]| {
+            let mut limit = Limit::new(4.0, now);
+            utilisations.iter().for_each(|&busy| limit.utilisation(busy));
+            let window = Window {
+                p50: Some(millis(50)),
+                samples: 50,
+                dropped: false,
+                max_in_flight: 20,
+            };
+            limit.close(&window, PLACES, now + millis(100));
+            limit.learnt()
+        };
+        // 20 use a quarter: 64 would use .8. Then the usual step: .2 · √64.
+        assert!((learnt(&[0.25]) - 64.0).abs() < 0.001, "{}", learnt(&[0.25]));
+        assert_eq!(learnt(&[0.001]), 160.0);
+        assert!(learnt(&[0.79]) < 22.0);
+        // The mean is still low, but the load just jumped.
+        assert!(learnt(&[0.1, 0.1, 1.0]) < 10.0);
     }
 
     #[test]
@@ -320,6 +349,23 @@ mod tests {
         assert_eq!(limit.now(PLACES), 400);
         limit.close(&window(10), PLACES, now + millis(2000));
         assert!(limit.now(PLACES) < 20);
+    }
+
+    #[test]
+    fn few_that_are_heavy_are_limited_too() {
+        let now = Instant::now();
+        let mut limit = Limit::new(4.0, now);
+        let window = Window {
+            p50: Some(millis(900)),
+            samples: 5,
+            dropped: false,
+            max_in_flight: 400,
+        };
+        limit.utilisation(0.5);
+        limit.close(&window, PLACES, now + millis(1000));
+        assert_eq!(limit.now(PLACES), 400);
+        (0..10).for_each(|_| limit.utilisation(1.0));
+        assert_eq!(limit.now(PLACES), 8);
     }
 
     #[test]
