@@ -8,7 +8,7 @@ use funcd::admission::limit::Places;
 use funcd::admission::queue::Facts;
 use funcd::admission::{Admission, Class, Parts, State};
 
-use super::goals::Goal;
+use super::goal::Goal;
 
 /// CPU of single decisions.
 #[derive(Debug, Clone, Copy)]

@@ -1,93 +1,12 @@
-//! The goals, each with the scenario that shows it and what others reach; and all choices beside each other. Pure but for printing.
-
-use std::fmt;
+//! The goals, each with the scenario that shows it and what others reach.
 
 use funcd::admission::Class;
-use serde_json::{Value, json};
 
+use super::comparison::{Family, least, loaded, most, recovery_of, runs};
 use super::front::Choice;
-use super::measure::{Stretch, failed, goodput, p99, recovery, success};
+use super::goal::Goal;
+use super::measure::{Stretch, failed, goodput, p99, success};
 use super::scenarios::{self as scenario, WARM, capacity};
-use super::world::{Books, Scenario, World};
-
-/// A number with its goal.
-#[derive(Debug, Clone)]
-pub(crate) struct Goal {
-    scenario: &'static str,
-    what: String,
-    measured: f64,
-    at_least: Option<f64>,
-    at_most: Option<f64>,
-    /// What others reach.
-    anchor: &'static str,
-}
-
-impl Goal {
-    pub(crate) fn at_least(
-        scenario: &'static str,
-        what: impl Into<String>,
-        measured: f64,
-        goal: f64,
-        anchor: &'static str,
-    ) -> Goal {
-        Goal {
-            scenario,
-            what: what.into(),
-            measured,
-            at_least: Some(goal),
-            at_most: None,
-            anchor,
-        }
-    }
-
-    pub(crate) fn at_most(
-        scenario: &'static str,
-        what: impl Into<String>,
-        measured: f64,
-        goal: f64,
-        anchor: &'static str,
-    ) -> Goal {
-        Goal {
-            at_least: None,
-            at_most: Some(goal),
-            ..Goal::at_least(scenario, what, measured, goal, anchor)
-        }
-    }
-
-    pub(crate) fn is_met(&self) -> bool {
-        // What is not a number meets no goal.
-        self.at_least.is_none_or(|goal| self.measured >= goal)
-            && self.at_most.is_none_or(|goal| self.measured <= goal)
-    }
-
-    pub(crate) fn json(&self) -> Value {
-        json!({
-            "scenario": self.scenario,
-            "what": self.what,
-            "measured": self.measured,
-            "at_least": self.at_least,
-            "at_most": self.at_most,
-            "anchor": self.anchor,
-            "verdict": if self.is_met() { "met" } else { "missed" },
-        })
-    }
-}
-
-impl fmt::Display for Goal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let goal = match (self.at_least, self.at_most) {
-            (Some(goal), _) => format!("≥ {goal}"),
-            (_, Some(goal)) => format!("≤ {goal}"),
-            _ => String::new(),
-        };
-        let verdict = if self.is_met() { "met" } else { "MISSED" };
-        let line = format!(
-            "{:<11} {:<52} {goal:>9} {:>10.4}  {verdict:<7} {}",
-            self.scenario, self.what, self.measured, self.anchor
-        );
-        f.write_str(line.trim_end())
-    }
-}
 
 /// A scenario and its goals.
 pub(crate) struct Entry {
@@ -108,7 +27,11 @@ pub(crate) const ALL: &[Entry] = &[
     },
     Entry {
         name: "heavy",
-        check: heavy,
+        check: |offer, seeds| part("heavy", scenario::heavy, 0.90, offer, seeds),
+    },
+    Entry {
+        name: "bimodal",
+        check: |offer, seeds| part("bimodal", scenario::bimodal, 0.90, offer, seeds),
     },
     Entry {
         name: "classes",
@@ -148,46 +71,6 @@ pub(crate) const ALL: &[Entry] = &[
     },
 ];
 
-/// The same scenario with each seed.
-fn runs(scenario: &Scenario, choice: Choice, seeds: u64) -> Vec<Books> {
-    (1..=seeds)
-        .map(|seed| World::run(scenario, choice, seed))
-        .collect()
-}
-
-fn least(values: impl Iterator<Item = f64>) -> f64 {
-    values.fold(f64::INFINITY, |a, b| if b.is_nan() { b } else { a.min(b) })
-}
-
-fn most(values: impl Iterator<Item = f64>) -> f64 {
-    values.fold(f64::NEG_INFINITY, |a, b| if b.is_nan() { b } else { a.max(b) })
-}
-
-fn mean(values: impl ExactSizeIterator<Item = f64>) -> f64 {
-    let n = values.len() as f64;
-    values.sum::<f64>() / n
-}
-
-fn loaded(scenario: &Scenario) -> Stretch {
-    Stretch {
-        from: WARM,
-        to: scenario.length,
-    }
-}
-
-/// A scenario by how many times its capacity is offered.
-pub(crate) type Family = fn(f64, f64) -> Scenario;
-
-/// Goodput ÷ capacity, mean of the seeds.
-pub(crate) fn part_of_capacity(family: Family, times: f64, offer: f64, choice: Choice, seeds: u64) -> f64 {
-    let scenario = family(times, offer);
-    let runs = runs(&scenario, choice, seeds);
-    mean(
-        runs.iter()
-            .map(|books| goodput(books, loaded(&scenario)) / capacity(&scenario)),
-    )
-}
-
 fn overload(name: &'static str, family: Family, offer: f64, seeds: u64) -> Vec<Goal> {
     let usual = family(0.7, offer);
     let usual = most(
@@ -222,16 +105,22 @@ fn overload(name: &'static str, family: Family, offer: f64, seeds: u64) -> Vec<G
     goals
 }
 
-fn heavy(offer: f64, seeds: u64) -> Vec<Goal> {
+/// Goodput alone: where a p99 at usual load says little.
+fn part(name: &'static str, family: Family, goal: f64, offer: f64, seeds: u64) -> Vec<Goal> {
     [2.0, 5.0, 10.0]
         .into_iter()
         .map(|times| {
-            let scenario = scenario::heavy(times, offer);
+            let scenario = family(times, offer);
             let runs = runs(&scenario, Choice::Funcd, seeds);
             let good =
                 least(runs.iter().map(|books| goodput(books, loaded(&scenario)))) / capacity(&scenario);
-            let what = format!("½ s of CPU each, {times} × load: goodput ÷ capacity");
-            Goal::at_least("heavy", what, good, 0.90, "")
+            Goal::at_least(
+                name,
+                format!("{times} × load: goodput ÷ capacity"),
+                good,
+                goal,
+                "",
+            )
         })
         .collect()
 }
@@ -308,14 +197,6 @@ fn dependency(offer: f64, seeds: u64) -> Vec<Goal> {
         0.99,
         anchor,
     )]
-}
-
-fn recovery_of(scenario: &Scenario, end: f64, choice: Choice, seeds: u64) -> f64 {
-    let runs = runs(scenario, choice, seeds);
-    most(
-        runs.iter()
-            .map(|books| recovery(books, end, scenario.length).unwrap_or(f64::INFINITY)),
-    )
 }
 
 fn recovers(offer: f64, seeds: u64) -> Vec<Goal> {
@@ -449,61 +330,4 @@ fn long(offer: f64, seeds: u64) -> Vec<Goal> {
             "",
         ),
     ]
-}
-
-/// All choices beside each other, as text.
-pub(crate) fn comparison(offer: f64, seeds: u64, only: Option<&str>) -> String {
-    type Column = (&'static str, &'static str, fn(f64, u64, Choice) -> f64);
-    const COLUMNS: [Column; 9] = [
-        ("cpu", "cpu 2×", |o, s, c| {
-            part_of_capacity(scenario::cpu, 2.0, o, c, s)
-        }),
-        ("cpu", "5×", |o, s, c| {
-            part_of_capacity(scenario::cpu, 5.0, o, c, s)
-        }),
-        ("cpu", "10×", |o, s, c| {
-            part_of_capacity(scenario::cpu, 10.0, o, c, s)
-        }),
-        ("io", "io 2×", |o, s, c| {
-            part_of_capacity(scenario::io, 2.0, o, c, s)
-        }),
-        ("io", "5×", |o, s, c| {
-            part_of_capacity(scenario::io, 5.0, o, c, s)
-        }),
-        ("io", "10×", |o, s, c| {
-            part_of_capacity(scenario::io, 10.0, o, c, s)
-        }),
-        ("classes", "critical", |o, s, c| {
-            let scenario = scenario::classes(10.0, o);
-            let runs = runs(&scenario, c, s);
-            mean(
-                runs.iter()
-                    .map(|books| success(books, loaded(&scenario), Some(Class::Critical))),
-            )
-        }),
-        ("dependency", "dependency", |o, s, c| {
-            let scenario = scenario::dependency(o);
-            let runs = runs(&scenario, c, s);
-            mean(runs.iter().map(|books| success(books, loaded(&scenario), None)))
-        }),
-        ("recovery", "recovery s", |o, s, c| {
-            recovery_of(&scenario::recovery(o), WARM + 10.0, c, s)
-        }),
-    ];
-    let columns = COLUMNS
-        .iter()
-        .filter(|column| only.is_none_or(|only| only == column.0));
-    let columns: Vec<&Column> = columns.collect();
-    let mut text = format!("{:<34}", "goodput ÷ capacity; success; seconds");
-    columns
-        .iter()
-        .for_each(|(_, title, _)| text.push_str(&format!(" {title:>10}")));
-    for choice in Choice::ALL {
-        text.push_str(&format!("\n{:<34}", choice.name()));
-        for (_, _, measure) in &columns {
-            text.push_str(&format!(" {:>10.3}", measure(offer, seeds, choice)));
-        }
-    }
-    text.push('\n');
-    text
 }

@@ -2,7 +2,7 @@
 
 use funcd::admission::Class;
 
-use super::world::{Books, Fate};
+use super::script::{Books, Fate};
 
 /// Requests that were sent in a stretch of time, in seconds.
 #[derive(Debug, Clone, Copy)]

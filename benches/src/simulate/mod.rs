@@ -2,14 +2,17 @@
 //! guards it; what a real host does is measured, not simulated.
 
 mod chance;
+mod comparison;
 mod cores;
 mod cost;
 mod front;
+mod goal;
 mod goals;
 mod measure;
 mod picture;
 mod published;
 mod scenarios;
+mod script;
 mod world;
 
 use std::path::PathBuf;
@@ -17,7 +20,7 @@ use std::path::PathBuf;
 use serde_json::json;
 
 use crate::failure::Outcome;
-use goals::Goal;
+use goal::Goal;
 
 /// Of `simulate` alone.
 #[derive(Debug, clap::Args)]
@@ -61,7 +64,7 @@ pub(crate) fn run(flags: &Options, json: bool) -> Outcome<()> {
     }
     cost.goals().iter().for_each(|goal| println!("{goal}"));
     if !flags.quick {
-        println!("\n{}", goals::comparison(offer, seeds, flags.scenario.as_deref()));
+        println!("\n{}", comparison::table(offer, seeds, flags.scenario.as_deref()));
         picture::write_all(&flags.out, offer, flags.scenario.as_deref())?;
         println!("pictures: {}", flags.out.display());
     }
@@ -91,7 +94,7 @@ mod tests {
     /// The control: without admission the same scenarios miss them.
     #[test]
     fn without_admission_they_are_missed() {
-        let goodput = |choice| goals::part_of_capacity(scenarios::cpu, 5.0, OFFER, choice, 1);
+        let goodput = |choice| comparison::part_of_capacity(scenarios::cpu, 5.0, OFFER, choice, 1);
         assert!(goodput(front::Choice::Other(published::Published::None)) < 0.2);
         assert!(goodput(front::Choice::Fifo500) < 0.7);
     }

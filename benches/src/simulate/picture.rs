@@ -3,12 +3,13 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
+use super::comparison::Family;
 use super::front::Choice;
-use super::goals::Family;
 use super::measure::{Stretch, goodput, p99};
 use super::published::Published;
 use super::scenarios::{self as scenario, WARM, capacity};
-use super::world::{Scenario, World};
+use super::script::Scenario;
+use super::world::World;
 use crate::failure::{During, Outcome};
 
 /// A line: its name and its points.
@@ -42,11 +43,12 @@ const SPACE: (f64, f64) = (60.0, 40.0);
 pub(crate) fn write_all(folder: &Path, offer: f64, only: Option<&str>) -> Outcome<()> {
     std::fs::create_dir_all(folder).during(folder.display())?;
     let wanted = |name: &str| only.is_none_or(|only| only == name);
-    let by_load: [(&str, Family); 4] = [
+    let by_load: [(&str, Family); 5] = [
         ("cpu", scenario::cpu),
         ("io", scenario::io),
         ("classes", scenario::classes),
         ("heavy", scenario::heavy),
+        ("bimodal", scenario::bimodal),
     ];
     for (name, family) in by_load {
         if wanted(name) {

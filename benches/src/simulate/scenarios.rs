@@ -3,7 +3,7 @@
 
 use funcd::admission::Class;
 
-use super::world::{Scenario, Stream};
+use super::script::{Scenario, Stream};
 
 /// Before the load changes, so that there is something to compare with. In seconds.
 pub(crate) const WARM: f64 = 4.0;
@@ -31,6 +31,7 @@ fn host(offer: f64) -> Scenario {
     Scenario {
         cores: 4.0,
         cpu: 0.010,
+        rare: None,
         io: vec![],
         deadline: 0.250,
         streams: vec![],
@@ -79,6 +80,15 @@ pub(crate) fn heavy(times: f64, offer: f64) -> Scenario {
     };
     scenario.streams = vec![then(Class::Degraded, capacity(&scenario), times)];
     scenario
+}
+
+/// One request in twenty needs forty times the CPU of the others; the mean is 10 ms. Callers wait a second.
+pub(crate) fn bimodal(times: f64, offer: f64) -> Scenario {
+    Scenario {
+        rare: Some((0.05, 40.0)),
+        deadline: 1.0,
+        ..cpu(times, offer)
+    }
 }
 
 /// All classes; critical is 45 % of capacity, the others share the rest.

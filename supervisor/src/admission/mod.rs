@@ -16,9 +16,45 @@
 //! | a new revision is live | [`Admission::reset`] | |
 //! | an attempt failed | [`budget::Attempt::may_retry`] and then [`Admission::may_retry`] | |
 //!
+//! [`eject::Ejector`] and [`eject::Quarantine`] belong to who starts and ends instances; [`brownout::Brownout`] is one for the host.
+//!
+//! ```ignore
+//! // Once for each function. `cores`: its quota, or those of the host.
+//! let admission = Admission::<Arc<Slot>>::new(Parts::default(), cores, state, now);
+//! let door = Door::new(Arc::clone(admission.gate()), Instant::now);
+//!
+//! // For each request, before its body is read.
+//! let rank = ranks.rank(caller, now);
+//! let facts = Facts { class, rank, arrived, deadline: arrived + deadline::timeout(grpc, millis, manifest) };
+//! if admission.refuses(chance) {
+//!     return shed(Reason::Breaker);
+//! }
+//! let permit = match door.enter(&facts, brownout::score(class, rank)) {
+//!     Entered::Go(permit) => permit,
+//!     Entered::Shed(reason) => return shed(reason),
+//!     Entered::Wait(ticket) => {
+//!         if ticket.wants_place() {
+//!             tell_control(Wanted);
+//!         }
+//!         match timeout_at(ticket.until(), ticket).await {
+//!             Ok(verdict) => verdict?,
+//!             Err(_) => return shed(Reason::Waited),
+//!         }
+//!     }
+//! };
+//! // … lease an instance, send, and when the head is there:
+//! admission.ended(Outcome::Answered, dispatched.elapsed());
+//! // … and the permit goes with the body, and ends with it.
+//!
+//! // The sweep, and whenever control publishes instances.
+//! let mut verdicts = Vec::new();
+//! admission.tick(utilisation, now, &mut verdicts);
+//! door.tell(verdicts);
+//! ```
+//!
 //! A permit is for as long as the function *works*, not for as long as somebody waits: a request whose caller left keeps its
 //! permit until the instance has ended its stream. A permit does not name an instance: when none has a free slot after all (one
-//! is draining), drop the permit and offer again.
+//! is draining), drop the permit and offer again; so does a retry.
 
 pub mod breaker;
 pub mod brownout;
@@ -31,6 +67,7 @@ pub mod gate;
 #[cfg(test)]
 mod gate_tests;
 pub mod latency;
+mod learnt;
 pub mod limit;
 pub mod queue;
 mod sync;
@@ -39,14 +76,14 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use breaker::Proportional;
 use budget::Budget;
 pub use class::Class;
-use gate::{Gate, Offer, Setting, Verdicts};
+use gate::{Gate, Offer, Verdicts};
 use latency::Latencies;
-use limit::{Limit, Places, Window};
+use learnt::Learnt;
+use limit::{Places, Window};
 pub use queue::Reason;
-use queue::{Conditions, Facts, Order};
+use queue::{Facts, Order};
 
 /// How an attempt ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,23 +157,6 @@ pub struct Admission<W> {
     /// The part that the breaker refuses, of 2³².
     refuse: AtomicU32,
     learnt: Mutex<Learnt>,
-}
-
-/// What changes a few times a second, under a lock.
-#[derive(Debug)]
-struct Learnt {
-    parts: Parts,
-    cores: f64,
-    limit: Limit,
-    state: State,
-    breaker: Proportional,
-    budget: Budget,
-    p50: Option<Duration>,
-    /// How many a second it can answer: known while it is saturated.
-    rate: Option<f64>,
-    window_began: Instant,
-    /// What the breaker was told.
-    told: [u64; 3],
 }
 
 impl<W> Admission<W> {
@@ -290,80 +310,6 @@ pub struct View {
     pub is_saturated: bool,
     /// The part that the breaker refuses.
     pub breaker: f64,
-}
-
-impl Learnt {
-    /// How much of the newest rate goes into the mean.
-    const RATE_WEIGHT: f64 = 0.3;
-
-    fn new(parts: Parts, cores: f64, state: State, now: Instant) -> Learnt {
-        Learnt {
-            parts,
-            cores,
-            limit: match (parts.gate, parts.room) {
-                (true, true) => Limit::new(cores, now),
-                (true, false) => Limit::without_room(cores, now),
-                (false, _) => Limit::without_gate(cores, now),
-            },
-            state,
-            breaker: Proportional::default(),
-            budget: Budget::new(0, now),
-            p50: None,
-            rate: None,
-            window_began: now,
-            told: [0; 3],
-        }
-    }
-
-    fn close(&mut self, window: &Window, limit: u32, now: Instant) {
-        let age = now
-            .saturating_duration_since(self.window_began)
-            .as_secs_f64()
-            .max(1e-3);
-        self.window_began = now;
-        self.limit.close(window, self.state.places, now);
-        self.p50 = window.p50;
-        // What leaves a function that has room says nothing about what could.
-        if window.max_in_flight >= limit && window.samples > 0 {
-            let rate = window.samples as f64 / age;
-            let before = self.rate.unwrap_or(rate);
-            self.rate = Some(before + Self::RATE_WEIGHT * (rate - before));
-        } else {
-            self.rate = None;
-        }
-    }
-
-    fn setting(&self) -> Setting {
-        let State {
-            places, cold_start, ..
-        } = self.state;
-        let limit = match self.parts.limit {
-            true => self.limit.now(places),
-            false => places.total(),
-        };
-        // With another instance it will be faster.
-        let rate = self.rate.filter(|_| cold_start.is_none());
-        let bound = self
-            .parts
-            .bound
-            .unwrap_or_else(|| Conditions::bound(self.state.most_places, rate, self.p50, self.state.timeout));
-        let cold_start = match (places.ready, cold_start) {
-            // Without any instance there is nothing to wait for but the start.
-            (0, Some(_)) => Some(self.state.timeout),
-            (_, measured) => measured,
-        };
-        Setting {
-            limit,
-            places: places.total(),
-            threshold: self.state.threshold,
-            conditions: Conditions {
-                bound,
-                p50: self.p50.filter(|_| self.parts.deadlines),
-                rate: rate.filter(|_| self.parts.deadlines),
-                cold_start,
-            },
-        }
-    }
 }
 
 #[cfg(test)]
