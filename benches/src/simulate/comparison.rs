@@ -25,7 +25,8 @@ pub(crate) fn most(values: impl Iterator<Item = f64>) -> f64 {
     values.fold(f64::NEG_INFINITY, |a, b| if b.is_nan() { b } else { a.max(b) })
 }
 
-fn mean(values: impl ExactSizeIterator<Item = f64>) -> f64 {
+/// The mean.
+pub(crate) fn mean(values: impl ExactSizeIterator<Item = f64>) -> f64 {
     let n = values.len() as f64;
     values.sum::<f64>() / n
 }

@@ -34,9 +34,10 @@ pub(crate) fn success(books: &Books, stretch: Stretch, class: Option<Class>) -> 
     if all == 0 { 1.0 } else { good as f64 / all as f64 }
 }
 
-/// Requests without an answer in time.
-pub(crate) fn failed(books: &Books) -> usize {
-    books.fates.iter().filter(|fate| fate.answered.is_none()).count()
+/// Requests sent from then on that got no answer in time.
+pub(crate) fn failed(books: &Books, from: f64) -> usize {
+    let lost = |fate: &&Fate| fate.answered.is_none() && fate.sent >= from;
+    books.fates.iter().filter(lost).count()
 }
 
 /// All but one in a hundred of the answers came within this, in seconds.
@@ -97,7 +98,7 @@ mod tests {
         assert_eq!(success(&books, stretch, None), 0.5);
         assert_eq!(goodput(&books, stretch), 1.0);
         assert_eq!(p99(&books, stretch), 1.6);
-        assert_eq!(failed(&books), 1);
+        assert_eq!((failed(&books, 1.5), failed(&books, 1.6)), (1, 0));
         assert_eq!(success(&books, stretch, Some(Class::Bulk)), 1.0);
     }
 }

@@ -162,8 +162,8 @@ pub(crate) fn recovery(offer: f64) -> Scenario {
 /// 70 % of capacity, and each second one of four instances is killed.
 pub(crate) fn kills(offer: f64) -> Scenario {
     let mut scenario = cpu(0.7, offer);
-    scenario.kill = Some((1.0, 1.0));
-    scenario.length = 20.0;
+    scenario.kill = Some((WARM, 1.0));
+    scenario.length = WARM + 20.0;
     // As long as the manifest's default for requests that is ordinary.
     scenario.deadline = 1.0;
     scenario

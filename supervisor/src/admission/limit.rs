@@ -133,8 +133,8 @@ impl Limit {
     ///                         L = .8 L + .2 (L·g + √L·(g = 1 ? 1 : ½))
     /// ```
     ///
-    /// The second line: if n requests use u of the CPU, .8 n/u use .8 of it, so that many are no danger. Growth by √L alone takes five seconds
-    /// from 8 to what a function needs that waits for others, and refuses meanwhile for no reason.
+    /// The second line: if n requests use u of the CPU, .8 n/u use .8 of it, so that many are no danger. Growth by √L alone takes
+    /// five seconds from 8 to what a function needs that waits for others, and refuses meanwhile for no reason.
     pub fn close(&mut self, window: &Window, places: Places, now: Instant) {
         let age = now.saturating_duration_since(self.window_began).as_secs_f64();
         self.window_began = now;

@@ -1,8 +1,9 @@
 //! The requests of one function that wait for a place: bounded, by class, pure. Never admits anybody; never reads a clock.
 //!
-//! Healthy (it was empty within the last 100 ms): first in, first out, and a wait of 100 ms is allowed. Overloaded: newest first, and
-//! only a few milliseconds are allowed, because who waits longest has the least time left (CoDel, as Facebook's *Fail at Scale*
-//! applies it to request queues). The state is kept for each class: what bulk does to itself changes nothing for critical.
+//! Healthy (within the last 100 ms it was empty, or somebody left who had hardly waited): first in, first out, and a wait of
+//! 100 ms is allowed. Overloaded: newest first, and only a few milliseconds are allowed, because who waits longest has the least
+//! time left (CoDel, as Facebook's *Fail at Scale* applies it to request queues). The state is kept for each class: what bulk
+//! does to itself changes nothing for critical.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -128,8 +129,8 @@ struct Entry<W> {
 struct Lane<W> {
     by_age: BTreeMap<u64, Entry<W>>,
     by_rank: BTreeSet<(u8, u64)>,
-    /// When it was last empty.
-    empty_at: Instant,
+    /// When it was last empty, or, first in, first out, let somebody go who had hardly waited.
+    well_at: Instant,
 }
 
 impl<W> Lane<W> {
@@ -137,13 +138,13 @@ impl<W> Lane<W> {
         let entry = self.by_age.remove(&number)?;
         self.by_rank.remove(&(entry.facts.rank, number));
         if self.by_age.is_empty() {
-            self.empty_at = now;
+            self.well_at = now;
         }
         Some(entry)
     }
 
     fn is_overloaded(&self, now: Instant) -> bool {
-        !self.by_age.is_empty() && now.saturating_duration_since(self.empty_at) > Queue::<W>::INTERVAL
+        !self.by_age.is_empty() && now.saturating_duration_since(self.well_at) > Queue::<W>::INTERVAL
     }
 }
 
@@ -168,7 +169,7 @@ impl<W> Queue<W> {
         let lane = || Lane {
             by_age: BTreeMap::new(),
             by_rank: BTreeSet::new(),
-            empty_at: now,
+            well_at: now,
         };
         Queue {
             lanes: [lane(), lane(), lane(), lane()],
@@ -280,7 +281,7 @@ impl<W> Queue<W> {
         self.next += 1;
         let lane = &mut self.lanes[facts.class.index()];
         if lane.by_age.is_empty() {
-            lane.empty_at = now;
+            lane.well_at = now;
         }
         lane.by_rank.insert((facts.rank, number));
         let since = now;
@@ -339,7 +340,8 @@ impl<W> Queue<W> {
             let waits = [0, 1, 2, 3].map(|i: usize| !self.lanes[i].by_age.is_empty());
             let class = self.turns.next(waits)?;
             let lane = &self.lanes[class.index()];
-            let number = match self.is_newest_first(lane, now) {
+            let newest_first = self.is_newest_first(lane, now);
+            let number = match newest_first {
                 true => lane.by_rank.last().map(|&(_, number)| number),
                 false => lane.by_age.keys().next().copied(),
             };
@@ -350,8 +352,17 @@ impl<W> Queue<W> {
                 shed.push((entry.waiter, Reason::Deadline));
                 continue;
             }
+            // Who goes newest first never waits for long: that says nothing.
+            if !newest_first && now.saturating_duration_since(entry.since) <= self.target() {
+                self.lanes[class.index()].well_at = now;
+            }
             return Some(entry.waiter);
         }
+    }
+
+    /// A wait up to this is none to speak of: half of an answer.
+    fn target(&self) -> Duration {
+        (self.conditions.p50.unwrap_or_default() / 2).clamp(Self::SHORTEST, Self::INTERVAL)
     }
 
     /// Takes a request out whose caller is gone; `None`: it waits no more.
