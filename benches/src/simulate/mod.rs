@@ -81,7 +81,7 @@ mod tests {
     fn every_goal_is_met() {
         let goals: Vec<Goal> = goals::ALL
             .iter()
-            .flat_map(|scenario| (scenario.check)(OFFER + 2e-6, 1))
+            .flat_map(|scenario| (scenario.check)(OFFER + 1e-6, 1))
             .collect();
         let missed: Vec<String> = goals
             .iter()

@@ -35,7 +35,7 @@ fn host(offer: f64) -> Scenario {
         io: vec![],
         deadline: 0.250,
         streams: vec![],
-        length: WARM + 10.0,
+        length: WARM + 20.0,
         concurrency: 100,
         instances: 4,
         most_instances: 4,
