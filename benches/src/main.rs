@@ -1,5 +1,6 @@
-//! `funcd-benches cold|warm|memory|instances|spawn|leaks|all`: measures every number that SPECIFICATION.md promises, beside its peers in the
-//! same run. Installs nothing, and never calls a number good that it did not measure.
+//! `funcd-benches cold|warm|memory|instances|spawn|leaks|all`: measures every number that SPECIFICATION.md promises, beside its
+//! peers in the same run; `simulate` shows what admission does under overload. Installs nothing, and never calls a number good that
+//! it did not measure.
 
 #![deny(unsafe_code)]
 
@@ -37,6 +38,7 @@ mod placement;
 mod process;
 mod procfs;
 mod quiet;
+mod simulate;
 mod spawn;
 mod stats;
 mod sys;
@@ -72,6 +74,8 @@ struct Flags {
     /// Use this function instead of building examples/hello; it must answer `GET /` with 200.
     #[arg(long, value_name = "FILE")]
     hello: Option<PathBuf>,
+    #[command(flatten)]
+    simulate: simulate::Options,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -88,8 +92,10 @@ enum What {
     Spawn,
     /// Twenty thousand starts and stops.
     Leaks,
-    /// All of them.
+    /// All of these.
     All,
+    /// Overload, failures and scaling, with admission as it is and everything else simulated.
+    Simulate,
 }
 
 fn main() -> ExitCode {
@@ -110,6 +116,9 @@ fn main() -> ExitCode {
 }
 
 fn run(flags: &Flags) -> Outcome<()> {
+    if flags.what == What::Simulate {
+        return simulate::run(&flags.simulate, flags.json);
+    }
     let artifacts = Artifacts::build(flags.funcd.clone(), flags.hello.clone())?;
     let environment = Environment::read();
     if !flags.json {
@@ -151,7 +160,7 @@ fn measure(what: What, flags: &Flags, artifacts: &Artifacts) -> Outcome<Vec<Tabl
         What::Leaks => leaks::measure(artifacts, flags.cycles as usize),
         What::Memory => Ok(vec![memory::measure(artifacts, flags.functions as usize)?]),
         What::Instances => Ok(vec![instances::measure(artifacts, flags.functions as usize)?]),
-        What::Warm | What::All => warm::measure(
+        What::Warm | What::All | What::Simulate => warm::measure(
             artifacts,
             warm::Length {
                 rounds: rounds(20),

@@ -80,11 +80,14 @@ impl Floor {
             host.state.join("store"),
             host.state.join("logs"),
             host.state.join("uids"),
+            // Wherever they are: without uids of their own, functions could read those of others.
+            host.secrets.clone(),
         ];
+        let own: Vec<PathBuf> = own.into_iter().chain(host.credentials.clone()).collect();
         let mut floor = Floor::of(&host.read_roots, &host.write_roots, &host.degraded, grades);
         // Both as they are written and as they are: a grant is compared before and after its symlinks are followed.
         let real = own.iter().filter_map(|path| path.canonicalize().ok());
-        floor.own.extend(own.iter().cloned().chain(real));
+        floor.own.extend(real.chain(own.iter().cloned()));
         floor
     }
 
@@ -291,7 +294,20 @@ fn check_system(system: &System) -> Result<(), Refusal> {
     {
         return refuse(format!("the target of {path:?} holds a NUL"));
     }
-    Ok(())
+    // They are made one after the other where the host's folders can still be reached: one below another would be made
+    // wherever that leads.
+    let above = |path: &Path| {
+        links
+            .iter()
+            .find(|(other, _)| path != other && path.starts_with(other))
+    };
+    let all = paths.iter().chain(links.iter().map(|(path, _)| path));
+    match all.filter_map(|path| Some((path, above(path)?))).next() {
+        Some((path, (link, _))) => refuse(format!(
+            "{path:?} lies below the symlink {link:?}: call it by its real name"
+        )),
+        None => Ok(()),
+    }
 }
 
 /// A checked part as it is now: none when it is gone. It must be called by its real name, so that no symlink leads out of

@@ -82,6 +82,54 @@ fn parts_of_the_system_are_named_as_they_are() {
 }
 
 #[test]
+fn secrets_are_granted_to_nobody_wherever_they_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let top = dir.path().canonicalize().unwrap();
+    for folder in ["secrets/other", "credentials", "beside"] {
+        std::fs::create_dir_all(top.join(folder)).unwrap();
+    }
+    let host = Host {
+        functions: top.join("functions"),
+        state: top.join("state"),
+        run: top.join("run"),
+        listen: Vec::new(),
+        workers: 1,
+        admin: top.join("run/admin.sock"),
+        admin_listen: None,
+        supervisor: None,
+        uid_first: 1,
+        uid_count: 1,
+        read_roots: vec![top.clone()],
+        write_roots: vec![top.clone()],
+        secrets: top.join("secrets"),
+        credentials: Some(top.join("credentials")),
+        degraded: Vec::new(),
+        program: Vec::new(),
+        config: Vec::new(),
+        max_instances: 1,
+        drain_millis: 1,
+    };
+    let floor = Floor::new(&host, &[]);
+    let granted = |path: &str| {
+        let read = Spec {
+            read: vec![top.join(path)],
+            ..spec()
+        };
+        floor.check(&read)?;
+        let write = Spec {
+            write: vec![top.join(path)],
+            ..spec()
+        };
+        floor.check(&write)
+    };
+    granted("beside").unwrap();
+    for path in ["secrets", "secrets/other", "secrets/other/key", "credentials"] {
+        let said = granted(path).unwrap_err().to_string();
+        assert!(said.contains("which no function is granted"), "{path:?}: {said}");
+    }
+}
+
+#[test]
 fn an_ordinary_spec_passes() {
     assert_eq!(floor().check(&spec()), Ok(()));
 }
@@ -106,6 +154,12 @@ fn what_is_refused_and_how_it_is_said() {
         }),
         ("no part of the system", |s| {
             s.system = parts(&[], &[("/etc/passwd", "x")])
+        }),
+        ("below the symlink", |s| {
+            s.system = parts(&[], &[("/usr/a/b", "x"), ("/usr/a", "/")])
+        }),
+        ("below the symlink", |s| {
+            s.system = parts(&["/usr/a/b"], &[("/usr/a", "/")])
         }),
         ("doubled or trailing", |s| s.system = parts(&["/usr/../etc"], &[])),
         ("doubled or trailing", |s| {

@@ -1,11 +1,12 @@
-//! What fuzz targets reach of this crate's private parts. Only there when built by cargo-fuzz (`--cfg fuzzing`).
+//! What fuzz targets reach of this crate's private parts. Only there when built by cargo-fuzz (`--cfg fuzzing`), and in
+//! tests, so that it doesn't rot unseen.
 
 use std::path::Path;
 
 use crate::floor::Floor;
 use crate::probe::{Facts, grade};
 use crate::property::Property;
-use crate::spec::{Socket, Spec};
+use crate::spec::{Socket, Spec, System};
 
 /// Decodes a spec and checks it against a host's floor; what passes must be within it, by an independent reading.
 ///
@@ -53,6 +54,16 @@ pub fn floor(bytes: &[u8]) {
             !path.split('/').any(|part| part == ".." || part == "."),
             "{path:?}"
         );
+    }
+    if let System::Parts { paths, links } = &spec.system {
+        for path in paths.iter().chain(links.iter().map(|(path, _)| path)) {
+            assert!(crate::system::holds(path), "{path:?}");
+            let is_above = |(link, _): &&(_, _)| path != link && path.starts_with(link);
+            assert!(
+                links.iter().find(is_above).is_none(),
+                "{path:?} is below a symlink"
+            );
+        }
     }
     assert!(!spec.degraded.contains(&Property::Network));
     assert!(spec.memo.len() <= 24 * 1024);

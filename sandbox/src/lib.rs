@@ -7,7 +7,7 @@ mod cgroup;
 pub mod confine;
 pub mod exit;
 mod floor;
-#[cfg(fuzzing)]
+#[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod landlock;
 pub mod launcher;

@@ -91,7 +91,8 @@ impl Root {
     /// Plans the root.
     ///
     /// # Errors
-    /// `ENOENT` (and the like) for a bind whose source is missing, `EINVAL` for a path that is not absolute and plain.
+    /// `ENOENT` (and the like) for a bind whose source is missing, `EINVAL` for a path that is not absolute and plain,
+    /// `ELOOP` for one below a symlink.
     pub(crate) fn plan(
         mounts: &Mounts,
         binds: &[Bind<'_>],
@@ -186,8 +187,15 @@ impl Root {
         })
     }
 
-    /// A directory and those above it, each once.
+    /// A directory and those above it, each once. Never by way of a symlink: while the root is built, it leads to the host.
     fn directory(&mut self, path: &Path) -> Result<(), Errno> {
+        let is_symlink_above = |entry: &Entry| match entry {
+            Entry::Symlink { path: link, .. } => path.starts_with(OsStr::from_bytes(link.as_bytes())),
+            _ => false,
+        };
+        if self.entries.iter().any(is_symlink_above) {
+            return Err(libc::ELOOP);
+        }
         let mut above = PathBuf::new();
         for component in path.components() {
             above.push(component);
@@ -238,15 +246,19 @@ impl Entry {
                 calls::mount_add_attributes(path, *attributes)
             }
             // A function that may write to a directory above may have put a symlink there since the grant was checked.
-            // Exec closes the descriptors.
+            // There may be a hundred and more of them: each gives its descriptors back, or a start would need hundreds.
             Entry::Bind {
                 source,
                 path,
                 attributes,
                 fixed: false,
             } => {
-                let copy = calls::copy_mounts(calls::open_plain(source)?, *attributes)?;
-                calls::place_mounts(copy, calls::open_plain(path)?)
+                let from = calls::open_plain(source)?;
+                let copy = calls::copy_mounts(from, *attributes)?;
+                let to = calls::open_plain(path)?;
+                calls::place_mounts(copy, to)?;
+                [from, copy, to].into_iter().for_each(calls::close);
+                Ok(())
             }
             Entry::Tmp { options } => mount_new(c"tmpfs", c"tmp", 0, options),
             // Only what it may trace, which is itself. A user namespace may not mount it where the host's is masked, as it
@@ -366,6 +378,28 @@ mod tests {
         for path in ["/", "relative", "/usr/../etc", "", "/etc\0"] {
             assert_eq!(plan(&[(path, Access::Execute)]), Err(libc::EINVAL), "{path:?}");
         }
+    }
+
+    #[test]
+    fn nothing_is_made_below_a_symlink() {
+        let mounts = Mounts {
+            staging: "/staging".into(),
+            tmp_bytes: 1 << 20,
+            proc: false,
+        };
+        let plan = |links: &[(&str, &str)]| {
+            let links: Vec<_> = links.iter().map(|(path, to)| (path.into(), to.into())).collect();
+            Root::plan(&mounts, &[], &links).map(drop)
+        };
+        assert_eq!(plan(&[("/usr/a", "/"), ("/usr/b/c", "/")]), Ok(()), "the control");
+        for below in ["/usr/a/b", "/usr/a/etc/cron.d/x"] {
+            assert_eq!(
+                plan(&[("/usr/a", "/"), (below, "/")]),
+                Err(libc::ELOOP),
+                "{below}"
+            );
+        }
+        assert_eq!(plan(&[("/lib", "/"), ("/lib/x", "/")]), Err(libc::ELOOP));
     }
 
     #[test]

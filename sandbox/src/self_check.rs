@@ -31,7 +31,7 @@ pub struct Target {
     pub tcp: u16,
     /// Something is bound to this UDP port there; 0: nothing.
     pub udp: u16,
-    /// Something listens on this abstract Unix socket of the host.
+    /// Something listens on this abstract Unix socket of the host. It is also what is sent by UDP, so nobody can guess it.
     pub abstract_name: String,
 }
 

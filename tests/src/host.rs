@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::fs::{self, Permissions};
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -350,9 +351,16 @@ static SHARED: Mutex<Option<HashMap<&'static str, Arc<Host>>>> = Mutex::new(None
 pub fn stop_shared() -> Vec<String> {
     let hosts = SHARED.lock().unwrap_or_else(|poison| poison.into_inner()).take();
     let stop = |host: Arc<Host>| {
-        let left = host.stop();
+        let mut left = host.stop();
+        let folder = host.path().to_owned();
         // Its own drop finds everything gone already.
         drop(host);
+        // A test binary that keeps it in a static never drops it, and would leave the folder.
+        if let Err(error) = fs::remove_dir_all(&folder)
+            && error.kind() != ErrorKind::NotFound
+        {
+            left.push(format!("folder {}: {error}", folder.display()));
+        }
         left
     };
     hosts

@@ -143,6 +143,7 @@ impl Launcher {
                     has_port: matches!(spec.socket, Socket::Port(_)),
                     oom: None,
                     memo: spec.memo.into(),
+                    is_unreachable: false,
                     waiting,
                     end_is_told: false,
                 };

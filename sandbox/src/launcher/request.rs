@@ -101,7 +101,7 @@ impl Launcher {
 
     /// An instance that is gone gets no answer: its end was told before.
     fn on_sockets(&mut self, id: InstanceId, count: usize) {
-        let Some(instance) = self.instances.get(&id).filter(|instance| instance.has_port) else {
+        let Some(instance) = self.instances.get_mut(&id).filter(|instance| instance.has_port) else {
             return;
         };
         let count = count.min(MAX_FDS);
@@ -113,7 +113,10 @@ impl Launcher {
             None => super::network::host_sockets(count),
         };
         let sockets = made.unwrap_or_else(|e| {
-            log(format_args!("instance {id}: can't make sockets to reach it: {e}"));
+            // Each request for it asks again.
+            if !std::mem::replace(&mut instance.is_unreachable, true) {
+                log(format_args!("instance {id}: can't make sockets to reach it: {e}"));
+            }
             Vec::new()
         });
         self.tell(&Event::Sockets { id }, sockets.into_iter().map(Rc::new).collect());

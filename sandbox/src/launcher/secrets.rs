@@ -13,6 +13,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, fchown};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::fcntl::AT_FDCWD;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
@@ -34,7 +35,12 @@ pub(super) struct Secrets {
     mounted: bool,
     watch: Option<Inotify>,
     holders: BTreeMap<InstanceId, Holder>,
+    /// When to look again at those that were being written: nothing may tell when they are complete.
+    look_at: Option<Instant>,
 }
+
+/// How long until one that is being written is looked at again. (The event of its end comes a moment before the end.)
+const PAUSE: Duration = Duration::from_millis(250);
 
 /// An instance with secrets.
 #[derive(Debug)]
@@ -54,6 +60,7 @@ impl Secrets {
             mounted: false,
             watch: None,
             holders: BTreeMap::new(),
+            look_at: None,
         }
     }
 
@@ -122,6 +129,11 @@ impl Secrets {
         self.watch.as_ref().map(AsFd::as_fd)
     }
 
+    /// When [`Secrets::renew`] is to be called, whatever the files tell.
+    pub(super) fn look_at(&self) -> Option<Instant> {
+        self.look_at
+    }
+
     /// Delivers anew what was replaced. One that is gone or unusable now stays as it was delivered: instances that run go on.
     pub(super) fn renew(&mut self) {
         if let Some(watch) = &self.watch {
@@ -137,6 +149,7 @@ impl Secrets {
         for function in functions {
             self.watch(&function);
         }
+        self.look_at = None;
         for (id, holder) in &mut self.holders {
             let Holder {
                 function,
@@ -146,8 +159,9 @@ impl Secrets {
             for (name, known) in delivered {
                 let place = self.place.join(id.to_string());
                 match renew(&self.sources, (function, name), known, &place, *owner) {
-                    Ok(false) => {}
-                    Ok(true) => log(format_args!(
+                    Ok(Renewal::Needless) => {}
+                    Ok(Renewal::Later) => self.look_at = Some(Instant::now() + PAUSE),
+                    Ok(Renewal::Done) => log(format_args!(
                         "{function}: instance {id} has the new secret {name:?}"
                     )),
                     Err(e) => log(format_args!("instance {id} keeps what it was given: {e}")),
@@ -196,21 +210,33 @@ impl Secrets {
     }
 }
 
-/// Delivers one secret anew if its file is another than `known`: whether it was.
+/// What came of a look at one secret.
+enum Renewal {
+    /// It is the one that was delivered.
+    Needless,
+    /// It is being written.
+    Later,
+    Done,
+}
+
+/// Delivers one secret anew if its file is another than `known`.
 fn renew(
     sources: &Sources,
     (function, name): (&str, &str),
     known: &mut Stamp,
     place: &Path,
     owner: Option<(u32, u32)>,
-) -> Result<bool, Refusal> {
+) -> Result<Renewal, Refusal> {
     let secret = sources.find(function, name)?;
     if secret.stamp == *known {
-        return Ok(false);
+        return Ok(Renewal::Needless);
+    }
+    if secret.is_being_written {
+        return Ok(Renewal::Later);
     }
     let delivered = opened(place).and_then(|folder| secret.deliver(folder.as_fd(), name, owner));
     *known = delivered.map_err(|e| undelivered(function, name, &e))?;
-    Ok(true)
+    Ok(Renewal::Done)
 }
 
 fn undelivered(function: &str, name: &str, e: &io::Error) -> Refusal {

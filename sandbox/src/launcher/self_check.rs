@@ -1,7 +1,7 @@
 //! The self-check of a starting launcher: a process that attacks its sandbox, in each profile that functions are started in.
 //! What it reaches although it was promised that it can't refuses service. Takes a few milliseconds, once.
 
-use std::io;
+use std::io::{self, Read};
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
@@ -301,7 +301,11 @@ impl Bait {
         let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).ok();
         let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).ok();
         let udp = udp.filter(|udp| udp.set_nonblocking(true).is_ok());
-        let abstract_name = format!("funcd-self-check-{}", std::process::id());
+        // Nobody else's datagram shall look like the attacker's: any user of the host can send to the port.
+        let mut secret = [0; 16];
+        let _ = std::fs::File::open("/dev/urandom").and_then(|mut random| random.read_exact(&mut secret));
+        let digits = u128::from_ne_bytes(secret);
+        let abstract_name = format!("funcd-self-check-{}-{digits:032x}", std::process::id());
         let address = SocketAddr::from_abstract_name(&abstract_name);
         let port = |address: io::Result<std::net::SocketAddr>| address.map_or(0, |address| address.port());
         Bait {
@@ -318,9 +322,15 @@ impl Bait {
         }
     }
 
-    /// Whether a datagram arrived.
+    /// Whether a datagram of the attacker arrived.
     fn was_taken(&self) -> bool {
-        self.udp.as_ref().is_some_and(|udp| udp.recv(&mut [0; 8]).is_ok())
+        /// More than the socket holds of such small ones; who fills it again and again does not hold up the start.
+        const MOST: usize = 4096;
+        let Some(udp) = &self.udp else { return false };
+        let mut some = [0; 128];
+        let received = std::iter::from_fn(|| udp.recv(&mut some).ok().map(|length| some[..length].to_vec()));
+        let expected = self.target.abstract_name.as_bytes();
+        received.take(MOST).any(|datagram| datagram == expected)
     }
 }
 
@@ -348,4 +358,27 @@ fn read(from: &OwnedFd, into: &mut String, until: Instant) -> io::Result<bool> {
         *into += &String::from_utf8_lossy(&some[..length]);
     }
     Ok(length > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_datagram_of_somebody_else_is_no_attack() {
+        let bait = Bait::lay(false);
+        let to = (Ipv4Addr::LOCALHOST, bait.target.udp);
+        let sender = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        sender.send_to(b"x", to).unwrap();
+        assert!(!bait.was_taken());
+        let other = Bait::lay(false).target.abstract_name;
+        sender.send_to(other.as_bytes(), to).unwrap();
+        assert!(!bait.was_taken());
+        sender.send_to(b"x", to).unwrap();
+        sender.send_to(bait.target.abstract_name.as_bytes(), to).unwrap();
+        assert!(
+            bait.was_taken(),
+            "the control: the attacker's own, behind another's"
+        );
+    }
 }

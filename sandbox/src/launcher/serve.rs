@@ -85,6 +85,8 @@ pub(super) struct Instance {
     pub(super) oom: Option<OwnedFd>,
     /// Shared by instances that were started alike.
     pub(super) memo: Rc<[u8]>,
+    /// No sockets could be made to reach it, and that was said.
+    pub(super) is_unreachable: bool,
     /// Until it runs, if it was prepared ahead.
     pub(super) waiting: Option<Waiting>,
     /// Its end is nothing that the supervisor must be told any more.
@@ -162,7 +164,8 @@ impl Launcher {
         let looks = self.short_of_memory.first().map(|_| now + OOM_LOOK);
         let leaving = self.leaving.iter().map(|leaving| leaving.next).min();
         let refill = self.is_low().then_some(self.rest_until);
-        let next = [drain, stuck, looks, leaving, self.restart_at, refill]
+        let secrets = self.secrets.look_at();
+        let next = [drain, stuck, looks, leaving, self.restart_at, refill, secrets]
             .into_iter()
             .flatten()
             .min();
@@ -190,6 +193,9 @@ impl Launcher {
             .is_some_and(|at| now >= at)
         {
             self.end_supervisor("it does not read its messages, or does not end");
+        }
+        if self.secrets.look_at().is_some_and(|at| now >= at) {
+            self.secrets.renew();
         }
         self.look_for_oom_kills(now);
         self.remove_leaving(now);

@@ -13,8 +13,9 @@ use crate::probe::Plan;
 use crate::spec::{InstanceId, Socket, Spec};
 use crate::wire::Event;
 
-/// Instances that may wait at once, whatever the supervisor asks for: each costs the host a process.
-pub(super) const MOST: usize = 64;
+/// Instances that may wait at once, whatever the supervisor asks for: each costs the host a process. Twice as many as it may be
+/// configured to have (`standbys`), as each may be on its way out when the one in its place is asked for.
+pub(super) const MOST: usize = 2 * 64;
 
 /// What an instance keeps until it runs.
 #[derive(Debug)]

@@ -206,7 +206,7 @@ fn send(target: &Target) {
     if let Ok(socket) = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))
         && target.udp != 0
     {
-        let _ = socket.send_to(b"x", (Ipv4Addr::LOCALHOST, target.udp));
+        let _ = socket.send_to(target.abstract_name.as_bytes(), (Ipv4Addr::LOCALHOST, target.udp));
     }
 }
 

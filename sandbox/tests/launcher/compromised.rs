@@ -6,7 +6,7 @@
 use std::os::fd::FromRawFd;
 
 use funcd_sandbox::property::Property;
-use funcd_sandbox::spec::{InstanceId, Spec};
+use funcd_sandbox::spec::{InstanceId, Spec, System};
 use funcd_sandbox::wire::{self, MAX_FDS, MAX_MESSAGE};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -505,6 +505,9 @@ pub(super) fn a_stopped_supervisor_holds_up_no_end(who: As) {
     assert_eq!(host.cgroups(), Vec::<PathBuf>::new());
 }
 
+/// What a supervisor that was taken over does to a spec.
+type Change = Box<dyn Fn(&mut Spec)>;
+
 /// The floor, clause by clause, whatever the supervisor says.
 pub(super) fn no_clause_of_the_floor_gives_way(who: As) {
     let mut host = Running::start_in(who, "hand", |dir| {
@@ -515,7 +518,6 @@ pub(super) fn no_clause_of_the_floor_gives_way(who: As) {
     let dir = host.dir.path().to_path_buf();
     std::os::unix::fs::symlink("/etc", dir.join("data/escape")).unwrap();
     std::os::unix::fs::symlink(dir.join("state/store"), dir.join("data/store")).unwrap();
-    type Change = Box<dyn Fn(&mut Spec)>;
     let read = |path: &Path| -> Change {
         let path = path.to_path_buf();
         Box::new(move |spec| spec.read = vec![path.clone()])
@@ -571,6 +573,8 @@ pub(super) fn no_clause_of_the_floor_gives_way(who: As) {
         ("write_roots", write(dir.join("data/store"))),
         ("write_roots", write(dir.join("dataX"))),
         ("without", write(dir.join("data/../state"))),
+        ("below the symlink", below_a_link(&dir.join("data"), true)),
+        ("below the symlink", below_a_link(&dir.join("data"), false)),
     ];
     if who == As::Root {
         // What the host's own configuration does not let go missing, no function lets go missing.
@@ -584,7 +588,15 @@ pub(super) fn no_clause_of_the_floor_gives_way(who: As) {
     for (expected, change) in table {
         let mut spec = host.spec(digest, &["serve"]);
         change(&mut spec);
-        let said = host.refused(spec);
+        let id = host.ask(spec);
+        let said = host.answer_to(id);
+        assert!(
+            !dir.join("data/made").is_symlink(),
+            "a start made a symlink on the host"
+        );
+        let Event::LaunchFailed { message: said, .. } = said else {
+            panic!("{said:?} instead of a refusal with {expected:?}");
+        };
         assert!(said.contains(expected), "{expected:?} is not in {said:?}");
     }
     for (id, expected) in [
@@ -630,6 +642,25 @@ pub(super) fn no_clause_of_the_floor_gives_way(who: As) {
     }
     assert!(!Path::new("/etc/made").exists());
     host.stop();
+}
+
+/// Symlinks of the system, one of them below another that leads to a folder of the host: made one after the other, before the
+/// root is the function's, the second would be made on the host.
+fn below_a_link(folder: &Path, absolute: bool) -> Change {
+    let target = match absolute {
+        true => folder.to_owned(),
+        // From `usr` in the staging folder, whatever that is called.
+        false => Path::new(&"../".repeat(20)).join(folder.strip_prefix("/").unwrap()),
+    };
+    Box::new(move |spec| {
+        spec.system = System::Parts {
+            paths: Vec::new(),
+            links: vec![
+                ("/usr/link".into(), target.clone()),
+                ("/usr/link/made".into(), "/etc/shadow".into()),
+            ],
+        };
+    })
 }
 
 /// Uids come from the host's range, each function's own, and no function gets one beyond it.

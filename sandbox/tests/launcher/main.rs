@@ -162,6 +162,10 @@ fn run_tests() {
             "a_prepared_instance_that_can_not_execute_says_so",
             standby::a_prepared_instance_that_can_not_execute_says_so,
         ),
+        (
+            "another_is_prepared_while_one_still_ends",
+            standby::another_is_prepared_while_one_still_ends,
+        ),
     ];
     let root: &[Test] = &[
         (

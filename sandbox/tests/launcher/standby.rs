@@ -188,3 +188,54 @@ pub(super) fn a_prepared_instance_that_can_not_execute_says_so(who: As) {
     host.holds_no_more(&before);
     host.stop();
 }
+
+/// As many wait as a configuration may ask for, and one of them makes room for another.
+pub(super) fn another_is_prepared_while_one_still_ends(who: As) {
+    const MOST: usize = 64;
+    let (mut host, digest) = started(who);
+    if !host.handover.can_stand_by {
+        return println!("skipped: this host can't prepare instances ahead");
+    }
+    let spec = host.spec(digest, &["serve"]);
+    let before = host.holds();
+    let mut go = Vec::new();
+    for _ in 0..MOST {
+        let id = prepare(&mut host, spec.clone());
+        let (event, fds) = host.recv();
+        assert_eq!(event, Event::Prepared { id });
+        go.push((id, fds));
+    }
+    // Both are there before the launcher looks: the first has not ended when the second is asked for.
+    let launcher = Pid::from_raw(host.pid());
+    kill(launcher, Signal::SIGSTOP).unwrap();
+    let oldest = go[0].0;
+    host.send(&Request::Kill { id: oldest }, &[]);
+    let next = prepare(&mut host, spec.clone());
+    kill(launcher, Signal::SIGCONT).unwrap();
+    let mut told: Vec<_> = (0..2).map(|_| host.recv()).collect();
+    let is_prepared = |(event, _): &(Event, _)| *event == Event::Prepared { id: next };
+    assert!(told.iter().any(is_prepared), "{told:?}");
+    let is_over = |(event, _): &(Event, _)| matches!(event, Event::LaunchFailed { id, .. } if *id == oldest);
+    assert!(told.iter().any(is_over), "{told:?}");
+    // But not without end.
+    let refused = (0..=MOST).find_map(|_| {
+        prepare(&mut host, spec.clone());
+        told.push(host.recv());
+        match &told.last()?.0 {
+            Event::LaunchFailed { message, .. } => Some(message.clone()),
+            _ => None,
+        }
+    });
+    assert!(refused.unwrap().contains("wait already"));
+    let count = told
+        .iter()
+        .filter(|(event, _)| matches!(event, Event::Prepared { .. }))
+        .count();
+    drop((go, told));
+    // All of them end with the pipes that would have woken them.
+    for _ in 0..MOST - 1 + count {
+        assert!(matches!(host.recv().0, Event::LaunchFailed { .. }));
+    }
+    host.holds_no_more(&before);
+    host.stop();
+}

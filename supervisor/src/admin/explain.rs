@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use funcd_sandbox::property::Property;
 use funcd_sandbox::rlimit;
 use funcd_sandbox::seccomp::{self, Answer};
 use funcd_sandbox::spec::{CREDENTIALS, Image, Socket, Spec, System};
@@ -71,8 +72,8 @@ pub fn explain(
     let mut items = Items::default();
     items.files(&spec, &view, &revision.wanted.asks, &origins);
     items.network(&spec, &origins);
-    items.limits(&spec, &origins);
-    items.identity(config);
+    items.limits(&spec, doctor, &origins);
+    items.identity(config, doctor);
     items.environment(&spec, &origins);
     items.properties(doctor, &spec);
     let calls: Vec<Call> = seccomp::calls()
@@ -223,24 +224,32 @@ impl Items {
         );
     }
 
-    fn limits(&mut self, spec: &Spec, origins: &Origins) {
+    fn limits(&mut self, spec: &Spec, doctor: &Doctor, origins: &Origins) {
         let limits = &spec.limits;
+        // What is asked for and not enforced must not read like what is.
+        let kept = |property, value: String| match is_kept(doctor, property) {
+            true => value,
+            false => format!("{value}: NOT ENFORCED, `{property}` is missing"),
+        };
         let mut limit = |name: &str, value: String, from: String| self.add("limits", name, value, from);
         let memory = Size(limits.memory_bytes).to_string();
         limit(
             "memory",
-            format!("{memory}, swap included"),
+            kept(Property::MemoryLimit, format!("{memory}, swap included")),
             origins.at(|f| f.limits.memory.as_ref()),
         );
         let cores = f64::from(limits.cpu_millis) / 1000.0;
         limit(
             "cpu",
-            format!("{cores} cores"),
+            kept(Property::CpuLimit, format!("{cores} cores")),
             origins.at(|f| f.limits.cpu.as_ref()),
         );
         limit(
             "pids",
-            format!("{} processes and threads", limits.pids),
+            kept(
+                Property::PidLimit,
+                format!("{} processes and threads", limits.pids),
+            ),
             origins.at(|f| f.limits.pids.as_ref()),
         );
         limit(
@@ -260,15 +269,19 @@ impl Items {
         }
     }
 
-    fn identity(&mut self, config: &Config) {
+    fn identity(&mut self, config: &Config, doctor: &Doctor) {
         let last = config.uid_first.saturating_add(config.uid_count - 1);
-        let uids = format!("one of {} to {last}, of this function alone", config.uid_first);
-        self.add(
-            "identity",
-            "uid, gid",
-            uids,
-            "configuration: uid_first, uid_count",
-        );
+        let (uids, from) = match is_kept(doctor, Property::Privileges) {
+            true => (
+                format!("one of {} to {last}, of this function alone", config.uid_first),
+                "configuration: uid_first, uid_count",
+            ),
+            false => (
+                "NOT ITS OWN: those that the launcher runs as, as all functions".to_owned(),
+                "funcd doctor: `privileges` is missing",
+            ),
+        };
+        self.add("identity", "uid, gid", uids, from);
         self.add("identity", "groups", "none", PROFILE);
         self.add(
             "identity",
@@ -294,7 +307,8 @@ impl Items {
 
     fn properties(&mut self, doctor: &Doctor, spec: &Spec) {
         for property in &doctor.properties {
-            let value = match (&property.mechanism, property.accepted) {
+            let accepted = property.accepted || spec.degraded.contains(&property.name);
+            let value = match (&property.mechanism, accepted) {
                 (Some(mechanism), _) => mechanism.clone(),
                 (None, true) => "MISSING, and accepted".to_owned(),
                 (None, false) => "MISSING: starts are refused".to_owned(),
@@ -311,6 +325,11 @@ impl Items {
             );
         }
     }
+}
+
+fn is_kept(doctor: &Doctor, property: Property) -> bool {
+    let found = doctor.properties.iter().find(|view| view.name == property);
+    found.is_some_and(|view| view.kept)
 }
 
 /// Where the values of a manifest stand.

@@ -116,6 +116,10 @@ pub fn needs(read_at: ReadAt<'_>) -> io::Result<Option<Needs>> {
         } else {
             needs.search.extend(text.split(':').map(str::to_owned));
         }
+        // Before all of it is kept: a name of nothing but colons is thousands of folders, and each entry may name it again.
+        if needs.search.len() > MAX_NEEDED {
+            return Ok(None);
+        }
     }
     let fits = needs.libraries.len() <= MAX_NEEDED && needs.search.len() <= MAX_NEEDED;
     Ok(fits.then_some(needs))
@@ -204,6 +208,50 @@ mod tests {
             of(&crate::catalog::image::tests::elf_sample(false)),
             Some(Needs::default())
         );
+    }
+
+    /// A program whose RUNPATH is named so many times.
+    fn with_search(folders: &str, times: u64) -> Vec<u8> {
+        let (dynamic, strings) = (64 + 2 * 56, 64 + 2 * 56 + 16 * (times + 3));
+        let mut bytes = vec![0; 64];
+        bytes[..6].copy_from_slice(b"\x7fELF\x02\x01");
+        bytes[18..20].copy_from_slice(&native().unwrap().to_le_bytes());
+        bytes[32] = 64;
+        (bytes[54], bytes[56]) = (56, 2);
+        let strings_end = strings + folders.len() as u64 + 1;
+        for (kind, offset, size) in [
+            (PT_LOAD, 0, strings_end),
+            (PT_DYNAMIC, dynamic, strings - dynamic),
+        ] {
+            let words = [u64::from(kind), offset, offset, offset, size, size, 0];
+            bytes.extend(words.iter().flat_map(|word| word.to_le_bytes()));
+        }
+        let table = [(DT_STRTAB, strings), (DT_STRSZ, folders.len() as u64 + 1)];
+        let search = (0..times).map(|_| (DT_RUNPATH, 0));
+        for (tag, value) in table.into_iter().chain(search).chain([(0, 0)]) {
+            bytes.extend(tag.to_le_bytes());
+            bytes.extend(value.to_le_bytes());
+        }
+        bytes.extend(folders.as_bytes());
+        bytes.push(0);
+        bytes
+    }
+
+    #[test]
+    fn folders_without_end_are_not_collected() {
+        let few = of(&with_search("/a:/b", 1)).unwrap();
+        assert_eq!(few.search, ["/a", "/b"], "the control");
+        let many = with_search(&":".repeat(MAX_NAME - 1), 500);
+        let mut reads = 0;
+        let mut read = |offset: u64, buffer: &mut [u8]| {
+            reads += 1;
+            let rest = many.get(offset as usize..).unwrap_or_default();
+            let n = rest.len().min(buffer.len());
+            buffer[..n].copy_from_slice(&rest[..n]);
+            Ok(n)
+        };
+        assert_eq!(needs(&mut read).unwrap(), None);
+        assert!(reads < 10, "it was read {reads} times");
     }
 
     proptest! {

@@ -130,8 +130,23 @@ pub struct Wanted {
     known: Mutex<Option<(Stamp, Scope, Arc<View>)>>,
 }
 
-/// Changed by ldconfig(8), which package managers run when libraries change.
-type Stamp = Option<(u64, i64, i64)>;
+/// A state of the system's libraries: changed by ldconfig(8), which package managers run when libraries change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp(Option<(u64, i64, i64)>);
+
+impl Stamp {
+    /// The state now.
+    pub fn now() -> Stamp {
+        let meta = fs::metadata(libraries::CACHE).ok();
+        Stamp(meta.map(|meta| (meta.ino(), meta.mtime(), meta.mtime_nsec())))
+    }
+
+    /// Some state.
+    #[cfg(test)]
+    pub(crate) fn sample(number: u64) -> Stamp {
+        Stamp(Some((number, 0, 0)))
+    }
+}
 
 impl PartialEq for Wanted {
     fn eq(&self, other: &Wanted) -> bool {
@@ -148,12 +163,15 @@ impl Wanted {
         }
     }
 
+    /// Whether it sees anything of the system, which may change.
+    pub fn sees_the_system(&self, scope: Scope) -> bool {
+        scope == Scope::Full || self.asks != Asks::Nothing
+    }
+
     /// The view now. Reads files when it was not asked before, or when libraries of the system changed since: a few
     /// milliseconds.
     pub fn view(&self, scope: Scope) -> Arc<View> {
-        let stamp = fs::metadata(libraries::CACHE)
-            .ok()
-            .map(|meta| (meta.ino(), meta.mtime(), meta.mtime_nsec()));
+        let stamp = Stamp::now();
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         match &*known {
             Some((then, for_scope, view)) if *then == stamp && *for_scope == scope => Arc::clone(view),

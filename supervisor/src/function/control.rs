@@ -318,11 +318,7 @@ impl Control {
                     self.after_rollout(&name, rollout.unwrap_or(Rollout::Unchanged));
                 }
             }
-            ToControl::Woken(id) => {
-                if let Some(name) = self.standbys.owner(id).cloned() {
-                    self.with(&name, |entry, effects| entry.woken(id, effects));
-                }
-            }
+            ToControl::Woken(id) => self.on_woken(id),
             ToControl::SocketsLow(id) => {
                 self.requests.push(Request::Sockets {
                     id,
@@ -387,9 +383,10 @@ impl Control {
         self.report.usage(name, total, cpu_micros);
     }
 
-    /// Asks what the instances use, tells how many there are in each state, and tidies the store.
+    /// Asks what the instances use, tells how many there are in each state, tidies the store, and renews what waits.
     fn on_survey(&mut self) {
         self.tidy(Instant::now());
+        self.renew_standbys();
         let mut ids: Vec<InstanceId> = self.owners.keys().copied().collect();
         ids.truncate(USAGE_AT_ONCE);
         if !ids.is_empty() {
@@ -424,6 +421,8 @@ impl Control {
     }
 
     fn on_launched(&mut self, id: InstanceId, pid: i32, fds: Vec<OwnedFd>) {
+        // Who has woken it may be slower to say so than it was to start.
+        self.on_woken(id);
         if self.instance(id).is_none() {
             self.on_bound(id);
         }

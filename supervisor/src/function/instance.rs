@@ -189,6 +189,8 @@ pub struct SocketStock {
     sockets: Mutex<Vec<OwnedFd>>,
     arrived: Notify,
     asked: AtomicBool,
+    /// Answers of the launcher that brought none.
+    in_vain: AtomicU32,
     closed: AtomicBool,
     control: mpsc::UnboundedSender<ToControl>,
 }
@@ -203,6 +205,7 @@ impl SocketStock {
             sockets: Mutex::new(Vec::new()),
             arrived: Notify::new(),
             asked: AtomicBool::new(false),
+            in_vain: AtomicU32::new(0),
             closed: AtomicBool::new(false),
             control,
         }
@@ -210,6 +213,9 @@ impl SocketStock {
 
     /// Puts what the launcher made on the shelf.
     pub fn refill(&self, sockets: Vec<OwnedFd>) {
+        if sockets.is_empty() {
+            self.in_vain.fetch_add(1, Ordering::SeqCst);
+        }
         self.sockets
             .lock()
             .expect("no holder of this lock panics")
@@ -224,6 +230,7 @@ impl SocketStock {
     }
 
     async fn take(&self, id: InstanceId) -> io::Result<OwnedFd> {
+        let in_vain = self.in_vain.load(Ordering::SeqCst);
         loop {
             let mut arrived = std::pin::pin!(self.arrived.notified());
             arrived.as_mut().enable();
@@ -231,6 +238,12 @@ impl SocketStock {
                 let mut sockets = self.sockets.lock().expect("no holder of this lock panics");
                 (sockets.pop(), sockets.len())
             };
+            // Who asks again, after a pause, is not the one who was told.
+            if socket.is_none() && self.in_vain.load(Ordering::SeqCst) != in_vain {
+                let why =
+                    "the launcher can't make sockets in the function's network namespace: its log says why";
+                return Err(io::Error::other(why));
+            }
             if left < Self::LOW && !self.asked.swap(true, Ordering::SeqCst) {
                 let _ = self.control.send(ToControl::SocketsLow(id));
             }
@@ -314,5 +327,34 @@ impl AsyncWrite for Stream {
             Stream::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
             Stream::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_launcher_that_makes_no_sockets_is_not_asked_again_and_again() {
+        let (control, mut inbox) = mpsc::unbounded_channel();
+        let stock = Arc::new(SocketStock::new(control));
+        for _ in 0..3 {
+            let waiter = tokio::spawn({
+                let stock = Arc::clone(&stock);
+                async move { stock.take(InstanceId(7)).await }
+            });
+            assert_eq!(inbox.recv().await, Some(ToControl::SocketsLow(InstanceId(7))));
+            stock.refill(Vec::new());
+            let why = waiter.await.unwrap().unwrap_err();
+            assert!(why.to_string().contains("can't make sockets"), "{why}");
+            assert!(inbox.try_recv().is_err(), "nothing is asked without a request");
+        }
+        let waiter = tokio::spawn({
+            let stock = Arc::clone(&stock);
+            async move { stock.take(InstanceId(7)).await }
+        });
+        assert!(inbox.recv().await.is_some());
+        stock.refill(vec![std::fs::File::open("/dev/null").unwrap().into()]);
+        assert!(waiter.await.unwrap().is_ok(), "and when it can, all is well");
     }
 }

@@ -14,6 +14,7 @@ use super::handle::Revision;
 use super::instance::{Address, Instance};
 use super::start;
 use crate::catalog::manifest::Contract;
+use crate::catalog::view::Stamp;
 use crate::name::FunctionName;
 
 /// Whether a start of this revision can be prepared: the launcher refuses others. What is granted is looked up when it
@@ -68,7 +69,15 @@ impl Standby {
 pub(super) struct Standbys {
     most: usize,
     /// In the order in which they were prepared.
-    waiting: BTreeMap<InstanceId, FunctionName>,
+    waiting: BTreeMap<InstanceId, Waiting>,
+}
+
+/// A process that waits.
+#[derive(Debug)]
+struct Waiting {
+    function: FunctionName,
+    /// The state of the system's libraries that it will see: they were bound when it was prepared. `None`: it sees none.
+    libraries: Option<Stamp>,
 }
 
 /// Whether there is room for one more.
@@ -94,23 +103,30 @@ impl Standbys {
     pub(super) fn room(&self, was_used: bool) -> Room {
         match self.waiting.first_key_value() {
             _ if self.waiting.len() < self.most => Room::Free,
-            Some((&oldest, name)) if was_used => Room::Instead(oldest, name.clone()),
+            Some((&oldest, waiting)) if was_used => Room::Instead(oldest, waiting.function.clone()),
             Some(_) | None => Room::None,
         }
     }
 
-    pub(super) fn insert(&mut self, id: InstanceId, function: FunctionName) {
-        self.waiting.insert(id, function);
+    pub(super) fn insert(&mut self, id: InstanceId, function: FunctionName, libraries: Option<Stamp>) {
+        self.waiting.insert(id, Waiting { function, libraries });
     }
 
     /// It runs, or has ended: whose it was.
     pub(super) fn remove(&mut self, id: InstanceId) -> Option<FunctionName> {
-        self.waiting.remove(&id)
+        self.waiting.remove(&id).map(|waiting| waiting.function)
     }
 
     /// Whose one that waits is.
     pub(super) fn owner(&self, id: InstanceId) -> Option<&FunctionName> {
-        self.waiting.get(&id)
+        self.waiting.get(&id).map(|waiting| &waiting.function)
+    }
+
+    /// Those that would see other libraries than what is started now.
+    pub(super) fn outdated(&self, now: Stamp) -> Vec<(InstanceId, FunctionName)> {
+        let outdated = |waiting: &Waiting| waiting.libraries.is_some_and(|then| then != now);
+        let all = self.waiting.iter().filter(|(_, waiting)| outdated(waiting));
+        all.map(|(&id, waiting)| (id, waiting.function.clone())).collect()
     }
 
     pub(super) fn len(&self) -> usize {
@@ -139,11 +155,29 @@ impl Control {
         }
         let id = InstanceId(self.next_id);
         self.next_id += 1;
+        // Taken first: a change that comes meanwhile is noticed later.
+        let sees = revision.wanted.sees_the_system(revision.manifest.system);
+        let libraries = sees.then(Stamp::now);
         let spec = Box::new(start::spec(name, &revision));
         self.requests.push(Request::Prepare { id, spec });
-        self.standbys.insert(id, name.clone());
+        self.standbys.insert(id, name.clone(), libraries);
         if let Some(entry) = self.entries.get_mut(name) {
             entry.preparing(id, revision);
+        }
+    }
+
+    pub(super) fn on_woken(&mut self, id: InstanceId) {
+        if let Some(name) = self.standbys.owner(id).cloned() {
+            self.with(&name, |entry, effects| entry.woken(id, effects));
+        }
+    }
+
+    /// Replaces what would run with libraries that were upgraded since: a start after an upgrade has the new ones.
+    pub(super) fn renew_standbys(&mut self) {
+        for (id, name) in self.standbys.outdated(Stamp::now()) {
+            self.with(&name, Entry::end_standby);
+            self.standbys.remove(id);
+            self.stand_by(&name, false);
         }
     }
 
@@ -165,6 +199,7 @@ impl Control {
 mod tests {
     use super::super::entry_tests::revision;
     use super::*;
+    use crate::catalog::view::{Asks, Scope, Wanted};
 
     fn name(name: &str) -> FunctionName {
         FunctionName::parse(name).unwrap()
@@ -175,13 +210,28 @@ mod tests {
         let mut standbys = Standbys::new(2);
         for (id, function) in [(7, "a"), (9, "b")] {
             assert_eq!(standbys.room(false), Room::Free);
-            standbys.insert(InstanceId(id), name(function));
+            standbys.insert(InstanceId(id), name(function), None);
         }
         assert_eq!(standbys.room(false), Room::None);
         assert_eq!(standbys.room(true), Room::Instead(InstanceId(7), name("a")));
         assert_eq!(standbys.remove(InstanceId(7)), Some(name("a")));
         assert_eq!(standbys.remove(InstanceId(7)), None);
         assert_eq!(standbys.room(false), Room::Free);
+    }
+
+    #[test]
+    fn what_sees_the_system_is_outdated_when_libraries_change() {
+        let (then, now) = (Stamp::sample(1), Stamp::sample(2));
+        let mut standbys = Standbys::new(3);
+        for (id, libraries) in [(1, None), (2, Some(then)), (3, Some(now))] {
+            standbys.insert(InstanceId(id), name("a"), libraries);
+        }
+        assert_eq!(standbys.outdated(now), [(InstanceId(2), name("a"))]);
+        assert_eq!(standbys.outdated(then), [(InstanceId(3), name("a"))]);
+        let revision = revision(1, |_| {});
+        assert!(!revision.wanted.sees_the_system(Scope::Auto), "it is static");
+        assert!(revision.wanted.sees_the_system(Scope::Full));
+        assert!(Wanted::new(Asks::Unknown).sees_the_system(Scope::Auto));
     }
 
     #[test]

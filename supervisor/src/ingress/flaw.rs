@@ -36,8 +36,8 @@ pub(super) enum Flaw {
     Chunk,
     /// A trailer field that would be another head's.
     Trailer,
-    /// A line that never ends.
-    LongLine,
+    /// More extensions of chunks than are taken.
+    Extensions,
 }
 
 impl Flaw {
@@ -58,7 +58,7 @@ impl Flaw {
         Flaw::TwoHosts,
         Flaw::Chunk,
         Flaw::Trailer,
-        Flaw::LongLine,
+        Flaw::Extensions,
     ];
 
     /// The flaw of this number.
@@ -85,7 +85,7 @@ impl Flaw {
             Flaw::TwoHosts => "two-hosts",
             Flaw::Chunk => "chunk",
             Flaw::Trailer => "trailer",
-            Flaw::LongLine => "long-line",
+            Flaw::Extensions => "chunk-extensions",
         }
     }
 
@@ -108,7 +108,7 @@ impl Flaw {
             Flaw::TwoHosts => "Host is given more than once",
             Flaw::Chunk => "a chunk's size or end is malformed",
             Flaw::Trailer => "a trailer field says what only a head may say",
-            Flaw::LongLine => "a line is too long",
+            Flaw::Extensions => "the extensions of its chunks are too long",
         }
     }
 }

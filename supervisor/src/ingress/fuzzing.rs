@@ -1,4 +1,5 @@
-//! Doors through which the fuzz targets reach what is private here. Built for them only.
+//! Doors through which the fuzz targets reach what is private here. Built for them, and in tests, so that they don't
+//! rot unseen.
 
 use std::future::poll_fn;
 use std::path::Path;
@@ -82,6 +83,7 @@ pub fn routed(route_host: &str, route_path: &str, host: &str, target: &str) -> O
         id: RevisionId(funcd_sandbox::spec::Digest([0; 32])),
         artifact: funcd_sandbox::spec::Digest([0; 32]),
         image: funcd_sandbox::spec::Image::Static,
+        wanted: crate::catalog::view::Wanted::default(),
         manifest: Arc::new(manifest),
         manifest_text: text,
     };

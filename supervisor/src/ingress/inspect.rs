@@ -10,8 +10,8 @@ use http::Uri;
 
 use super::flaw::Flaw;
 
-/// The longest line outside a head: a chunk's size with its extensions, a trailer field.
-const LINE_LIMIT: usize = 16 * 1024;
+/// The longest line of a chunk's size, and the most bytes of extensions in one body; hyper's own bound.
+const EXTENSIONS: usize = 16 * 1024;
 /// The most fields of a head, and of a trailer; hyper's own bound.
 const FIELDS: u32 = 100;
 /// The longest target that a `Uri` can hold.
@@ -57,6 +57,8 @@ pub(super) struct Inspector {
     /// Bytes and fields of the current head or trailer.
     bytes: usize,
     fields: u32,
+    /// Bytes of chunk extensions in the current body.
+    extensions: usize,
     length: Option<u64>,
     chunked: bool,
     host: bool,
@@ -76,6 +78,7 @@ impl Inspector {
             head_bytes,
             bytes: 0,
             fields: 0,
+            extensions: 0,
             length: None,
             chunked: false,
             host: false,
@@ -157,6 +160,7 @@ impl Inspector {
                     bytes = &bytes[taken as usize..];
                 }
                 At::RequestLine | At::Field | At::ChunkSize | At::Trailer => {
+                    self.begins(bytes[0])?;
                     let Some(end) = memchr::memchr(b'\n', bytes) else {
                         self.keep(bytes)?;
                         bytes = &[];
@@ -198,6 +202,17 @@ impl Inspector {
         }
     }
 
+    /// What can't begin a request is told at once: another protocol, TLS above all, waits for an answer and may never
+    /// send a line feed.
+    fn begins(&self, first: u8) -> Result<(), Flaw> {
+        match first {
+            b'\r' | b'\n' => Ok(()),
+            _ if self.at != At::RequestLine || !self.line.is_empty() || is_class(first, TOKEN) => Ok(()),
+            _ if has_control(&[first]) => Err(Flaw::ControlCharacter),
+            _ => Err(Flaw::RequestLine),
+        }
+    }
+
     fn keep(&mut self, part: &[u8]) -> Result<(), Flaw> {
         self.count(part.len())?;
         self.line.extend_from_slice(part);
@@ -208,8 +223,10 @@ impl Inspector {
     fn count(&mut self, more: usize) -> Result<(), Flaw> {
         self.bytes += more;
         match self.at {
-            At::ChunkSize if self.line.len() + more > LINE_LIMIT => Err(Flaw::LongLine),
+            At::ChunkSize if self.line.len() + more > EXTENSIONS => Err(Flaw::Extensions),
             At::ChunkSize => Ok(()),
+            // One less than hyper takes in a head: of a trailer it takes no more.
+            At::Trailer if self.bytes >= self.head_bytes => Err(Flaw::LargeHead),
             _ if self.bytes > self.head_bytes => Err(Flaw::LargeHead),
             _ => Ok(()),
         }
@@ -226,7 +243,7 @@ impl Inspector {
             At::RequestLine => {
                 self.request_line(line)?;
                 (self.length, self.chunked, self.host) = (None, false, false);
-                (self.upgrade, self.fields) = (false, 0);
+                (self.upgrade, self.fields, self.extensions) = (false, 0, 0);
                 self.at = At::Field;
             }
             At::Field if line.is_empty() => {
@@ -338,6 +355,10 @@ impl Inspector {
         let good = rest.is_empty() || rest.trim_ascii_start().first() == Some(&b';');
         if digits == 0 || digits > 15 || !good {
             return Err(Flaw::Chunk);
+        }
+        self.extensions += rest.len();
+        if self.extensions > EXTENSIONS {
+            return Err(Flaw::Extensions);
         }
         let size = line[..digits].iter().fold(0, |size, digit| {
             size << 4 | u64::from((*digit as char).to_digit(16).expect("looked at above"))

@@ -31,6 +31,11 @@ fn streams() {
             "POST / HTTP/1.1\r\nTransfer-Encoding: Chunked\r\n\r\n3;a=b\r\n\n\0:\r\n0\r\nT: 1\r\n\r\nGET / HTTP/1.1\r\n\r\n",
             Ok(2),
         ),
+        // Told at the first byte: no line feed need ever come.
+        ("\x16\x03\x01\x02", Err(Flaw::ControlCharacter)),
+        ("\x16\x03\n\r\n", Err(Flaw::ControlCharacter)),
+        (" GET / HTTP/1.1\r\n", Err(Flaw::RequestLine)),
+        ("\r\n(", Err(Flaw::RequestLine)),
         ("GET / HTTP/1.1\nHost: a\r\n\r\n", Err(Flaw::BareLineFeed)),
         ("GET / HTTP/1.1\r\nHost: a\n\r\n", Err(Flaw::BareLineFeed)),
         ("GET / HTTP/1.1\r\nHost: a\r\n\n", Err(Flaw::BareLineFeed)),
@@ -132,9 +137,9 @@ fn streams() {
     assert_eq!(inspect("\r\n".repeat(513).as_bytes(), 100), Err(Flaw::LargeHead));
     let extension = format!(
         "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1;{}",
-        "x".repeat(LINE_LIMIT)
+        "x".repeat(EXTENSIONS)
     );
-    assert_eq!(inspect(extension.as_bytes(), 100), Err(Flaw::LongLine));
+    assert_eq!(inspect(extension.as_bytes(), 100), Err(Flaw::Extensions));
 }
 
 #[test]
@@ -243,6 +248,22 @@ fn a_head_passes_as_a_whole_and_a_body_as_it_comes() {
 }
 
 #[test]
+fn extensions_and_trailers_pass_as_far_as_hyper_reads_them() {
+    let head = "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let chunk = format!("1;{}\r\nx\r\n", "e".repeat(1023));
+    let most = format!("{head}{}0\r\n\r\n", chunk.repeat(16));
+    assert_eq!(inspect(most.as_bytes(), 100), Ok(1));
+    let more = format!("{head}{}0;\r\n\r\n", chunk.repeat(16));
+    assert_eq!(inspect(more.as_bytes(), 100), Err(Flaw::Extensions));
+    // Of each body anew.
+    assert_eq!(inspect(most.repeat(2).as_bytes(), 100), Ok(2));
+
+    let trailer = |bytes: usize| format!("{head}0\r\nT: {}\r\n\r\n", "t".repeat(bytes - 7));
+    assert_eq!(inspect(trailer(1023).as_bytes(), 100), Ok(1));
+    assert_eq!(inspect(trailer(1024).as_bytes(), 100), Err(Flaw::LargeHead));
+}
+
+#[test]
 fn behind_an_upgrade_nothing_is_looked_at_until_it_is_answered() {
     let ask = b"GET / HTTP/1.1\r\nUpgrade: x\r\nContent-Length: 1\r\n\r\n1";
     let mut inspector = Inspector::new(1024);
@@ -255,7 +276,7 @@ fn behind_an_upgrade_nothing_is_looked_at_until_it_is_answered() {
     };
     assert_eq!(inspector.feed(b"\0\n\0"), (blind, None));
     inspector.decide();
-    assert_eq!(inspector.feed(b"\0\n\0").1, Some(Flaw::BareLineFeed));
+    assert_eq!(inspector.feed(b"\0\n\0").1, Some(Flaw::ControlCharacter));
     assert_eq!(inspector.flawed_head(), Some(true));
 }
 

@@ -16,7 +16,7 @@ mod connection;
 mod flaw;
 mod forward;
 mod frames;
-#[cfg(fuzzing)]
+#[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod headers;
 mod heard;

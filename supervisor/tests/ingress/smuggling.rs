@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use crate::host::{Host, Server, field, hello, manifest, recorder};
+use crate::host::{Host, Server, assert_problem, bounds, field, hello, manifest, metric, recorder};
 
 /// What becomes of a row.
 enum Fate {
@@ -431,6 +431,66 @@ fn what_stands_behind_an_upgrade_waits_for_its_answer() {
         answer.starts_with("HTTP/1.1 101 ") && answer.ends_with("\0\n\r\n\0GET\n"),
         "{answer:?}"
     );
+}
+
+#[test]
+fn a_request_sent_behind_a_declined_upgrade_is_read_without_another_byte() {
+    let mut host = Host::new();
+    let (_, server) = host.serve("f", manifest(), hello);
+    let mut caller = host.caller();
+    for round in 0..50 {
+        caller.send(format!(
+            "GET /f/a HTTP/1.1\r\nHost: h\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n\
+             GET /f/b{round} HTTP/1.1\r\nHost: h\r\n\r\n"
+        ));
+        for _ in 0..2 {
+            let (head, body, _) = caller.response().unwrap();
+            assert!(
+                head.starts_with("HTTP/1.1 200 ") && body == b"hello",
+                "{round}: {head}"
+            );
+        }
+    }
+    assert_eq!(server.seen().len(), 100);
+}
+
+#[test]
+fn chunk_extensions_and_trailers_pass_whole_or_are_refused_by_name() {
+    let mut host = Host::new();
+    host.serve("f", manifest(), hello);
+    let post = |rest: &str| {
+        host.raw(format!(
+            "POST /f HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n{rest}"
+        ))
+    };
+    let chunk = format!("1;{}\r\nx\r\n", "e".repeat(1023));
+    let trailer = |bytes: usize| format!("0\r\nT: {}\r\n\r\n", "t".repeat(bytes - 7));
+    for good in [
+        format!("{}0\r\n\r\n", chunk.repeat(16)),
+        trailer(bounds().head_bytes - 1),
+    ] {
+        let answer = post(&good);
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    }
+    for (bad, slug) in [
+        (format!("{}0\r\n\r\n", chunk.repeat(17)), "chunk-extensions"),
+        (trailer(bounds().head_bytes), "large-head"),
+    ] {
+        let ended = || metric("funcd_connections_ended_total", &format!("reason=\"{slug}\""));
+        let before = ended();
+        let answer = post(&bad);
+        assert_problem(&answer, 400, "bad-request", "http_request_error");
+        assert!(answer.contains("framing of the request body"), "{answer}");
+        assert!(ended() > before, "{slug}");
+    }
+}
+
+#[test]
+fn who_speaks_tls_is_told_at_the_first_byte() {
+    let host = Host::new();
+    // A ClientHello need not have a line feed, and its sender waits.
+    let answer = host.raw(b"\x16\x03\x01\x00\xf0\x01\x00\x00\xec\x03\x03");
+    assert_problem(&answer, 400, "bad-request", "http_request_error");
 }
 
 #[test]

@@ -31,6 +31,7 @@ pub(crate) fn register(suite: &mut Suite) {
         what_another_mechanism_keeps_is_not_missing: ALL,
         what_is_taken_away_has_a_name: &[],
         doctor_says_what_each_property_needs: &[],
+        what_is_not_enforced_is_not_explained_as_if_it_were: ALL,
     ]);
 }
 
@@ -327,4 +328,50 @@ fn doctor_says_what_each_property_needs() {
         missing.contains(&"files".to_owned()) && missing.contains(&"memory-limit".to_owned()),
         "{missing:?}"
     );
+}
+
+fn what_is_not_enforced_is_not_explained_as_if_it_were() {
+    let folder = tempfile::tempdir().unwrap();
+    let manifest = folder.path().join("function.toml");
+    std::fs::write(&manifest, "[sandbox]\ndegraded = [\"memory-limit\"]\n").unwrap();
+    let explained = |without: &str| {
+        let mut command = std::process::Command::new(funcd_tests::artifacts::funcd());
+        command.env("FUNCD_WITHOUT", without);
+        command.args(["--json", "explain-sandbox", "--admin", "/nonexistent/admin.sock"]);
+        command.arg(funcd_tests::artifacts::example("hello"));
+        let output = command.arg("--manifest").arg(&manifest).output().unwrap();
+        let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+        move |section: &str, name: &str| {
+            let items = document["items"].as_array().unwrap();
+            let found = items.iter().find(|item| {
+                item["section"] == section && item["name"].as_str().is_some_and(|own| own.starts_with(name))
+            });
+            found.expect("an item")["value"].as_str().unwrap().to_owned()
+        }
+    };
+    // The control: everything is kept.
+    let whole = explained("");
+    for (section, name) in [
+        ("limits", "memory"),
+        ("limits", "cpu"),
+        ("limits", "pids"),
+        ("identity", "uid"),
+    ] {
+        assert!(!whole(section, name).contains("NOT"), "{}", whole(section, name));
+    }
+    let less = explained("memory,own-uid");
+    let memory = less("limits", "memory");
+    assert!(
+        memory.ends_with("NOT ENFORCED, `memory-limit` is missing"),
+        "{memory}"
+    );
+    assert_eq!(less("limits", "cpu"), whole("limits", "cpu"));
+    assert!(
+        less("identity", "uid").contains("NOT ITS OWN"),
+        "{}",
+        less("identity", "uid")
+    );
+    // The manifest accepts the one, nobody the other.
+    assert_eq!(less("properties", "P5"), "MISSING, and accepted");
+    assert_eq!(less("properties", "P10"), "MISSING: starts are refused");
 }

@@ -1,8 +1,8 @@
 //! Secrets: who gets which, how, what happens when one is replaced, and where none ever shows up.
 
 use std::fs;
-use std::io::{Read, Seek, SeekFrom};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -19,6 +19,7 @@ pub(crate) fn register(suite: &mut Suite) {
         a_secret_is_a_file_of_the_instance_alone: MOUNTS,
         nobody_gets_the_secret_of_another: MOUNTS,
         a_replaced_secret_arrives_without_a_restart: MOUNTS,
+        half_a_secret_never_arrives: MOUNTS,
         a_missing_secret_is_named_and_what_to_do: MOUNTS,
         a_secret_that_others_can_read_is_refused: MOUNTS,
         credentials_of_the_service_are_secrets: MOUNTS,
@@ -168,6 +169,35 @@ fn a_replaced_secret_arrives_without_a_restart() {
     becomes("sixth");
 }
 
+/// As install(1) replaces a file: the old one is removed, and the new one grows in its place.
+fn half_a_secret_never_arrives() {
+    let host = host();
+    let path = host.secret("growing", "key", "old");
+    host.secret("growing", "other", "before");
+    host.deploy("growing", "echo", "secrets = [\"key\", \"other\"]\n");
+    shows(&host, "growing", "old");
+    let becomes = |name: &str, value: &str| {
+        let target = format!("/growing/try?do=show&at=/run/credentials/{name}");
+        host.wait_for(&target, value, |answer| answer.text() == value);
+    };
+    fs::remove_file(&path).unwrap();
+    let mut options = fs::OpenOptions::new();
+    let mut writer = options
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&path)
+        .unwrap();
+    writer.write_all(b"ne").unwrap();
+    // Once this one has arrived, the other was looked at, too.
+    host.secret("growing", "other", "after");
+    becomes("other", "after");
+    shows(&host, "growing", "old");
+    writer.write_all(b"w").unwrap();
+    drop(writer);
+    becomes("key", "new");
+}
+
 fn a_missing_secret_is_named_and_what_to_do() {
     let host = host();
     host.drop_folder("hopeful", &funcd_tests::artifacts::example("echo"), KEY);
@@ -221,6 +251,8 @@ fn credentials_of_the_service_are_secrets() {
         !of_supervisor.contains("CREDENTIALS_DIRECTORY"),
         "{of_supervisor}"
     );
+    // So that the folder can be removed by whoever isn't root.
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)).unwrap();
 }
 
 /// Not in this binary as a whole, which the host's log or state could hold.

@@ -151,7 +151,8 @@ fn there_are_never_more_than_was_said() {
     for name in names.into_iter().cycle().take(12) {
         host.get_ok(&format!("/{name}/"));
         host.wait_idle(name);
-        assert!(waiting(&host).len() <= 2);
+        // Whose place was taken has been killed, and may take a moment to be gone.
+        until("no more than two to wait", || waiting(&host).len() <= 2);
         // Use has a place made for it.
         let latest = |process: &Process| process.uid() == host_uid(&host, name);
         until("the one just used to be prepared", || {

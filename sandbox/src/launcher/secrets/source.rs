@@ -16,6 +16,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use crate::floor::Refusal;
+use crate::sys::process;
 
 /// The largest secret, in bytes: as systemd's credentials.
 const MAX_BYTES: u64 = 1 << 20;
@@ -36,6 +37,8 @@ pub(super) struct Sources {
 pub(super) struct Secret {
     file: File,
     pub(super) stamp: Stamp,
+    /// Somebody has it open for writing, as install(1) has from when the file is there: what is in it may be half of it.
+    pub(super) is_being_written: bool,
 }
 
 /// A state of a file.
@@ -156,7 +159,14 @@ fn secret(folder: BorrowedFd<'_>, name: &str, path: &Path) -> Result<Secret, Pro
         ));
     }
     let stamp = Stamp::of(&meta);
-    Ok(Secret { file, stamp })
+    // A file system without leases does not tell: the comparison after the copy stays.
+    let lease = process::try_lease(file.as_fd());
+    let is_being_written = lease.is_err_and(|e| e.raw_os_error() == Some(libc::EAGAIN));
+    Ok(Secret {
+        file,
+        stamp,
+        is_being_written,
+    })
 }
 
 fn belongs(meta: &Metadata, path: &Path) -> Result<(), Problem> {
@@ -180,13 +190,16 @@ impl Secret {
     /// Copies it into a folder, for `owner` alone, in the place of an earlier one at once; its state.
     ///
     /// # Errors
-    /// Those of the file system, and that it changed meanwhile.
+    /// Those of the file system, and that it is being written, or changed meanwhile.
     pub(super) fn deliver(
         &self,
         folder: BorrowedFd<'_>,
         name: &str,
         owner: Option<(u32, u32)>,
     ) -> io::Result<Stamp> {
+        if self.is_being_written {
+            return Err(io::Error::other("it is being written: wait until it is closed"));
+        }
         match unlinkat(folder, NEW, UnlinkatFlags::NoRemoveDir) {
             Err(Errno::ENOENT) | Ok(()) => {}
             Err(e) => return Err(e.into()),
@@ -220,7 +233,8 @@ impl Secret {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::io::Write;
+    use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 
     use super::*;
 
@@ -229,6 +243,14 @@ mod tests {
         let _ = fs::remove_file(path);
         fs::write(path, value).unwrap();
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        // Other tests fork, and a fork holds this writer until it executes.
+        let reader = File::open(path);
+        while reader
+            .as_ref()
+            .is_ok_and(|file| process::try_lease(file.as_fd()).is_err())
+        {
+            std::thread::yield_now();
+        }
     }
 
     fn sources(dir: &Path) -> Sources {
@@ -268,6 +290,40 @@ mod tests {
             missing.contains("LoadCredential=other.key:") && missing.contains("secrets/other/key"),
             "{missing}"
         );
+    }
+
+    #[test]
+    fn what_is_half_written_is_not_delivered() {
+        let dir = tempfile::tempdir().unwrap();
+        let sources = sources(dir.path());
+        let out = File::open(dir.path().join("out")).unwrap();
+        let path = dir.path().join("secrets/fn/key");
+        let deliver = || {
+            let secret = sources.find("fn", "key").unwrap();
+            secret.deliver(out.as_fd(), "key", None)
+        };
+        put(&path, b"old", 0o400);
+        deliver().unwrap();
+        // As install(1) replaces a file: it is there, with modes that are fine, before anything is in it.
+        fs::remove_file(&path).unwrap();
+        let mut options = fs::OpenOptions::new();
+        let mut writer = options
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)
+            .unwrap();
+        writer.write_all(b"ne").unwrap();
+        let said = deliver().unwrap_err().to_string();
+        assert!(said.contains("is being written"), "{said}");
+        let delivered = || fs::read_to_string(dir.path().join("out/key")).unwrap();
+        assert_eq!(delivered(), "old");
+        writer.write_all(b"w").unwrap();
+        drop(writer);
+        while deliver().is_err() {
+            std::thread::yield_now();
+        }
+        assert_eq!(delivered(), "new");
     }
 
     #[test]

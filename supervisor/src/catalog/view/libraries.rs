@@ -2,12 +2,13 @@
 //! cache, the usual folders. Reads headers of libraries of the system only.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::Read;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use funcd_sandbox::system;
+use nix::fcntl::OFlag;
 
 use crate::catalog::elf::{self, Needs};
 use crate::catalog::image::u32_at;
@@ -134,9 +135,18 @@ impl Libraries {
     }
 }
 
-/// What a file of the system needs.
+/// What a program or library needs. A `#!` line names whatever its writer likes, so this waits for nobody at the other end of a
+/// FIFO, and reads no device.
 pub(super) fn needs_of(path: &Path) -> Option<Needs> {
-    let file = File::open(path).ok()?;
+    let flags = (OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits();
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(flags)
+        .open(path)
+        .ok()?;
+    if !file.metadata().ok()?.is_file() {
+        return None;
+    }
     elf::needs(&mut |offset, buffer| file.read_at(buffer, offset)).ok()?
 }
 

@@ -45,6 +45,24 @@ fn a_plain_program_sees_its_loader_and_libraries_and_no_programs() {
 }
 
 #[test]
+fn an_interpreter_that_is_a_fifo_holds_nobody_up() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["python3", "env"] {
+        let fifo = dir.path().join(name);
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let line = format!("#!{} python3\n", fifo.display());
+        let (done, told) = std::sync::mpsc::channel();
+        // Who waits for the other end of it waits for ever.
+        std::thread::spawn(move || done.send(script(&line)));
+        let view = told
+            .recv_timeout(std::time::Duration::from_secs(20))
+            .expect("it comes to an end");
+        let why = view.whole.expect("it can't be told");
+        assert!(why.contains("no program of this machine"), "{why}");
+    }
+}
+
+#[test]
 fn a_runtime_sees_its_own_library() {
     for (interpreter, part) in [
         ("/usr/bin/python3", "/usr/lib/python3"),

@@ -1,0 +1,142 @@
+//! Admission as a whole, without a simulator.
+
+use super::*;
+
+fn state(ready: u32) -> State {
+    State {
+        places: Places {
+            ready,
+            concurrency: 50,
+        },
+        most_places: 200,
+        cold_start: None,
+        timeout: Duration::from_secs(1),
+        threshold: 100,
+    }
+}
+
+struct World {
+    admission: Admission<u32>,
+    now: Instant,
+}
+
+impl World {
+    fn new(ready: u32) -> World {
+        let now = Instant::now();
+        World {
+            admission: Admission::new(Parts::default(), 4.0, state(ready), now),
+            now,
+        }
+    }
+
+    fn offer(&self, chance: u32) -> Offer {
+        let facts = Facts {
+            class: Class::Degraded,
+            rank: 0,
+            arrived: self.now,
+            deadline: self.now + Duration::from_secs(1),
+        };
+        self.admission
+            .offer(&facts, chance, self.now, || 0, &mut Vec::new())
+    }
+
+    /// A tick with so many requests that ended like this.
+    fn tick(&mut self, n: u32, outcome: Outcome, millis: u64, busy: f64) {
+        for _ in 0..n {
+            self.admission.ended(outcome, Duration::from_millis(millis));
+        }
+        self.now += Admission::<u32>::TICK;
+        self.admission.tick(Some(busy), self.now, &mut Vec::new());
+    }
+}
+
+#[test]
+fn a_new_function_takes_all_that_its_instances_take() {
+    let world = World::new(1);
+    for _ in 0..50 {
+        assert_eq!(world.offer(0), Offer::Go);
+    }
+    assert!(matches!(
+        world.offer(0),
+        Offer::Wait {
+            wants_place: true,
+            ..
+        }
+    ));
+}
+
+#[test]
+fn once_it_is_known_the_limit_is() {
+    let mut world = World::new(1);
+    (0..20).for_each(|_| assert_eq!(world.offer(0), Offer::Go));
+    world.tick(60, Outcome::Answered, 20, 1.0);
+    let view = world.admission.view();
+    assert!(view.limit < 20, "{view:?}");
+    assert!(
+        (view.p50.unwrap().as_secs_f64() - 0.020).abs() < 0.002,
+        "{view:?}"
+    );
+    assert!(matches!(
+        world.offer(0),
+        Offer::Wait {
+            wants_place: false,
+            ..
+        }
+    ));
+    // Another revision: nothing is known.
+    world.admission.reset(world.now, &mut Vec::new());
+    assert_eq!(world.admission.view().limit, 50);
+}
+
+#[test]
+fn an_answer_that_takes_too_long_refuses_and_is_forgotten() {
+    let mut world = World::new(1);
+    world.tick(60, Outcome::Answered, 3000, 0.1);
+    assert_eq!(world.offer(0), Offer::Shed(Reason::Deadline));
+    // Nobody was let in, so nobody answered: one has to try.
+    (0..10).for_each(|_| world.tick(0, Outcome::Answered, 0, 0.1));
+    assert_eq!(world.offer(0), Offer::Go);
+}
+
+#[test]
+fn what_fails_is_asked_less() {
+    let mut world = World::new(1);
+    world.tick(100, Outcome::Answered, 20, 0.5);
+    assert_eq!(world.offer(0), Offer::Go);
+    for _ in 0..20 {
+        world.tick(100, Outcome::Failed, 20, 0.5);
+    }
+    assert!(world.admission.view().breaker > 0.7);
+    assert_eq!(world.offer(0), Offer::Shed(Reason::Breaker));
+    assert_eq!(world.offer(u32::MAX), Offer::Go);
+}
+
+#[test]
+fn while_the_first_instance_starts_who_comes_may_wait_until_the_deadline() {
+    let world = World::new(0);
+    let cold = State {
+        cold_start: Some(Duration::from_millis(5)),
+        ..state(0)
+    };
+    world.admission.set_places(cold, world.now, &mut Vec::new());
+    let Offer::Wait {
+        until, wants_place, ..
+    } = world.offer(0)
+    else {
+        panic!("it waits");
+    };
+    assert!(wants_place);
+    assert_eq!(until, world.now + Duration::from_secs(1));
+    let mut verdicts = Vec::new();
+    world.admission.set_places(state(1), world.now, &mut verdicts);
+    assert_eq!(verdicts, [(0, Ok(()))]);
+}
+
+#[test]
+fn retries_are_a_tenth_and_a_few() {
+    let world = World::new(1);
+    assert_eq!(
+        (0..100).filter(|_| world.admission.may_retry(world.now)).count(),
+        10
+    );
+}
