@@ -72,8 +72,12 @@ pub struct Scale {
     pub max: u32,
     /// Requests in flight per instance, at most.
     pub concurrency: u32,
+    /// Instances kept beyond what is needed, while the function is in use.
+    pub prewarm: u32,
     /// Without a request for this long, instances above `min` stop.
     pub idle: Duration,
+    /// Without a request for this long, all instances are frozen; `None`: never.
+    pub freeze: Option<Duration>,
 }
 
 /// Bounds on a request.

@@ -304,7 +304,11 @@ fn scale(layers: Layers<'_>) -> Result<Scale, TypedError> {
         min: to_u32(min),
         max: to_u32(max),
         concurrency: to_u32(number(layers, |f| f.scale.concurrency.as_ref(), 1..=65_535, 64)?),
+        prewarm: to_u32(number(layers, |f| f.scale.prewarm.as_ref(), 0..=10_000, 0)?),
         idle: span(layers, |f| f.scale.idle.as_ref(), MILLI..=365 * DAY, secs(60))?,
+        freeze: pick(layers, |f| f.scale.freeze.as_ref())
+            .map(|_| span(layers, |f| f.scale.freeze.as_ref(), MILLI..=365 * DAY, secs(60)))
+            .transpose()?,
     })
 }
 

@@ -64,8 +64,12 @@ pub struct ScaleFile {
     pub max: Option<Spanned<i64>>,
     /// Requests in flight per instance.
     pub concurrency: Option<Spanned<i64>>,
+    /// Instances kept beyond need.
+    pub prewarm: Option<Spanned<i64>>,
     /// Instances above `min` stop after this.
     pub idle: Option<Spanned<Span>>,
+    /// Instances are frozen after this.
+    pub freeze: Option<Spanned<Span>>,
     /// Not in this version.
     pub target: Option<Spanned<IgnoredAny>>,
 }

@@ -43,7 +43,9 @@ fn every_default() {
             min: 0,
             max: 8,
             concurrency: 64,
+            prewarm: 0,
             idle: Duration::from_secs(60),
+            freeze: None,
         },
         limits: Limits {
             memory_bytes: 256 << 20,
@@ -87,7 +89,9 @@ host = "*.example.com"
 min = 1
 max = 2
 concurrency = 3
+prewarm = 1
 idle = "4s"
+freeze = "1500ms"
 [limits]
 memory = "1.5G"
 cpu = 1.5
@@ -127,7 +131,9 @@ degraded = ["P5", "cpu-limit", "memory-limit"]
             min: 1,
             max: 2,
             concurrency: 3,
+            prewarm: 1,
             idle: Duration::from_secs(4),
+            freeze: Some(Duration::from_millis(1500)),
         },
         limits: Limits {
             memory_bytes: 3 << 29,
