@@ -94,6 +94,8 @@ pub struct RequestBounds {
 pub struct Health {
     /// A path that answers 2xx or 3xx when ready; `None`: ready when it accepts a connection.
     pub path: Option<String>,
+    /// Paths that are asked, one after the other, once it is ready and before it gets requests.
+    pub warmup: Vec<String>,
     /// Killed if not ready by then.
     pub ready_within: Duration,
     /// Between SIGTERM and SIGKILL.

@@ -40,6 +40,7 @@ pub(super) fn manifest(name: &str, layers: Layers<'_>) -> Result<Manifest, Typed
         },
         health: Health {
             path: health_path(layers)?,
+            warmup: warmup(layers)?,
             ready_within: span(layers, |f| f.health.ready_within.as_ref(), MILLI..=HOUR, secs(10))?,
             stop_within: span(
                 layers,
@@ -322,6 +323,26 @@ fn limits(layers: Layers<'_>) -> Result<Limits, TypedError> {
         tmp_bytes: size(layers, |f| f.limits.tmp.as_ref(), 64 << 10..=1 << 40, 64 << 20)?,
         files: to_u32(number(layers, |f| f.limits.files.as_ref(), 16..=1 << 20, 1024)?),
     })
+}
+
+/// Each takes its time from `ready_within`, so there are few.
+const MAX_WARMUP: usize = 16;
+
+fn warmup(layers: Layers<'_>) -> Result<Vec<String>, TypedError> {
+    let Some(found) = pick(layers, |f| f.health.warmup.as_ref()) else {
+        return Ok(Vec::new());
+    };
+    if found.value.len() > MAX_WARMUP {
+        return Err(found.refuse(format!("more than {MAX_WARMUP} paths to warm up with"), ""));
+    }
+    let each = found.value.iter().map(|path| match path_refusal(path.get_ref()) {
+        Some(why) => Err(found.part(path).refuse(
+            format!("{:?} is not a path: {why}", path.get_ref()),
+            "a path such as \"/\"",
+        )),
+        None => Ok(path.get_ref().clone()),
+    });
+    each.collect()
 }
 
 fn health_path(layers: Layers<'_>) -> Result<Option<String>, TypedError> {

@@ -108,6 +108,8 @@ pub struct RequestFile {
 pub struct HealthFile {
     /// A path that answers when ready.
     pub path: Option<Spanned<String>>,
+    /// Paths asked before the first request.
+    pub warmup: Option<Spanned<Vec<Spanned<String>>>>,
     /// Killed if not ready by then.
     pub ready_within: Option<Spanned<Span>>,
     /// Between SIGTERM and SIGKILL.

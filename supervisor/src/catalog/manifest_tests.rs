@@ -60,6 +60,7 @@ fn every_default() {
         },
         health: Health {
             path: None,
+            warmup: vec![],
             ready_within: Duration::from_secs(10),
             stop_within: Duration::from_secs(10),
         },
@@ -103,6 +104,7 @@ timeout = "500ms"
 body = 0
 [health]
 path = "/healthz"
+warmup = ["/", "/a"]
 ready_within = "2m"
 stop_within = "0s"
 [sandbox]
@@ -148,6 +150,7 @@ degraded = ["P5", "cpu-limit", "memory-limit"]
         },
         health: Health {
             path: Some("/healthz".into()),
+            warmup: vec!["/".into(), "/a".into()],
             ready_within: Duration::from_secs(120),
             stop_within: Duration::ZERO,
         },
@@ -169,7 +172,7 @@ fn refusals_say_where_and_why() {
         ),
         (
             "[health]\ngrace = \"1s\"",
-            ":2:1: unknown key `grace`; the keys here are path, ready_within, stop_within",
+            ":2:1: unknown key `grace`; the keys here are path, warmup, ready_within, stop_within",
         ),
         (
             "[[route]]\nhots = \"a\"",
@@ -248,6 +251,7 @@ fn refusals_say_where_and_why() {
             "\"healthz\" is not a path: it begins with '/'",
         ),
         ("[health]\npath = \"/a b\"", "is not a path"),
+        ("[health]\nwarmup = [\"/\", \"a\"]", ":2:16: \"a\" is not a path"),
         ("[health]\npath = \"/a\\r\\nHost: x\"", "is not a path"),
         (
             "[[route]]\npath = \"a\"",
