@@ -300,17 +300,33 @@ fn scale(layers: Layers<'_>) -> Result<Scale, TypedError> {
         };
         return Err(found.refuse(message, ""));
     }
+    let idle = span(layers, |f| f.scale.idle.as_ref(), MILLI..=365 * DAY, secs(60))?;
     let to_u32 = |n: u64| u32::try_from(n).expect("the range was checked");
     Ok(Scale {
         min: to_u32(min),
         max: to_u32(max),
         concurrency: to_u32(number(layers, |f| f.scale.concurrency.as_ref(), 1..=65_535, 64)?),
         prewarm: to_u32(number(layers, |f| f.scale.prewarm.as_ref(), 0..=10_000, 0)?),
-        idle: span(layers, |f| f.scale.idle.as_ref(), MILLI..=365 * DAY, secs(60))?,
-        freeze: pick(layers, |f| f.scale.freeze.as_ref())
-            .map(|_| span(layers, |f| f.scale.freeze.as_ref(), MILLI..=365 * DAY, secs(60)))
-            .transpose()?,
+        idle,
+        freeze: freeze(layers, min, idle)?,
     })
+}
+
+fn freeze(layers: Layers<'_>, min: u64, idle: Duration) -> Result<Option<Duration>, TypedError> {
+    let Some(found) = pick(layers, |f| f.scale.freeze.as_ref()) else {
+        return Ok(None);
+    };
+    let freeze = span(layers, |f| f.scale.freeze.as_ref(), MILLI..=365 * DAY, secs(60))?;
+    // One in [defaults] is for those functions that live long enough.
+    if min == 0 && freeze >= idle && in_first(layers, &found) {
+        return Err(found
+            .refuse(
+                format!("scale.freeze does nothing: after scale.idle ({idle:?}) nothing is left to freeze"),
+                "",
+            )
+            .help("set it below `idle`, or raise `idle`"));
+    }
+    Ok(Some(freeze))
 }
 
 fn limits(layers: Layers<'_>) -> Result<Limits, TypedError> {

@@ -225,6 +225,10 @@ fn refusals_say_where_and_why() {
             "[scale]\nmin = 3\nmax = 2",
             ":2:7: scale.min is 3 and scale.max is 2",
         ),
+        (
+            "[scale]\nfreeze = \"60s\"",
+            ":2:10: scale.freeze does nothing: after scale.idle (60s) nothing is left to freeze",
+        ),
         ("[scale]\nmax = 0", ":2:7: 0 is out of range; from 1 to 10000"),
         ("[scale]\nmin = -1", ":2:7: -1 is out of range"),
         ("[scale]\nconcurrency = 0", "0 is out of range; from 1 to 65535"),

@@ -362,9 +362,10 @@ impl Entry {
                     others_serve,
                 };
                 let after = generation.backoff.after_exit(end, effects.now, effects.rng);
-                match (after, self.may_restart(effects)) {
-                    (AfterExit::Restart, Err(at)) => AfterExit::Wait(at),
-                    (after, _) => after,
+                match after {
+                    // The others take theirs when their time has come.
+                    AfterExit::Restart => self.may_restart(effects).map_or_else(AfterExit::Wait, |()| after),
+                    AfterExit::Wait(_) | AfterExit::GiveUp(_) => after,
                 }
             }
             false => AfterExit::Restart,

@@ -19,6 +19,7 @@ pub(crate) fn register(suite: &mut Suite) {
         a_frozen_one_that_is_killed_comes_back: FREEZER,
         a_frozen_one_outlives_the_supervisor: FREEZER,
         a_frozen_one_stops_when_it_is_idle_for_long: FREEZER,
+        the_first_answer_of_a_frozen_one: FREEZER,
         frozen_and_asked_again_and_again_no_answer_is_lost: FREEZER,
         a_host_ends_with_what_is_frozen: FREEZER,
     ]);
@@ -150,6 +151,32 @@ fn a_frozen_one_stops_when_it_is_idle_for_long() {
     until("it to stop", || !process.is_there());
     host.wait_idle("leaves");
     host.get_ok("/leaves/");
+}
+
+/// Not a promise of a time, as machines are shared; printed for SPECIFICATION.md.
+fn the_first_answer_of_a_frozen_one() {
+    let host = host();
+    let manifest = "[scale]\nfreeze = \"20ms\"\nidle = \"1h\"\n";
+    host.deploy("thawed", "hello", manifest);
+    host.deploy("awake", "hello", "");
+    let mut caller = host.connect();
+    let mut median_of = |function: &str, ready: &dyn Fn()| {
+        let request = funcd_tests::http::Request::get(&format!("/{function}/"));
+        assert_eq!(caller.ask(&request).unwrap().status(), 200);
+        let mut times: Vec<_> = (0..30)
+            .map(|_| {
+                ready();
+                let began = std::time::Instant::now();
+                assert_eq!(caller.ask(&request).unwrap().status(), 200);
+                began.elapsed()
+            })
+            .collect();
+        times.sort();
+        times[times.len() / 2]
+    };
+    let awake = median_of("awake", &|| {});
+    let frozen = median_of("thawed", &|| wait_state(&host, "thawed", "frozen"));
+    println!("a request to an instance that is ready takes {awake:?}, to one that is frozen {frozen:?}");
 }
 
 /// Requests that come at about the moment in which it freezes.
