@@ -19,6 +19,7 @@ pub(crate) struct Sandbox {
     report: Option<OwnedFd>,
     leaf: Leaf,
     asked: Asked,
+    frozen: bool,
 }
 
 /// What was done to an instance on purpose.
@@ -41,6 +42,7 @@ impl Sandbox {
             report: spawned.report,
             leaf,
             asked: Asked::default(),
+            frozen: false,
         }
     }
 
@@ -59,9 +61,41 @@ impl Sandbox {
         self.asked.terminate
     }
 
+    /// Whether it was frozen and not thawed.
+    pub(crate) fn is_frozen(&self) -> bool {
+        self.frozen
+    }
+
+    /// Stops all of it where it is; one that was told to stop must go on to do that.
+    ///
+    /// # Errors
+    /// Those of the kernel; it goes on then.
+    pub(crate) fn freeze(&mut self) -> io::Result<()> {
+        if self.asked.terminate {
+            return Ok(());
+        }
+        self.leaf.freeze(true)?;
+        self.frozen = true;
+        Ok(())
+    }
+
+    /// Lets it go on.
+    ///
+    /// # Errors
+    /// Those of the kernel; it stays frozen then.
+    pub(crate) fn thaw(&mut self) -> io::Result<()> {
+        if self.frozen {
+            self.leaf.freeze(false)?;
+            self.frozen = false;
+        }
+        Ok(())
+    }
+
     /// Tells its main process to stop.
     pub(crate) fn terminate(&mut self) {
         self.asked.terminate = true;
+        // Frozen it would not hear of it; if it can't be thawed, the kill that follows works all the same.
+        let _ = self.thaw();
         // It may have ended by itself; then there is an event for that.
         let _ = process::signal(self.pidfd(), libc::SIGTERM);
     }

@@ -60,6 +60,17 @@ pub enum Request {
         /// Which instance.
         id: InstanceId,
     },
+    /// Stop every process of the instance where it is: it takes no CPU until it is thawed, terminated or killed. Where
+    /// [`Handover::can_freeze`].
+    Freeze {
+        /// Which instance.
+        id: InstanceId,
+    },
+    /// Let a frozen instance go on.
+    Thaw {
+        /// Which instance.
+        id: InstanceId,
+    },
     /// Make unconnected TCP sockets in the network namespace of a [`crate::spec::Socket::Port`] instance. Answered by
     /// [`Event::Sockets`].
     Sockets {
@@ -93,6 +104,8 @@ pub enum Event {
         pid: i32,
         /// Whether SIGTERM was already sent.
         terminating: bool,
+        /// Whether it is frozen.
+        frozen: bool,
         /// What the earlier supervisor wanted its successor to know.
         memo: Vec<u8>,
     },
@@ -192,6 +205,8 @@ pub struct Handover {
     pub grades: Vec<crate::probe::Grade>,
     /// Whether [`Request::Prepare`] works on this host.
     pub can_stand_by: bool,
+    /// Whether [`Request::Freeze`] works on this host.
+    pub can_freeze: bool,
 }
 
 /// What a descriptor handed to the supervisor is.

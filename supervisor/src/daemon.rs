@@ -28,6 +28,7 @@ use crate::catalog::manifest::Defaults;
 use crate::catalog::{self, Catalog};
 use crate::config::Config;
 use crate::function::control::{Ask, Control, Notice, Parts};
+use crate::function::facts::HostReader;
 use crate::function::report::Report;
 use crate::handover::{self, Handover, Settings};
 use crate::ingress::{self, Routes, Shared};
@@ -177,6 +178,8 @@ pub fn supervise() -> Result<(), DaemonError> {
         read: own.into_iter().chain(system.iter().map(AsFd::as_fd)).collect(),
         write: vec![handover.logs.as_fd()],
     };
+    // Opened now, as nothing of /proc but its own can be opened afterwards.
+    let facts = HostReader::open().map_err(supervisor("/proc/stat and /proc/meminfo"))?;
     let enforced = own::confine_self(&access).map_err(supervisor("confining itself"))?;
     tracing::debug!(
         ?enforced,
@@ -185,14 +188,19 @@ pub fn supervise() -> Result<(), DaemonError> {
     );
 
     let control = runtime().map_err(supervisor("the runtime of control"))?;
-    let outcome = control.block_on(run(socket, handover, enforced.landlock_abi));
+    let outcome = control.block_on(run(socket, handover, facts, enforced.landlock_abi));
     // Tasks that are left, such as followers of logs, end with the process.
     control.shutdown_background();
     outcome
 }
 
 /// Builds everything, lets callers in once the folder is known, and drains when the launcher says so.
-async fn run(socket: OwnedFd, handover: Handover, landlock_abi: Option<u32>) -> Result<(), DaemonError> {
+async fn run(
+    socket: OwnedFd,
+    handover: Handover,
+    facts: HostReader,
+    landlock_abi: Option<u32>,
+) -> Result<(), DaemonError> {
     let Handover {
         settings,
         functions,
@@ -271,6 +279,8 @@ async fn run(socket: OwnedFd, handover: Handover, landlock_abi: Option<u32>) -> 
         defaults,
         next_id: handover.next_id,
         standbys: if handover.can_stand_by { config.standbys } else { 0 },
+        can_freeze: handover.can_freeze,
+        facts,
         sockets: handover.sockets,
         routes,
         changes,

@@ -32,6 +32,8 @@ pub struct Handover {
     pub next_id: u64,
     /// Whether the launcher can prepare instances ahead.
     pub can_stand_by: bool,
+    /// Whether instances can be frozen on this host.
+    pub can_freeze: bool,
     /// How each property stands.
     pub grades: Vec<Grade>,
     /// The listening sockets for callers.
@@ -97,6 +99,7 @@ pub fn receive(socket: &OwnedFd) -> io::Result<Handover> {
                     id,
                     pid,
                     terminating,
+                    frozen,
                     memo,
                 },
                 fds,
@@ -109,6 +112,7 @@ pub fn receive(socket: &OwnedFd) -> io::Result<Handover> {
                     id,
                     pid,
                     terminating,
+                    frozen,
                     memo,
                     stdout,
                     stderr,
@@ -123,6 +127,7 @@ pub fn receive(socket: &OwnedFd) -> io::Result<Handover> {
         generation: welcome.generation,
         next_id: welcome.next_id.0,
         can_stand_by: welcome.can_stand_by,
+        can_freeze: welcome.can_freeze,
         grades: welcome.grades,
         listeners,
         admin: admin.ok_or_else(|| missing("the admin socket"))?,

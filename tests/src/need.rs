@@ -20,6 +20,8 @@ pub enum Need {
     Property(&'static str),
     /// Starts that can be prepared: functions that need no pid namespace to keep the property `processes`.
     Standby,
+    /// Cgroups that can be frozen: root's, v2 (Linux 5.2) or v1's freezer.
+    Freezer,
     /// Mount namespaces: root's, or those of user namespaces. They hide files also where the property `files` takes more.
     MountNamespaces,
     /// A program in the search path, or at an absolute path.
@@ -46,6 +48,7 @@ impl fmt::Display for Need {
                 write!(f, "the sandbox property {name}: {why}")
             }
             Need::Standby => f.write_str("root and Landlock ABI 6, to prepare starts"),
+            Need::Freezer => f.write_str("root and a cgroup freezer"),
             Need::MountNamespaces => f.write_str("mount namespaces (user namespaces for whoever isn't root)"),
             Need::Program(name) => write!(f, "the program {name}"),
             Need::OpenFiles(count) => write!(f, "a limit of open files of {count} (ulimit -Hn)"),
@@ -133,6 +136,11 @@ impl Need {
                 mechanism
                     .as_str()
                     .is_some_and(|mechanism| mechanism.starts_with("Landlock"))
+            }
+            Need::Freezer => {
+                let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
+                let freezer = |line: &str| line.contains(" cgroup2 ") || line.contains("freezer");
+                is_root() && mounts.lines().any(freezer)
             }
             Need::MountNamespaces => {
                 succeeds(Command::new("unshare").args(["--user", "--map-root-user", "--mount", "true"]))

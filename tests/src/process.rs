@@ -145,6 +145,15 @@ impl Process {
         everyone.filter(shares).collect()
     }
 
+    /// The CPU time that it used, in ticks of usually 10 ms; 0 when it is gone.
+    pub fn cpu_ticks(&self) -> u64 {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
+        // After the name, which may hold anything: state is field 3, utime 14 and stime 15 (proc_pid_stat(5)).
+        let rest = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+        let fields = rest.split_whitespace().skip(11).take(2);
+        fields.filter_map(|field| field.parse::<u64>().ok()).sum()
+    }
+
     /// The uid that it runs as.
     pub fn uid(&self) -> Option<u32> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?;

@@ -11,6 +11,8 @@ use funcd::admission::gate::{Offer, Verdicts};
 use funcd::admission::limit::Places;
 use funcd::admission::queue::TicketId;
 use funcd::admission::{Outcome, State};
+use funcd::function::demand::Demand;
+use funcd::function::scale;
 
 use super::chance::Chance;
 use super::cores::Cores;
@@ -501,16 +503,24 @@ impl<'a> World<'a> {
 
     /// A request found no place: are more instances needed?
     fn scale(&mut self) {
-        let scale = funcd::catalog::manifest::Scale {
+        let asked = funcd::catalog::manifest::Scale {
             min: 0,
             max: self.scenario.most_instances,
             concurrency: self.scenario.concurrency,
             idle: Duration::from_secs(60),
+            prewarm: 0,
+            freeze: None,
         };
         let ready = self.instances.iter().filter(|instance| instance.ready).count();
         let there = ready + self.starting as usize;
         // The request that is offered just now does not count as waiting yet when it is the first.
-        let missing = funcd::function::scale::missing(&scale, self.front.demand().max(1), there);
+        let places = scale::Places {
+            awake: there,
+            frozen: 0,
+        };
+        // What is started at once: the means of the last minute, which would start more, are not simulated.
+        let (demand, now) = (&mut Demand::default(), std::time::Instant::now());
+        let missing = scale::plan(&asked, demand, self.front.demand().max(1), places, now).start;
         for _ in 0..missing {
             self.instances.push(Instance {
                 began: self.now,

@@ -155,6 +155,26 @@ impl Leaf {
         Ok(())
     }
 
+    /// Stops every process in it where it is, or lets them go on. Killing works while they are stopped.
+    ///
+    /// # Errors
+    /// Those of the kernel, and `Unsupported` without a freezer.
+    pub(crate) fn freeze(&self, freeze: bool) -> io::Result<()> {
+        if let Some(dir) = self.dirs.v2_freezer() {
+            return write(
+                &self.below(&dir.leaves()).join("cgroup.freeze"),
+                if freeze { "1" } else { "0" },
+            );
+        }
+        let Some(dir) = self.v1_dir_of(Controller::Freezer) else {
+            return Err(io::ErrorKind::Unsupported.into());
+        };
+        write(
+            &dir.join("freezer.state"),
+            if freeze { "FROZEN" } else { "THAWED" },
+        )
+    }
+
     /// Kills every process in it. Without `cgroup.kill`, call it again until [`Leaf::remove`] succeeds.
     pub(crate) fn kill(&self) {
         if let Some(dir) = self.v2_dir()

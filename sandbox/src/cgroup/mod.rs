@@ -69,6 +69,11 @@ impl Dirs {
         self.v1.iter().find(|v1| v1.controllers.contains(&controller))
     }
 
+    /// The v2 subtree, if its leaves can be frozen: without any controller, from Linux 5.2 on.
+    fn v2_freezer(&self) -> Option<&v2::Subtree> {
+        self.v2.as_ref().filter(|v2| v2.has_freeze)
+    }
+
     /// The v2 subtree, if the controller is enabled in it.
     fn v2(&self, controller: Controller) -> Option<&v2::Subtree> {
         self.v2.as_ref().filter(|v2| v2.controllers.contains(&controller))
@@ -156,6 +161,11 @@ impl Tree {
                 Support::Yes(how) => how.clone(),
             },
         }
+    }
+
+    /// Whether leaves can be frozen.
+    pub(crate) fn can_freeze(&self) -> bool {
+        self.dirs.v2_freezer().is_some() || self.dirs.v1(Controller::Freezer).is_some()
     }
 
     /// A pool of leaves; only leaves of one pool exist at a time.

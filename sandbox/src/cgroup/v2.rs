@@ -30,6 +30,8 @@ pub(crate) struct Subtree {
     pub(super) controllers: Vec<Controller>,
     /// Whether this kernel has `cgroup.kill` (Linux 5.14).
     pub(super) has_kill: bool,
+    /// Whether it has `cgroup.freeze` (Linux 5.2).
+    pub(super) has_freeze: bool,
     /// Why a delegated cgroup did not pass a controller down.
     pub(super) refused: Option<String>,
     base: PathBuf,
@@ -53,6 +55,7 @@ impl Subtree {
             mount: place.mount.clone(),
             controllers: Vec::new(),
             has_kill: dir.join("cgroup.kill").exists(),
+            has_freeze: dir.join("cgroup.freeze").exists(),
             refused: None,
             base: place.base.clone(),
             own: place.own.clone(),

@@ -11,6 +11,7 @@ use super::serve::{Instance, Launcher, Phase};
 use super::standby;
 use super::supervisor::{self, LinkError, Supervisor};
 use super::{LauncherError, log};
+use crate::cgroup::Tree;
 use crate::exit::Exit;
 use crate::spec::InstanceId;
 use crate::sys::process::Status;
@@ -30,6 +31,7 @@ impl Launcher {
             next_id: InstanceId(self.last_id + 1),
             grades: self.grades.clone(),
             can_stand_by: standby::can_stand_by(&self.plan),
+            can_freeze: self.tree.as_ref().is_some_and(Tree::can_freeze),
         }))
     }
 
@@ -200,6 +202,7 @@ fn inventory(id: InstanceId, instance: &Instance) -> Event {
         id,
         pid: instance.sandbox.pid,
         terminating: instance.sandbox.is_terminating(),
+        frozen: instance.sandbox.is_frozen(),
         memo: instance.memo.to_vec(),
     }
 }

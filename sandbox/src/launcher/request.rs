@@ -67,6 +67,8 @@ impl Launcher {
                     instance.sandbox.kill();
                 }
             }
+            Request::Freeze { id } => self.on_freeze(id),
+            Request::Thaw { id } => self.on_thaw(id),
             Request::Sockets { id, count } => self.on_sockets(id, count.into()),
             // A bounded queue: who asks faster than it can be answered asks in vain.
             Request::Usage { ids } => {
@@ -77,6 +79,27 @@ impl Launcher {
                 Phase::Draining(_) | Phase::Over => self.phase = Phase::Over,
                 Phase::Serving => self.end_supervisor("it said goodbye unasked"),
             },
+        }
+    }
+
+    /// One that waits right before exec has nothing to freeze, and could not be woken.
+    fn on_freeze(&mut self, id: InstanceId) {
+        let runs = |instance: &&mut super::serve::Instance| instance.waiting.is_none();
+        let Some(instance) = self.instances.get_mut(&id).filter(runs) else {
+            return;
+        };
+        if let Err(e) = instance.sandbox.freeze() {
+            log(format_args!("instance {id} can't be frozen and goes on: {e}"));
+        }
+    }
+
+    fn on_thaw(&mut self, id: InstanceId) {
+        let Some(instance) = self.instances.get_mut(&id) else {
+            return;
+        };
+        if let Err(e) = instance.sandbox.thaw() {
+            log(format_args!("instance {id} can't be thawed and is killed: {e}"));
+            instance.sandbox.kill_all();
         }
     }
 

@@ -149,6 +149,7 @@ impl Running {
                 next_id: InstanceId(0),
                 grades: Vec::new(),
                 can_stand_by: false,
+                can_freeze: false,
             },
             descriptors: Vec::new(),
             inventory: Vec::new(),

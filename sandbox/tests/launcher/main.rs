@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that meets the unexpected has failed")]
 
 mod compromised;
+mod freezer;
 mod host;
 mod leftovers;
 mod limits;
@@ -133,6 +134,18 @@ fn run_tests() {
         (
             "a_stopped_supervisor_holds_up_no_end",
             compromised::a_stopped_supervisor_holds_up_no_end,
+        ),
+        (
+            "a_frozen_instance_answers_nobody_until_it_is_thawed",
+            freezer::a_frozen_instance_answers_nobody_until_it_is_thawed,
+        ),
+        (
+            "a_frozen_instance_ends_when_it_is_told_to",
+            freezer::a_frozen_instance_ends_when_it_is_told_to,
+        ),
+        (
+            "what_is_frozen_without_an_instance_changes_nothing",
+            freezer::what_is_frozen_without_an_instance_changes_nothing,
         ),
         (
             "no_clause_of_the_floor_gives_way",

@@ -46,6 +46,8 @@ pub enum State {
     Starting,
     /// Accepts requests.
     Ready,
+    /// Stopped where it is, and takes no CPU; the next request lets it go on.
+    Frozen,
     /// Finishes what it has, accepts no more.
     Draining,
     /// Waits before the next start.
@@ -61,6 +63,7 @@ impl State {
             State::Idle => "idle",
             State::Starting => "starting",
             State::Ready => "ready",
+            State::Frozen => "frozen",
             State::Draining => "draining",
             State::Backoff => "backoff",
             State::Failed => "failed",
@@ -455,6 +458,7 @@ pub(crate) mod tests {
             State::Idle,
             State::Starting,
             State::Ready,
+            State::Frozen,
             State::Draining,
             State::Backoff,
             State::Failed,

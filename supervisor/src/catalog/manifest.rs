@@ -72,8 +72,12 @@ pub struct Scale {
     pub max: u32,
     /// Requests in flight per instance, at most.
     pub concurrency: u32,
+    /// Instances kept beyond what is needed, while the function is in use.
+    pub prewarm: u32,
     /// Without a request for this long, instances above `min` stop.
     pub idle: Duration,
+    /// Without a request for this long, all instances are frozen; `None`: never.
+    pub freeze: Option<Duration>,
 }
 
 /// Bounds on a request.
@@ -90,6 +94,8 @@ pub struct RequestBounds {
 pub struct Health {
     /// A path that answers 2xx or 3xx when ready; `None`: ready when it accepts a connection.
     pub path: Option<String>,
+    /// Paths that are asked, one after the other, once it is ready and before it gets requests.
+    pub warmup: Vec<String>,
     /// Killed if not ready by then.
     pub ready_within: Duration,
     /// Between SIGTERM and SIGKILL.

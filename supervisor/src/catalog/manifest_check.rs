@@ -40,6 +40,7 @@ pub(super) fn manifest(name: &str, layers: Layers<'_>) -> Result<Manifest, Typed
         },
         health: Health {
             path: health_path(layers)?,
+            warmup: warmup(layers)?,
             ready_within: span(layers, |f| f.health.ready_within.as_ref(), MILLI..=HOUR, secs(10))?,
             stop_within: span(
                 layers,
@@ -299,13 +300,33 @@ fn scale(layers: Layers<'_>) -> Result<Scale, TypedError> {
         };
         return Err(found.refuse(message, ""));
     }
+    let idle = span(layers, |f| f.scale.idle.as_ref(), MILLI..=365 * DAY, secs(60))?;
     let to_u32 = |n: u64| u32::try_from(n).expect("the range was checked");
     Ok(Scale {
         min: to_u32(min),
         max: to_u32(max),
         concurrency: to_u32(number(layers, |f| f.scale.concurrency.as_ref(), 1..=65_535, 64)?),
-        idle: span(layers, |f| f.scale.idle.as_ref(), MILLI..=365 * DAY, secs(60))?,
+        prewarm: to_u32(number(layers, |f| f.scale.prewarm.as_ref(), 0..=10_000, 0)?),
+        idle,
+        freeze: freeze(layers, min, idle)?,
     })
+}
+
+fn freeze(layers: Layers<'_>, min: u64, idle: Duration) -> Result<Option<Duration>, TypedError> {
+    let Some(found) = pick(layers, |f| f.scale.freeze.as_ref()) else {
+        return Ok(None);
+    };
+    let freeze = span(layers, |f| f.scale.freeze.as_ref(), MILLI..=365 * DAY, secs(60))?;
+    // One in [defaults] is for those functions that live long enough.
+    if min == 0 && freeze >= idle && in_first(layers, &found) {
+        return Err(found
+            .refuse(
+                format!("scale.freeze does nothing: after scale.idle ({idle:?}) nothing is left to freeze"),
+                "",
+            )
+            .help("set it below `idle`, or raise `idle`"));
+    }
+    Ok(Some(freeze))
 }
 
 fn limits(layers: Layers<'_>) -> Result<Limits, TypedError> {
@@ -318,6 +339,26 @@ fn limits(layers: Layers<'_>) -> Result<Limits, TypedError> {
         tmp_bytes: size(layers, |f| f.limits.tmp.as_ref(), 64 << 10..=1 << 40, 64 << 20)?,
         files: to_u32(number(layers, |f| f.limits.files.as_ref(), 16..=1 << 20, 1024)?),
     })
+}
+
+/// Each takes its time from `ready_within`, so there are few.
+const MAX_WARMUP: usize = 16;
+
+fn warmup(layers: Layers<'_>) -> Result<Vec<String>, TypedError> {
+    let Some(found) = pick(layers, |f| f.health.warmup.as_ref()) else {
+        return Ok(Vec::new());
+    };
+    if found.value.len() > MAX_WARMUP {
+        return Err(found.refuse(format!("more than {MAX_WARMUP} paths to warm up with"), ""));
+    }
+    let each = found.value.iter().map(|path| match path_refusal(path.get_ref()) {
+        Some(why) => Err(found.part(path).refuse(
+            format!("{:?} is not a path: {why}", path.get_ref()),
+            "a path such as \"/\"",
+        )),
+        None => Ok(path.get_ref().clone()),
+    });
+    each.collect()
 }
 
 fn health_path(layers: Layers<'_>) -> Result<Option<String>, TypedError> {

@@ -64,8 +64,12 @@ pub struct ScaleFile {
     pub max: Option<Spanned<i64>>,
     /// Requests in flight per instance.
     pub concurrency: Option<Spanned<i64>>,
+    /// Instances kept beyond need.
+    pub prewarm: Option<Spanned<i64>>,
     /// Instances above `min` stop after this.
     pub idle: Option<Spanned<Span>>,
+    /// Instances are frozen after this.
+    pub freeze: Option<Spanned<Span>>,
     /// Not in this version.
     pub target: Option<Spanned<IgnoredAny>>,
 }
@@ -104,6 +108,8 @@ pub struct RequestFile {
 pub struct HealthFile {
     /// A path that answers when ready.
     pub path: Option<Spanned<String>>,
+    /// Paths asked before the first request.
+    pub warmup: Option<Spanned<Vec<Spanned<String>>>>,
     /// Killed if not ready by then.
     pub ready_within: Option<Spanned<Span>>,
     /// Between SIGTERM and SIGKILL.

@@ -43,7 +43,9 @@ fn every_default() {
             min: 0,
             max: 8,
             concurrency: 64,
+            prewarm: 0,
             idle: Duration::from_secs(60),
+            freeze: None,
         },
         limits: Limits {
             memory_bytes: 256 << 20,
@@ -58,6 +60,7 @@ fn every_default() {
         },
         health: Health {
             path: None,
+            warmup: vec![],
             ready_within: Duration::from_secs(10),
             stop_within: Duration::from_secs(10),
         },
@@ -87,7 +90,9 @@ host = "*.example.com"
 min = 1
 max = 2
 concurrency = 3
+prewarm = 1
 idle = "4s"
+freeze = "1500ms"
 [limits]
 memory = "1.5G"
 cpu = 1.5
@@ -99,6 +104,7 @@ timeout = "500ms"
 body = 0
 [health]
 path = "/healthz"
+warmup = ["/", "/a"]
 ready_within = "2m"
 stop_within = "0s"
 [sandbox]
@@ -127,7 +133,9 @@ degraded = ["P5", "cpu-limit", "memory-limit"]
             min: 1,
             max: 2,
             concurrency: 3,
+            prewarm: 1,
             idle: Duration::from_secs(4),
+            freeze: Some(Duration::from_millis(1500)),
         },
         limits: Limits {
             memory_bytes: 3 << 29,
@@ -142,6 +150,7 @@ degraded = ["P5", "cpu-limit", "memory-limit"]
         },
         health: Health {
             path: Some("/healthz".into()),
+            warmup: vec!["/".into(), "/a".into()],
             ready_within: Duration::from_secs(120),
             stop_within: Duration::ZERO,
         },
@@ -163,7 +172,7 @@ fn refusals_say_where_and_why() {
         ),
         (
             "[health]\ngrace = \"1s\"",
-            ":2:1: unknown key `grace`; the keys here are path, ready_within, stop_within",
+            ":2:1: unknown key `grace`; the keys here are path, warmup, ready_within, stop_within",
         ),
         (
             "[[route]]\nhots = \"a\"",
@@ -216,6 +225,10 @@ fn refusals_say_where_and_why() {
             "[scale]\nmin = 3\nmax = 2",
             ":2:7: scale.min is 3 and scale.max is 2",
         ),
+        (
+            "[scale]\nfreeze = \"60s\"",
+            ":2:10: scale.freeze does nothing: after scale.idle (60s) nothing is left to freeze",
+        ),
         ("[scale]\nmax = 0", ":2:7: 0 is out of range; from 1 to 10000"),
         ("[scale]\nmin = -1", ":2:7: -1 is out of range"),
         ("[scale]\nconcurrency = 0", "0 is out of range; from 1 to 65535"),
@@ -242,6 +255,7 @@ fn refusals_say_where_and_why() {
             "\"healthz\" is not a path: it begins with '/'",
         ),
         ("[health]\npath = \"/a b\"", "is not a path"),
+        ("[health]\nwarmup = [\"/\", \"a\"]", ":2:16: \"a\" is not a path"),
         ("[health]\npath = \"/a\\r\\nHost: x\"", "is not a path"),
         (
             "[[route]]\npath = \"a\"",

@@ -117,7 +117,12 @@ fn judge(view: Option<&FunctionView>, revision: &str, fresh: bool) -> Option<Ver
         (Status::Settling | Status::Removed, _) | (Status::Accepted, None) => None,
         (Status::Accepted, Some(function)) if function.revision == revision => match function.state {
             State::Failed => fresh.then(|| why(&function.reason)),
-            State::Idle | State::Starting | State::Ready | State::Draining | State::Backoff => {
+            State::Idle
+            | State::Starting
+            | State::Ready
+            | State::Frozen
+            | State::Draining
+            | State::Backoff => {
                 let route = function.routes.first().cloned();
                 let route = route.unwrap_or_else(|| format!("/{}/", view.name));
                 Some(Verdict::Live { route })

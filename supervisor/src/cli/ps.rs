@@ -49,7 +49,7 @@ fn render(instances: &Instances, wide: bool, now: SystemTime) -> String {
 
 fn row(view: &InstanceView, wide: bool, now: SystemTime) -> Vec<String> {
     let style = match view.state {
-        State::Ready => GOOD,
+        State::Ready | State::Frozen => GOOD,
         State::Starting | State::Draining | State::Backoff => WARN,
         State::Failed => BAD,
         State::Idle => anstyle::Style::new(),

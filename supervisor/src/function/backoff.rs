@@ -7,6 +7,17 @@ use rand::Rng;
 
 use super::state::AfterExit;
 
+/// How a process ended that was not asked to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ended {
+    /// For how long it had been ready; `None`: it never was.
+    pub ready_for: Option<Duration>,
+    /// How long a start may take: failed ones are counted over as long as the most of them take.
+    pub ready_within: Duration,
+    /// Whether another instance of the same revision is ready.
+    pub others_serve: bool,
+}
+
 /// The ends of one revision's processes that nobody asked for.
 #[derive(Debug, Default, Clone)]
 pub struct Backoff {
@@ -21,6 +32,10 @@ impl Backoff {
     const FIRST: Duration = Duration::from_millis(100);
     /// The longest wait.
     const LONGEST: Duration = Duration::from_secs(30);
+    /// The longest wait while others of the same revision serve: then a start more costs little, and a place less may cost answers.
+    const LONGEST_BESIDE: Duration = Duration::from_secs(1);
+    /// Ready for longer than this, the first end in a row waits for nothing.
+    const LIVED: Duration = Duration::from_secs(10);
     /// Ready for this long forgives everything.
     const CALM: Duration = Duration::from_secs(60);
     /// Failed starts are counted over this long.
@@ -30,18 +45,16 @@ impl Backoff {
     /// … for this long.
     const COOL_DOWN: Duration = Duration::from_secs(30);
 
-    /// What is next after a process ended now that had been ready for `ready_for`; `None`: it never was. A start may take
-    /// up to `ready_within`: failed ones are counted over as long as the most of them take.
+    /// What is next after a process ended now.
     ///
-    /// The first end in a row restarts at once; the n-th after it waits `U(½,1) · min(30 s, 100 ms · 2ⁿ)`, so that
-    /// many functions that fail together do not start together.
-    pub fn after_exit(
-        &mut self,
-        ready_for: Option<Duration>,
-        ready_within: Duration,
-        now: Instant,
-        rng: &mut impl Rng,
-    ) -> AfterExit {
+    /// The first end in a row restarts at once if it had been ready for more than 10 s; otherwise, after n ends before it,
+    /// it waits `U(½,1) · min(30 s, 100 ms · 2ⁿ)`, so that many functions that fail together do not start together.
+    pub fn after_exit(&mut self, ended: Ended, now: Instant, rng: &mut impl Rng) -> AfterExit {
+        let Ended {
+            ready_for,
+            ready_within,
+            others_serve,
+        } = ended;
         if ready_for.is_some_and(|time| time >= Self::CALM) {
             *self = Backoff::default();
         }
@@ -64,11 +77,15 @@ impl Backoff {
         }
         let waits_before = self.streak;
         self.streak += 1;
-        if waits_before == 0 {
+        if waits_before == 0 && ready_for.is_some_and(|time| time > Self::LIVED) {
             return AfterExit::Restart;
         }
-        let doubled = Self::FIRST.saturating_mul(1 << (waits_before - 1).min(16));
-        AfterExit::Wait(now + doubled.min(Self::LONGEST).mul_f64(rng.random_range(0.5..1.0)))
+        let doubled = Self::FIRST.saturating_mul(1 << waits_before.min(16));
+        let longest = match others_serve && ready_for.is_some() {
+            true => Self::LONGEST_BESIDE,
+            false => Self::LONGEST,
+        };
+        AfterExit::Wait(now + doubled.min(longest).mul_f64(rng.random_range(0.5..1.0)))
     }
 }
 
@@ -79,7 +96,18 @@ mod tests {
 
     use super::*;
 
-    const READY_WITHIN: Duration = Duration::from_secs(10);
+    const FAILED: Ended = Ended {
+        ready_for: None,
+        ready_within: Duration::from_secs(10),
+        others_serve: false,
+    };
+
+    fn after(seconds: u64) -> Ended {
+        Ended {
+            ready_for: Some(Duration::from_secs(seconds)),
+            ..FAILED
+        }
+    }
 
     fn wait(after: AfterExit, now: Instant) -> Duration {
         match after {
@@ -89,21 +117,39 @@ mod tests {
     }
 
     #[test]
-    fn at_once_then_doubling_up_to_the_longest() {
+    fn at_once_after_a_life_and_doubling_up_to_the_longest_otherwise() {
         let (now, mut rng) = (Instant::now(), SmallRng::seed_from_u64(1));
         let mut backoff = Backoff::default();
-        let crashed = Some(Duration::from_secs(1));
-        assert_eq!(
-            backoff.after_exit(crashed, READY_WITHIN, now, &mut rng),
-            AfterExit::Restart
-        );
-        for n in 0..40 {
-            let full = Backoff::FIRST
-                .saturating_mul(1 << n.min(16))
-                .min(Backoff::LONGEST);
-            let waited = wait(backoff.after_exit(crashed, READY_WITHIN, now, &mut rng), now);
-            assert!(waited >= full / 2 && waited < full, "{n}: {waited:?} of {full:?}");
+        assert_eq!(backoff.after_exit(after(11), now, &mut rng), AfterExit::Restart);
+        for (first, ended) in [(1, after(11)), (0, after(10))] {
+            let mut backoff = backoff.clone();
+            if first == 0 {
+                backoff = Backoff::default();
+            }
+            for n in first..40 {
+                let full = Backoff::FIRST
+                    .saturating_mul(1 << n.min(16))
+                    .min(Backoff::LONGEST);
+                let waited = wait(backoff.after_exit(ended, now, &mut rng), now);
+                assert!(waited >= full / 2 && waited < full, "{n}: {waited:?} of {full:?}");
+            }
         }
+    }
+
+    #[test]
+    fn beside_others_that_serve_no_wait_is_long_unless_it_never_got_ready() {
+        let (now, mut rng) = (Instant::now(), SmallRng::seed_from_u64(1));
+        let mut backoff = Backoff::default();
+        let beside = |ended| Ended {
+            others_serve: true,
+            ..ended
+        };
+        for _ in 0..20 {
+            let waited = wait(backoff.after_exit(beside(after(2)), now, &mut rng), now);
+            assert!(waited < Backoff::LONGEST_BESIDE);
+        }
+        let waited = wait(backoff.after_exit(beside(FAILED), now, &mut rng), now);
+        assert!(waited >= Backoff::LONGEST / 2);
     }
 
     #[test]
@@ -111,12 +157,9 @@ mod tests {
         let (now, mut rng) = (Instant::now(), SmallRng::seed_from_u64(1));
         let mut backoff = Backoff::default();
         for _ in 0..4 {
-            backoff.after_exit(None, READY_WITHIN, now, &mut rng);
+            backoff.after_exit(FAILED, now, &mut rng);
         }
-        assert_eq!(
-            backoff.after_exit(Some(Backoff::CALM), READY_WITHIN, now, &mut rng),
-            AfterExit::Restart
-        );
+        assert_eq!(backoff.after_exit(after(60), now, &mut rng), AfterExit::Restart);
     }
 
     #[test]
@@ -125,19 +168,17 @@ mod tests {
         let mut backoff = Backoff::default();
         for _ in 0..4 {
             assert!(!matches!(
-                backoff.after_exit(None, READY_WITHIN, now, &mut rng),
+                backoff.after_exit(FAILED, now, &mut rng),
                 AfterExit::GiveUp(_)
             ));
         }
-        assert_eq!(
-            backoff.after_exit(None, READY_WITHIN, now, &mut rng),
-            AfterExit::GiveUp(now + Backoff::COOL_DOWN)
-        );
-        now += Backoff::COOL_DOWN;
-        assert_eq!(
-            backoff.after_exit(None, READY_WITHIN, now, &mut rng),
-            AfterExit::GiveUp(now + Backoff::COOL_DOWN)
-        );
+        for _ in 0..2 {
+            assert_eq!(
+                backoff.after_exit(FAILED, now, &mut rng),
+                AfterExit::GiveUp(now + Backoff::COOL_DOWN)
+            );
+            now += Backoff::COOL_DOWN;
+        }
     }
 
     #[test]
@@ -146,7 +187,7 @@ mod tests {
         let mut backoff = Backoff::default();
         for _ in 0..20 {
             assert!(!matches!(
-                backoff.after_exit(None, READY_WITHIN, now, &mut rng),
+                backoff.after_exit(FAILED, now, &mut rng),
                 AfterExit::GiveUp(_)
             ));
             now += Backoff::WINDOW / 2;
@@ -158,7 +199,7 @@ mod tests {
         let (now, mut rng) = (Instant::now(), SmallRng::seed_from_u64(1));
         let mut backoff = Backoff::default();
         for _ in 0..50 {
-            let after = backoff.after_exit(Some(Duration::ZERO), READY_WITHIN, now, &mut rng);
+            let after = backoff.after_exit(after(0), now, &mut rng);
             assert!(!matches!(after, AfterExit::GiveUp(_)));
         }
     }
@@ -170,7 +211,14 @@ mod tests {
             let mut backoff = Backoff::default();
             let gave_up = (1..=10).find(|_| {
                 now += ready_within;
-                match backoff.after_exit(None, ready_within, now, &mut rng) {
+                match backoff.after_exit(
+                    Ended {
+                        ready_within,
+                        ..FAILED
+                    },
+                    now,
+                    &mut rng,
+                ) {
                     AfterExit::GiveUp(_) => true,
                     after => {
                         now += wait(after, now);

@@ -1,7 +1,7 @@
 //! The one writer of what exists: takes what request paths, the launcher, the catalog and the admin API say, one
 //! event after the other, and never blocks. Decisions are made in the pure modules beside it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
@@ -19,14 +19,18 @@ use tokio::sync::{mpsc, oneshot};
 use super::deploy::{Sync, Tidiness};
 use super::effects::Effects;
 use super::entry::Entry;
+use super::facts::HostReader;
 use super::handle::{Revision, ToControl};
 use super::instance::{Address, Instance, SocketStock};
 use super::place::{Ended, Rollout};
 use super::prove::prove;
 use super::report::Report;
+use super::room::HostFacts;
 use super::standby::Standbys;
+use super::starts::Bucket;
 use super::state::State;
 use super::status::{self, FunctionStatus};
+use super::sweep::Agenda;
 use crate::catalog::manifest::Contract;
 use crate::catalog::manifest::Defaults;
 use crate::catalog::{Candidate, Change};
@@ -62,6 +66,10 @@ pub struct Parts {
     pub next_id: u64,
     /// How many instances may wait right before exec.
     pub standbys: usize,
+    /// Whether instances can be frozen on this host.
+    pub can_freeze: bool,
+    /// What tells what the host has left.
+    pub facts: HostReader,
     /// The folder of the instances' sockets.
     pub sockets: OwnedFd,
     /// The route table that request paths look at.
@@ -98,6 +106,8 @@ pub struct Inherited {
     pub pid: i32,
     /// Whether SIGTERM was already sent.
     pub terminating: bool,
+    /// Whether it is frozen.
+    pub frozen: bool,
     /// What the earlier supervisor said of it.
     pub memo: Vec<u8>,
     /// The read end of its stdout.
@@ -136,6 +146,18 @@ pub struct Control {
     /// Starts that were not told of yet.
     pub(super) started: Vec<(InstanceId, FunctionName)>,
     pub(super) standbys: Standbys,
+    pub(super) can_freeze: bool,
+    /// When which function is due.
+    pub(super) agenda: Agenda,
+    /// The functions that are looked at in each sweep.
+    pub(super) in_use: BTreeSet<FunctionName>,
+    pub(super) sweep_at: Instant,
+    pub(super) facts: HostReader,
+    pub(super) facts_at: Instant,
+    /// What the host has left, as of `facts_at`.
+    pub(super) host: HostFacts,
+    /// What may be started again.
+    pub(super) restarts: Bucket,
 }
 
 impl Control {
@@ -168,6 +190,14 @@ impl Control {
             launches: Vec::new(),
             started: Vec::new(),
             standbys: Standbys::new(parts.standbys),
+            can_freeze: parts.can_freeze,
+            agenda: Agenda::default(),
+            in_use: BTreeSet::new(),
+            sweep_at: Instant::now(),
+            facts: parts.facts,
+            facts_at: Instant::now(),
+            host: HostFacts::UNKNOWN,
+            restarts: Bucket::HOST,
         };
         control.inherit(parts.inventory, &parts.defaults);
         let (mut changes, mut asks) = (parts.changes, parts.asks);
@@ -222,20 +252,27 @@ impl Control {
             now: Instant::now(),
             wall: SystemTime::now(),
             rng: &mut self.rng,
+            host: &mut self.host,
+            restarts: &mut self.restarts,
             requests: &mut self.requests,
             launches: &mut self.launches,
             next_id: &mut self.next_id,
         };
         let entry = self.entries.get_mut(name)?;
         let before = entry.state();
+        let was_held = entry.held.is_some();
         let result = decide(entry, &mut effects);
         let (after, gone) = (entry.state(), entry.is_removed() && entry.slots().is_empty());
         if before.as_str() != after.as_str() {
             tracing::debug!(function = %name, from = before.as_str(), to = after.as_str(), "state");
         }
+        if let Some(why) = entry.held.filter(|_| !was_held) {
+            self.report.held(name, why);
+        }
         if gone {
             self.entries.remove(name);
         }
+        self.note(name, Instant::now());
         self.started.extend_from_slice(&self.launches);
         for (id, name) in self.launches.drain(..) {
             self.standbys.remove(id);
@@ -278,28 +315,6 @@ impl Control {
             }
         }
         Ok(())
-    }
-
-    fn deadline(&self) -> Option<Instant> {
-        let now = Instant::now();
-        self.entries
-            .values()
-            .filter_map(|entry| entry.deadline(now))
-            .min()
-    }
-
-    fn on_tick(&mut self) {
-        let now = Instant::now();
-        let due = |entry: &Entry| entry.deadline(now).is_some_and(|at| at <= now);
-        let names: Vec<_> = self
-            .entries
-            .iter()
-            .filter(|(_, e)| due(e))
-            .map(|(name, _)| name.clone())
-            .collect();
-        for name in names {
-            self.with(&name, Entry::tick);
-        }
     }
 
     fn on_message(&mut self, message: ToControl) {
@@ -379,14 +394,17 @@ impl Control {
         let Some(entry) = self.entries.get_mut(name) else {
             return;
         };
-        let (total, cpu_micros) = entry.note_usage(id, usage);
+        let (total, cpu_micros) = entry.note_usage(id, usage, Instant::now());
         self.report.usage(name, total, cpu_micros);
     }
 
     /// Asks what the instances use, tells how many there are in each state, tidies the store, and renews what waits.
     fn on_survey(&mut self) {
-        self.tidy(Instant::now());
+        let now = Instant::now();
+        self.tidy(now);
         self.renew_standbys();
+        self.read_host(now);
+        self.look_for_use(now);
         let mut ids: Vec<InstanceId> = self.owners.keys().copied().collect();
         ids.truncate(USAGE_AT_ONCE);
         if !ids.is_empty() {

@@ -137,6 +137,9 @@ impl Control {
             .is_none_or(|entry| entry.current().id != id)
         {
             tracing::info!(function = %name, revision = id.short(), "deploying");
+            if revision.manifest.scale.freeze.is_some() && !self.can_freeze {
+                tracing::warn!(function = %name, "`scale.freeze` does nothing: this host has no cgroup freezer (Linux 5.2)");
+            }
         }
         if self.entries.contains_key(&name) {
             self.with(&name, |entry, effects| entry.deploy(revision, effects));
@@ -151,7 +154,8 @@ impl Control {
 
     /// A function that was not known, with nothing running yet.
     fn add(&mut self, name: &FunctionName, revision: Arc<Revision>) {
-        let entry = Entry::new(name.clone(), revision, self.to_control.clone(), SystemTime::now());
+        let mut entry = Entry::new(name.clone(), revision, self.to_control.clone(), SystemTime::now());
+        entry.freezes = self.can_freeze;
         self.entries.insert(name.clone(), entry);
     }
 
@@ -210,6 +214,7 @@ impl Control {
         let Inherited {
             id,
             pid,
+            frozen,
             stdout,
             stderr,
             ..
@@ -222,7 +227,9 @@ impl Control {
         self.report.attach(name, &revision, id, [stdout, stderr]);
         let instance = self.make_instance(id, revision);
         self.owners.insert(id, name.clone());
-        self.with(name, |entry, effects| entry.adopt(id, pid, instance, effects));
+        self.with(name, |entry, effects| {
+            entry.adopt((id, pid), frozen, instance, effects)
+        });
     }
 
     /// A function of the first reading is a revision, or known not to become one now.

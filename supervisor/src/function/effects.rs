@@ -9,7 +9,9 @@ use rand::rngs::SmallRng;
 
 use super::handle::Revision;
 use super::instance::Instance;
+use super::room::HostFacts;
 use super::start;
+use super::starts::Bucket;
 use crate::name::FunctionName;
 
 /// The world as one event of `control` sees it.
@@ -18,6 +20,10 @@ pub(super) struct Effects<'a> {
     pub(super) now: Instant,
     pub(super) wall: SystemTime,
     pub(super) rng: &'a mut SmallRng,
+    /// What the host has left.
+    pub(super) host: &'a mut HostFacts,
+    /// What may be started again.
+    pub(super) restarts: &'a mut Bucket,
     /// Requests to the launcher, in order; sent when the event is done.
     pub(super) requests: &'a mut Vec<Request>,
     /// Instances launched by this event, with whose they are.
@@ -46,6 +52,14 @@ impl Effects<'_> {
 
     pub(super) fn terminate(&mut self, id: InstanceId) {
         self.requests.push(Request::Terminate { id });
+    }
+
+    pub(super) fn freeze(&mut self, id: InstanceId) {
+        self.requests.push(Request::Freeze { id });
+    }
+
+    pub(super) fn thaw(&mut self, id: InstanceId) {
+        self.requests.push(Request::Thaw { id });
     }
 
     pub(super) fn kill(&mut self, id: InstanceId) {

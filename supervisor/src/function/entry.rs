@@ -2,19 +2,23 @@
 //! beside it and carries the decisions out through [`Effects`].
 
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use funcd_sandbox::exit::Exit;
 use funcd_sandbox::spec::{Digest, InstanceId};
 use funcd_sandbox::wire::Usage;
+use rand::Rng;
 use tokio::sync::mpsc;
 
+use super::backoff;
+use super::demand::Demand;
 use super::effects::Effects;
 use super::handle::{Function, Revision, ToControl};
 use super::instance::Instance;
 use super::place::{Ended, Generation, Rollout, Slot};
-use super::scale;
+use super::room::Held;
 use super::standby::{self, Standby};
+use super::starts::{self, Bucket};
 use super::state::{Action, AfterExit, Bounds, Drain, Event, State, step};
 use crate::name::{FunctionName, RevisionId};
 
@@ -32,6 +36,14 @@ pub(super) struct Entry {
     /// The last one came to nothing: not tried again before a start has worked.
     standby_failed: bool,
     pub(super) removed: bool,
+    /// What was asked of it in the last minute.
+    pub(super) demand: Demand,
+    /// What it may start again.
+    restarts: Bucket,
+    /// Why it has fewer instances than it asks for.
+    pub(super) held: Option<Held>,
+    /// Whether its instances can be frozen on this host.
+    pub(super) freezes: bool,
     idle_since: SystemTime,
     /// The newest revision that was given up, and why.
     pub(super) rejected: Option<(RevisionId, String)>,
@@ -55,6 +67,10 @@ impl Entry {
             standby: None,
             standby_failed: false,
             removed: false,
+            demand: Demand::default(),
+            restarts: Bucket::FUNCTION,
+            held: None,
+            freezes: true,
             idle_since: since,
             rejected: None,
             last_exit: None,
@@ -144,10 +160,14 @@ impl Entry {
     }
 
     /// Notes what an instance uses. What all use together, and the CPU time that is new, in microseconds.
-    pub(super) fn note_usage(&mut self, id: InstanceId, usage: Usage) -> (Usage, u64) {
+    pub(super) fn note_usage(&mut self, id: InstanceId, usage: Usage, now: Instant) -> (Usage, u64) {
         let mut new_cpu = 0;
         if let Some(slot) = self.slots.iter_mut().find(|slot| slot.id == Some(id)) {
             new_cpu = usage.cpu_micros.saturating_sub(slot.usage.cpu_micros);
+            if let Some(then) = slot.surveyed_at.replace(now) {
+                let micros = now.saturating_duration_since(then).as_micros().max(1);
+                slot.cpu = new_cpu as f64 / micros as f64;
+            }
             slot.usage = usage;
         }
         (self.usage(), new_cpu)
@@ -173,10 +193,11 @@ impl Entry {
         let rank = |state: &State| match state {
             State::Ready => 0,
             State::Starting { .. } => 1,
-            State::Failed { .. } => 2,
-            State::Backoff { .. } => 3,
-            State::Draining { .. } => 4,
-            State::Idle => 5,
+            State::Frozen => 2,
+            State::Failed { .. } => 3,
+            State::Backoff { .. } => 4,
+            State::Draining { .. } => 5,
+            State::Idle => 6,
         };
         let states = self.slots.iter().map(|slot| &slot.state);
         states
@@ -219,15 +240,19 @@ impl Entry {
     /// An instance that an earlier supervisor started, and that runs the current revision.
     pub(super) fn adopt(
         &mut self,
-        id: InstanceId,
-        pid: i32,
+        (id, pid): (InstanceId, i32),
+        frozen: bool,
         instance: Arc<Instance>,
         effects: &mut Effects<'_>,
     ) {
         self.current.proven = true;
+        self.demand.hold(effects.now);
         instance.note_running();
+        if frozen {
+            instance.stop_accepting();
+        }
         self.slots.push(Slot {
-            state: State::Ready,
+            state: if frozen { State::Frozen } else { State::Ready },
             revision: Arc::clone(&self.current.revision),
             since: effects.wall,
             id: Some(id),
@@ -235,6 +260,8 @@ impl Entry {
             instance: Some(instance),
             ready_at: Some(effects.now),
             usage: Usage::default(),
+            cpu: 0.0,
+            surveyed_at: None,
         });
         self.settle(effects);
     }
@@ -318,6 +345,10 @@ impl Entry {
         let ready_for = slot.ready_at.take().map(|at| effects.now.duration_since(at));
         let revision = slot.revision.id;
         let unasked = !matches!(slot.state, State::Draining { .. });
+        let serves = |(other, slot): (usize, &Slot)| {
+            other != index && slot.state == State::Ready && slot.revision.id == revision
+        };
+        let others_serve = self.slots.iter().enumerate().any(serves);
         let generation = match &mut self.next {
             Some(next) if next.revision.id == revision => next,
             _ => &mut self.current,
@@ -325,10 +356,17 @@ impl Entry {
         // What was asked to end does not count, whatever it said last.
         let after = match unasked {
             true => {
-                let ready_within = generation.revision.manifest.health.ready_within;
-                generation
-                    .backoff
-                    .after_exit(ready_for, ready_within, effects.now, effects.rng)
+                let end = backoff::Ended {
+                    ready_for,
+                    ready_within: generation.revision.manifest.health.ready_within,
+                    others_serve,
+                };
+                let after = generation.backoff.after_exit(end, effects.now, effects.rng);
+                match after {
+                    // The others take theirs when their time has come.
+                    AfterExit::Restart => self.may_restart(effects).map_or_else(AfterExit::Wait, |()| after),
+                    AfterExit::Wait(_) | AfterExit::GiveUp(_) => after,
+                }
             }
             false => AfterExit::Restart,
         };
@@ -357,50 +395,25 @@ impl Entry {
     /// Deadlines that have passed, and idleness.
     pub(super) fn tick(&mut self, effects: &mut Effects<'_>) {
         for index in (0..self.slots.len()).rev() {
-            if self.slots[index]
-                .state
-                .deadline()
-                .is_some_and(|at| at <= effects.now)
-            {
-                self.apply(index, Event::Late, effects);
+            let state = self.slots[index].state;
+            if state.deadline().is_none_or(|at| at > effects.now) {
+                continue;
             }
+            let postponed = match state {
+                State::Backoff { .. } => self.may_restart(effects).err(),
+                _ => None,
+            };
+            self.apply(index, postponed.map_or(Event::Late, Event::Postponed), effects);
         }
-        if self.idle_at(effects.now).is_some_and(|at| at <= effects.now) {
-            let ready: Vec<usize> = (0..self.slots.len()).filter(|&i| self.is_ready(i)).collect();
-            let surplus = scale::surplus(&self.current.revision.manifest.scale, ready.len());
-            for &index in ready.iter().rev().take(surplus) {
-                self.apply(index, Event::Retire, effects);
-            }
-        }
+        self.rest(effects);
         self.settle(effects);
     }
 
-    /// When [`Entry::tick`] is to look next; `None` while nothing of it runs or waits.
-    pub(super) fn deadline(&self, now: Instant) -> Option<Instant> {
-        let late = self.slots.iter().filter_map(|slot| slot.state.deadline()).min();
-        late.into_iter().chain(self.idle_at(now)).min()
-    }
-
-    /// When its surplus instances have been idle for long enough, or, while it is in use, may have been at the earliest:
-    /// the end of a request wakes nobody. `None` without surplus.
-    fn idle_at(&self, now: Instant) -> Option<Instant> {
-        let ready = (0..self.slots.len()).filter(|&i| self.is_ready(i)).count();
-        let scale = &self.current.revision.manifest.scale;
-        if scale::surplus(scale, ready) == 0 {
-            return None;
-        }
-        if self.handle.admitted() > 0 {
-            return Some(now + scale.idle);
-        }
-        // An instance that was started and then not asked is idle from when it became ready.
-        let ready_at = self.slots.iter().filter_map(|slot| slot.ready_at).max();
-        let last = ready_at.map_or(self.handle.last_used(), |at| at.max(self.handle.last_used()));
-        Some(last + scale.idle)
-    }
-
-    fn is_ready(&self, index: usize) -> bool {
-        let slot = &self.slots[index];
-        slot.state == State::Ready && slot.revision.id == self.current.revision.id
+    /// Takes what a start after an unwanted end costs, or tells when to ask again: not all at the same time, or the first of
+    /// them would be the first each time.
+    fn may_restart(&mut self, effects: &mut Effects<'_>) -> Result<(), Instant> {
+        let spread = Duration::from_millis(effects.rng.random_range(0..100));
+        starts::take(effects.restarts, &mut self.restarts, effects.now).map_err(|at| at + spread)
     }
 
     fn promote(&mut self, generation: Generation, effects: &mut Effects<'_>) {
@@ -418,7 +431,7 @@ impl Entry {
         }
     }
 
-    fn start(&mut self, revision: Arc<Revision>, effects: &mut Effects<'_>) {
+    pub(super) fn start(&mut self, revision: Arc<Revision>, effects: &mut Effects<'_>) {
         let slot = Slot {
             state: State::Idle,
             revision,
@@ -428,13 +441,15 @@ impl Entry {
             instance: None,
             ready_at: None,
             usage: Usage::default(),
+            cpu: 0.0,
+            surveyed_at: None,
         };
         self.slots.push(slot);
         self.apply(self.slots.len() - 1, Event::Wanted, effects);
     }
 
     /// One step of one place, with its effects.
-    fn apply(&mut self, index: usize, event: Event, effects: &mut Effects<'_>) {
+    pub(super) fn apply(&mut self, index: usize, event: Event, effects: &mut Effects<'_>) {
         let slot = &mut self.slots[index];
         let manifest = &slot.revision.manifest;
         let bounds = Bounds {
@@ -453,6 +468,7 @@ impl Entry {
             }
             slot.pid = None;
             slot.usage = Usage::default();
+            (slot.cpu, slot.surveyed_at) = (0.0, None);
             slot.id = None;
         }
         for action in actions {
@@ -471,6 +487,13 @@ impl Entry {
                         }
                     }
                 }
+                (Action::Freeze, Some(id)) => effects.freeze(id),
+                (Action::Thaw, Some(id)) => {
+                    effects.thaw(id);
+                    if let Some(instance) = &slot.instance {
+                        instance.start_accepting();
+                    }
+                }
                 (Action::Withdraw, _) => {
                     if let Some(instance) = &slot.instance {
                         instance.stop_accepting();
@@ -478,7 +501,7 @@ impl Entry {
                 }
                 (Action::Terminate, Some(id)) => effects.terminate(id),
                 (Action::Kill, Some(id)) => effects.kill(id),
-                (Action::Terminate | Action::Kill, None) => {}
+                (Action::Freeze | Action::Thaw | Action::Terminate | Action::Kill, None) => {}
             }
         }
         let finishing = matches!(
@@ -499,7 +522,7 @@ impl Entry {
     }
 
     /// After any change: forget empty places, start what is missing, show request paths what is live.
-    fn settle(&mut self, effects: &mut Effects<'_>) {
+    pub(super) fn settle(&mut self, effects: &mut Effects<'_>) {
         if self.slots.iter().any(|slot| slot.state == State::Idle) {
             self.slots.retain(|slot| slot.state != State::Idle);
             self.idle_since = effects.wall;
@@ -510,16 +533,7 @@ impl Entry {
             self.end_standby(effects);
         }
         if !self.removed {
-            let draining = |slot: &Slot| matches!(slot.state, State::Draining { .. });
-            let places = self
-                .slots
-                .iter()
-                .filter(|s| s.revision.id == current && !draining(s))
-                .count();
-            let scale = &self.current.revision.manifest.scale;
-            for _ in 0..scale::missing(scale, self.handle.admitted(), places) {
-                self.start(Arc::clone(&self.current.revision), effects);
-            }
+            self.rescale(effects);
         }
         self.publish(effects);
     }

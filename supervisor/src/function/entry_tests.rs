@@ -16,14 +16,18 @@ use super::entry::Entry;
 use super::handle::{Revision, ToControl, Unavailable};
 use super::instance::{Address, Instance};
 use super::place::{Ended, Rollout};
+use super::room::HostFacts;
+use super::starts::Bucket;
 use crate::catalog::manifest::{Defaults, Manifest, Scale};
 use crate::name::{FunctionName, RevisionId};
 
 /// One function, and everything that it asked of the launcher.
 pub(super) struct Story {
     pub(super) entry: Entry,
-    now: Instant,
+    pub(super) now: Instant,
     rng: SmallRng,
+    pub(super) host: HostFacts,
+    restarts: Bucket,
     pub(super) inbox: mpsc::UnboundedReceiver<ToControl>,
     requests: Vec<Request>,
     pub(super) launches: Vec<(InstanceId, FunctionName)>,
@@ -37,7 +41,9 @@ pub(super) fn revision(n: u8, change: impl FnOnce(&mut Manifest)) -> Arc<Revisio
         min: 0,
         max: 2,
         concurrency: 1,
+        prewarm: 0,
         idle: Duration::from_secs(60),
+        freeze: None,
     };
     manifest.health.stop_within = Duration::from_secs(3);
     change(&mut manifest);
@@ -60,6 +66,8 @@ impl Story {
             entry: Entry::new(name, revision, to_control, SystemTime::UNIX_EPOCH),
             now: Instant::now(),
             rng: SmallRng::seed_from_u64(7),
+            host: HostFacts::UNKNOWN,
+            restarts: Bucket::HOST,
             inbox,
             requests: Vec::new(),
             launches: Vec::new(),
@@ -72,6 +80,8 @@ impl Story {
             now: self.now,
             wall: SystemTime::UNIX_EPOCH,
             rng: &mut self.rng,
+            host: &mut self.host,
+            restarts: &mut self.restarts,
             requests: &mut self.requests,
             launches: &mut self.launches,
             next_id: &mut self.next_id,
@@ -85,6 +95,8 @@ impl Story {
             Request::Launch { id, spec } => format!("launch {id} of {:?}", spec.artifact.0[0]),
             Request::Terminate { id } => format!("terminate {id}"),
             Request::Kill { id } => format!("kill {id}"),
+            Request::Freeze { id } => format!("freeze {id}"),
+            Request::Thaw { id } => format!("thaw {id}"),
             other => format!("{other:?}"),
         };
         self.requests.drain(..).map(short).collect()
@@ -216,6 +228,7 @@ fn a_crash_restarts_at_once_and_then_after_backoff() {
     let _permit = story.entry.handle.admit().unwrap();
     story.with(Entry::wanted);
     story.ready(1);
+    story.now += Duration::from_secs(11);
     story.exits(1, Exit::Signal { signal: 11 });
     assert_eq!(story.asked(), ["launch 1 of 1", "launch 2 of 1"]);
     story.ready(2);
@@ -343,6 +356,7 @@ fn a_late_start_is_killed() {
     story.pass();
     assert_eq!(story.asked(), ["kill 1"]);
     story.exits(1, Exit::StartTimeout);
+    story.pass();
     assert_eq!(story.asked(), ["launch 2 of 1"]);
 }
 
@@ -358,10 +372,16 @@ fn what_ended_uses_nothing_and_its_cpu_time_is_counted_once() {
         memory_bytes,
         pids: 2,
     };
-    assert_eq!(story.entry.note_usage(id, usage(70, 9)), (usage(70, 9), 70));
-    assert_eq!(story.entry.note_usage(id, usage(100, 8)), (usage(100, 8), 30));
     assert_eq!(
-        story.entry.note_usage(id, Usage::default()),
+        story.entry.note_usage(id, usage(70, 9), story.now),
+        (usage(70, 9), 70)
+    );
+    assert_eq!(
+        story.entry.note_usage(id, usage(100, 8), story.now),
+        (usage(100, 8), 30)
+    );
+    assert_eq!(
+        story.entry.note_usage(id, Usage::default(), story.now),
         (Usage::default(), 0)
     );
 }

@@ -107,7 +107,7 @@ impl Instance {
         self.in_flight.load(Ordering::SeqCst)
     }
 
-    /// Whether new leases are given; false once it drains or has ended.
+    /// Whether new leases are given; false while it is frozen, and once it drains or has ended.
     pub fn is_accepting(&self) -> bool {
         self.accepting.load(Ordering::SeqCst)
     }
@@ -115,6 +115,11 @@ impl Instance {
     /// No new leases from now on. The caller then waits until [`Instance::in_flight`] is 0.
     pub fn stop_accepting(&self) {
         self.accepting.store(false, Ordering::SeqCst);
+    }
+
+    /// Leases are given again: it was frozen, and goes on.
+    pub fn start_accepting(&self) {
+        self.accepting.store(true, Ordering::SeqCst);
     }
 
     /// It has ended: who waits to connect gets an error.

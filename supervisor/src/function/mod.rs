@@ -3,11 +3,13 @@
 
 pub mod backoff;
 pub mod control;
+pub mod demand;
 mod deploy;
 mod effects;
 mod entry;
 #[cfg(test)]
 mod entry_tests;
+pub mod facts;
 pub mod handle;
 #[cfg(test)]
 mod handle_tests;
@@ -17,10 +19,16 @@ mod place;
 mod prove;
 mod publish;
 pub mod report;
+mod rescale;
+#[cfg(test)]
+mod rescale_tests;
+pub mod room;
 pub mod scale;
 mod standby;
 #[cfg(test)]
 mod standby_tests;
 pub(crate) mod start;
+pub mod starts;
 pub mod state;
 pub mod status;
+mod sweep;

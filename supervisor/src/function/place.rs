@@ -55,6 +55,9 @@ pub(super) struct Slot {
     pub(super) ready_at: Option<Instant>,
     /// As of the last survey; zero before it.
     pub(super) usage: Usage,
+    /// Cores that it used between the last two surveys; 0 before them.
+    pub(super) cpu: f64,
+    pub(super) surveyed_at: Option<Instant>,
 }
 
 /// What became of the revision that was to be proven.

@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_millis(50);
 /// The first pause between looks, then twice as long each time up to the longest.
 const FIRST_LOOK: Duration = Duration::from_millis(1);
 const LONGEST_LOOK: Duration = Duration::from_millis(20);
-/// A health request that takes longer is given up and made again.
+/// A health request that takes longer is given up and made again; one to warm up is given up.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Waits until the instance is ready, then tells `control`. `listener` is the instance's own listening socket, for
@@ -48,6 +48,7 @@ pub(super) async fn prove(
             (None, _, _) => instance.dial().await.is_ok(),
         };
         if ready {
+            warm_up(&instance).await;
             let _ = control.send(ToControl::Answered(instance.id));
             return;
         }
@@ -58,7 +59,22 @@ pub(super) async fn prove(
 
 /// Whether requests are sent before it is known to be ready: they wait in its socket, which was bound before it.
 pub(super) fn is_leased_while_starting(instance: &Instance) -> bool {
-    matches!(instance.address, Address::Unix(_)) && instance.revision.manifest.health.path.is_none()
+    let health = &instance.revision.manifest.health;
+    matches!(instance.address, Address::Unix(_)) && health.path.is_none() && health.warmup.is_empty()
+}
+
+/// Asks what the manifest says, once each: that is for what the function loads by that, whatever it answers.
+async fn warm_up(instance: &Instance) {
+    for path in &instance.revision.manifest.health.warmup {
+        if !instance.is_accepting() {
+            return;
+        }
+        if let Some(status) = ask(instance, path, "funcd-warmup").await {
+            tracing::debug!(instance = %instance.id, path, status = status.as_u16(), "warmed up");
+        } else {
+            tracing::warn!(instance = %instance.id, path, "a warm-up request was not answered");
+        }
+    }
 }
 
 /// Whether every connection made to a listening socket was accepted.
@@ -69,6 +85,12 @@ fn queue_is_empty(listener: &OwnedFd) -> bool {
 
 /// Whether `path` answers 2xx or 3xx.
 async fn answers(instance: &Instance, path: &str) -> bool {
+    let status = ask(instance, path, "funcd-health").await;
+    status.is_some_and(|status| status.is_success() || status.is_redirection())
+}
+
+/// What `path` answers, if it does in time.
+async fn ask(instance: &Instance, path: &str, agent: &'static str) -> Option<http::StatusCode> {
     let ask = async {
         let stream = instance.dial().await.ok()?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
@@ -76,7 +98,7 @@ async fn answers(instance: &Instance, path: &str) -> bool {
             .ok()?;
         let request = http::Request::get(path)
             .header(http::header::HOST, "localhost")
-            .header(http::header::USER_AGENT, "funcd-health")
+            .header(http::header::USER_AGENT, agent)
             .body(Empty::<Bytes>::new())
             .ok()?;
         let mut connection = std::pin::pin!(connection);
@@ -86,5 +108,5 @@ async fn answers(instance: &Instance, path: &str) -> bool {
         }
     };
     let response = tokio::time::timeout(HEALTH_TIMEOUT, ask).await.ok().flatten();
-    response.is_some_and(|response| response.status().is_success() || response.status().is_redirection())
+    response.map(|response| response.status())
 }

@@ -24,7 +24,7 @@ impl Entry {
                     instances.push(Arc::clone(instance));
                 }
                 (State::Failed { until }, _) => failed_until = Some(until),
-                (State::Idle | State::Starting { .. } | State::Ready, _) => {}
+                (State::Idle | State::Starting { .. } | State::Ready | State::Frozen, _) => {}
                 (State::Draining { .. } | State::Backoff { .. }, _) => {}
             }
         }

@@ -10,6 +10,7 @@ use metrics::{counter, gauge};
 use tokio::sync::watch;
 
 use super::handle::Revision;
+use super::room::Held;
 use crate::catalog::{self, Entry};
 use crate::name::FunctionName;
 use crate::telemetry::{Logs, Writer, names};
@@ -95,9 +96,19 @@ impl Report {
             .increment(cpu_micros as f64 / 1e6);
     }
 
+    /// A function gets fewer instances than it asks for.
+    pub(super) fn held(&self, function: &FunctionName, why: Held) {
+        let reason = why.as_str();
+        counter!(names::SCALE_HELD_TOTAL, "function" => function.to_string(), "reason" => reason)
+            .increment(1);
+        tracing::info!(%function, reason, "the host has no room for more instances of it; its requests wait");
+    }
+
     /// How many instances are in each state.
     pub(super) fn instances(&self, by_state: &BTreeMap<&'static str, usize>) {
-        for state in ["standby", "starting", "ready", "draining", "backoff", "failed"] {
+        for state in [
+            "standby", "starting", "ready", "frozen", "draining", "backoff", "failed",
+        ] {
             let count = by_state.get(state).copied().unwrap_or(0);
             gauge!(names::INSTANCES, "state" => state).set(count as f64);
         }

@@ -149,5 +149,6 @@ fn a_woken_one_that_can_not_start_is_started_again_the_usual_way() {
         errno: 0,
     };
     story.exits(7, exit);
+    story.pass();
     assert_eq!(story.asked(), ["launch 1 of 1"]);
 }

@@ -1,7 +1,8 @@
 //! The life of one instance's place, as a pure step: every state answers every event. Effects happen in `control`.
 //!
 //! ```text
-//!            Wanted               Answered              Retire
+//!                                        Frozen (Freeze, and back by Wanted; to Draining as Ready does)
+//!            Wanted               Answered  ▲ ▼         Retire
 //!   Idle ───────────▶ Starting ───────────▶ Ready ───────────────▶ Draining ──Exited──▶ Idle
 //!    ▲                 │   ▲ Late             │ Exited               Finishing → Stopping → Killing
 //!    │          Exited │   └─────── Backoff ◀─┤ (Drained or Late moves on)
@@ -22,6 +23,8 @@ pub enum State {
     },
     /// It answers.
     Ready,
+    /// All of it is stopped where it is, and it gets no request before it goes on.
+    Frozen,
     /// It gets no new request and is on its way out.
     Draining {
         /// How far.
@@ -65,6 +68,10 @@ pub enum Event {
     Retire,
     /// No lease is left.
     Drained,
+    /// Nobody asked it for long.
+    Freeze,
+    /// The host starts too many again already: not before then.
+    Postponed(Instant),
     /// The state's own deadline has passed.
     Late,
 }
@@ -85,6 +92,10 @@ pub enum AfterExit {
 pub enum Action {
     /// Ask the launcher for a process.
     Launch,
+    /// Stop all of it where it is.
+    Freeze,
+    /// Let it go on, and give leases of it again.
+    Thaw,
     /// Give no more leases of it.
     Withdraw,
     /// Send SIGTERM to its main process.
@@ -125,12 +136,19 @@ pub fn step(state: State, event: Event, bounds: &Bounds, now: Instant) -> (State
     };
     match (state, event) {
         (State::Idle, Event::Wanted) => (starting, &[Action::Launch]),
-        (State::Idle, Event::Answered | Event::Exited(_) | Event::Retire | Event::Drained | Event::Late) => {
-            (state, &[])
-        }
+        (
+            State::Idle,
+            Event::Answered
+            | Event::Exited(_)
+            | Event::Retire
+            | Event::Drained
+            | Event::Freeze
+            | Event::Postponed(_)
+            | Event::Late,
+        ) => (state, &[]),
 
         (State::Starting { .. }, Event::Answered) => (State::Ready, &[]),
-        (State::Starting { .. } | State::Ready, Event::Exited(after)) => after_exit(after),
+        (State::Starting { .. } | State::Ready | State::Frozen, Event::Exited(after)) => after_exit(after),
         (State::Starting { .. } | State::Ready, Event::Retire) => (
             State::Draining {
                 phase: Finishing,
@@ -145,9 +163,29 @@ pub fn step(state: State, event: Event, bounds: &Bounds, now: Instant) -> (State
             },
             &[Action::Withdraw, Action::Kill],
         ),
-        (State::Starting { .. }, Event::Wanted | Event::Drained) => (state, &[]),
+        (State::Starting { .. }, Event::Wanted | Event::Drained | Event::Freeze | Event::Postponed(_)) => {
+            (state, &[])
+        }
 
-        (State::Ready, Event::Wanted | Event::Answered | Event::Drained | Event::Late) => (state, &[]),
+        (State::Ready, Event::Freeze) => (State::Frozen, &[Action::Freeze]),
+        (
+            State::Ready,
+            Event::Wanted | Event::Answered | Event::Drained | Event::Postponed(_) | Event::Late,
+        ) => (state, &[]),
+
+        (State::Frozen, Event::Wanted) => (State::Ready, &[Action::Thaw]),
+        // Frozen it would not hear that it is to stop.
+        (State::Frozen, Event::Retire) => (
+            State::Draining {
+                phase: Finishing,
+                until: now + bounds.finish_within,
+            },
+            &[Action::Thaw, Action::Withdraw],
+        ),
+        (
+            State::Frozen,
+            Event::Answered | Event::Drained | Event::Freeze | Event::Postponed(_) | Event::Late,
+        ) => (state, &[]),
 
         (State::Draining { .. }, Event::Exited(_)) => (State::Idle, &[]),
         (State::Draining { phase: Finishing, .. }, Event::Drained | Event::Late) => (
@@ -171,20 +209,31 @@ pub fn step(state: State, event: Event, bounds: &Bounds, now: Instant) -> (State
             },
             Event::Drained,
         ) => (state, &[]),
-        (State::Draining { .. }, Event::Wanted | Event::Answered | Event::Retire) => (state, &[]),
+        (
+            State::Draining { .. },
+            Event::Wanted | Event::Answered | Event::Retire | Event::Freeze | Event::Postponed(_),
+        ) => (state, &[]),
 
         (State::Backoff { .. }, Event::Late) => (starting, &[Action::Launch]),
         (State::Backoff { .. } | State::Failed { .. }, Event::Retire) => (State::Idle, &[]),
-        (State::Backoff { .. }, Event::Wanted | Event::Answered | Event::Exited(_) | Event::Drained) => {
-            (state, &[])
-        }
+        (State::Backoff { .. }, Event::Postponed(until)) => (State::Backoff { until }, &[]),
+        (
+            State::Backoff { .. },
+            Event::Wanted | Event::Answered | Event::Exited(_) | Event::Drained | Event::Freeze,
+        ) => (state, &[]),
 
         (State::Failed { until }, Event::Wanted) if now >= until => (starting, &[Action::Launch]),
         // The refusal is lifted; the next request starts it once more.
         (State::Failed { .. }, Event::Late) => (State::Idle, &[]),
-        (State::Failed { .. }, Event::Wanted | Event::Answered | Event::Exited(_) | Event::Drained) => {
-            (state, &[])
-        }
+        (
+            State::Failed { .. },
+            Event::Wanted
+            | Event::Answered
+            | Event::Exited(_)
+            | Event::Drained
+            | Event::Freeze
+            | Event::Postponed(_),
+        ) => (state, &[]),
     }
 }
 
@@ -192,7 +241,7 @@ impl State {
     /// When [`Event::Late`] is due.
     pub fn deadline(&self) -> Option<Instant> {
         match *self {
-            State::Idle | State::Ready => None,
+            State::Idle | State::Ready | State::Frozen => None,
             State::Starting { until }
             | State::Draining { until, .. }
             | State::Backoff { until }
@@ -203,7 +252,7 @@ impl State {
     /// Whether a process exists or was asked for.
     pub fn has_process(&self) -> bool {
         match self {
-            State::Starting { .. } | State::Ready | State::Draining { .. } => true,
+            State::Starting { .. } | State::Ready | State::Frozen | State::Draining { .. } => true,
             State::Idle | State::Backoff { .. } | State::Failed { .. } => false,
         }
     }
@@ -214,6 +263,7 @@ impl State {
             State::Idle => "idle",
             State::Starting { .. } => "starting",
             State::Ready => "ready",
+            State::Frozen => "frozen",
             State::Draining { .. } => "draining",
             State::Backoff { .. } => "backoff",
             State::Failed { .. } => "failed",
@@ -231,12 +281,13 @@ mod tests {
         stop_within: Duration::from_secs(3),
     };
 
-    fn states(now: Instant) -> [State; 8] {
+    fn states(now: Instant) -> [State; 9] {
         let until = now + Duration::from_secs(1);
         [
             State::Idle,
             State::Starting { until },
             State::Ready,
+            State::Frozen,
             State::Draining {
                 phase: Drain::Finishing,
                 until,
@@ -254,7 +305,7 @@ mod tests {
         ]
     }
 
-    fn events(now: Instant) -> [Event; 8] {
+    fn events(now: Instant) -> [Event; 10] {
         let later = now + Duration::from_secs(2);
         [
             Event::Wanted,
@@ -264,6 +315,8 @@ mod tests {
             Event::Exited(AfterExit::GiveUp(later)),
             Event::Retire,
             Event::Drained,
+            Event::Freeze,
+            Event::Postponed(later),
             Event::Late,
         ]
     }
@@ -304,9 +357,9 @@ mod tests {
     #[test]
     fn a_drain_always_ends() {
         let now = Instant::now();
-        for start in [State::Starting { until: now }, State::Ready] {
+        for start in [State::Starting { until: now }, State::Ready, State::Frozen] {
             let (mut state, actions) = step(start, Event::Retire, &BOUNDS, now);
-            assert_eq!(actions, [Action::Withdraw]);
+            assert_eq!(actions.last(), Some(&Action::Withdraw));
             let mut sent = Vec::new();
             let mut at = now;
             for _ in 0..3 {
@@ -335,6 +388,28 @@ mod tests {
         let (state, _) = step(state, Event::Exited(AfterExit::Wait(then)), &BOUNDS, late);
         assert_eq!(state, State::Backoff { until: then });
         assert_eq!(step(state, Event::Late, &BOUNDS, then).1, [Action::Launch]);
+    }
+
+    #[test]
+    fn only_what_answers_is_frozen_and_nothing_leaves_that_without_a_thaw_but_its_end() {
+        let now = Instant::now();
+        for state in states(now) {
+            let (after, actions) = step(state, Event::Freeze, &BOUNDS, now);
+            assert_eq!(
+                actions.contains(&Action::Freeze),
+                state == State::Ready,
+                "{state:?}"
+            );
+            assert_eq!(
+                after == State::Frozen,
+                matches!(state, State::Ready | State::Frozen)
+            );
+        }
+        for event in events(now) {
+            let (after, actions) = step(State::Frozen, event, &BOUNDS, now);
+            let leaves = after != State::Frozen && !matches!(event, Event::Exited(_));
+            assert_eq!(actions.first() == Some(&Action::Thaw), leaves, "{event:?}");
+        }
     }
 
     #[test]

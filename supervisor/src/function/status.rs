@@ -130,6 +130,7 @@ fn shown(state: State) -> view::State {
         State::Idle => view::State::Idle,
         State::Starting { .. } => view::State::Starting,
         State::Ready => view::State::Ready,
+        State::Frozen => view::State::Frozen,
         State::Draining { .. } => view::State::Draining,
         State::Backoff { .. } => view::State::Backoff,
         State::Failed { .. } => view::State::Failed,

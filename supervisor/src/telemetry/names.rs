@@ -62,6 +62,8 @@ pub const INSTANCE_STARTS_TOTAL: &str = "funcd_instance_starts_total";
 pub const INSTANCE_EXITS_TOTAL: &str = "funcd_instance_exits_total";
 /// Gauge: places of instances over all functions, by `state`.
 pub const INSTANCES: &str = "funcd_instances";
+/// Counter: times that a function began to get fewer instances than it asks for, by `function` and `reason` (`cpu`, `memory`).
+pub const SCALE_HELD_TOTAL: &str = "funcd_scale_held_total";
 /// Counter: files of the folder that became a revision (`accepted`), or the kind of reason why not, by `result`.
 pub const RELOADS_TOTAL: &str = "funcd_reloads_total";
 /// Gauge, bytes: memory of all instances of a function, by `function` and `kind`.
@@ -85,7 +87,7 @@ pub enum Kind {
 }
 
 /// Every metric: its name, what it is, and the line of help that goes with it.
-pub const ALL: [(&str, Kind, &str); 28] = [
+pub const ALL: [(&str, Kind, &str); 29] = [
     (
         INVOCATIONS_TOTAL,
         Kind::Counter,
@@ -140,6 +142,11 @@ pub const ALL: [(&str, Kind, &str); 28] = [
         LOG_LINES_DROPPED_TOTAL,
         Kind::Counter,
         "Lines of a function's output that were not kept",
+    ),
+    (
+        SCALE_HELD_TOTAL,
+        Kind::Counter,
+        "Times that the host began to have no room for more instances of a function",
     ),
     (
         INSTANCES,

@@ -26,6 +26,7 @@ pub(crate) fn register(suite: &mut Suite) {
         a_crash_loop_is_refused_at_once_with_retry_after,
         a_repaired_crash_loop_answers_again,
         killed_from_outside_it_comes_back,
+        it_is_warmed_up_before_callers_ask,
         a_slow_start_times_out_and_says_so,
         who_ignores_sigterm_is_killed: &[Need::Property("total-kill")],
         daemons_do_not_outlive_it: &[Need::Property("total-kill")],
@@ -255,6 +256,14 @@ fn killed_from_outside_it_comes_back() {
     host.wait_exit("victim", "signal");
     host.wait_for("/victim/", "200", |answer| answer.status() == 200);
     assert_ne!(host.instance("victim"), process);
+}
+
+fn it_is_warmed_up_before_callers_ask() {
+    let host = host();
+    host.deploy("cold", "slow", "");
+    assert_eq!(host.get_ok("/cold/asked").text(), "0\n");
+    host.deploy("warm", "slow", "[health]\nwarmup = [\"/\", \"/a\"]\n");
+    assert_eq!(host.get_ok("/warm/asked").text(), "2\n");
 }
 
 fn a_slow_start_times_out_and_says_so() {

@@ -21,6 +21,7 @@ mod lifecycle;
 mod refusals;
 mod runtimes;
 mod sandbox;
+mod scale;
 mod secrets;
 mod standby;
 mod strangers;
@@ -39,6 +40,7 @@ fn main() -> std::process::ExitCode {
     sandbox::register(&mut suite);
     secrets::register(&mut suite);
     standby::register(&mut suite);
+    scale::register(&mut suite);
     cli::register(&mut suite);
     explain::register(&mut suite);
     launcher::register(&mut suite);

@@ -1,4 +1,5 @@
-//! Takes what it can get: `/memory?mb=512` touches that much memory and keeps it, `/cpu?ms=500` spins.
+//! Takes what it can get: `/memory?mb=512` touches that much memory and keeps it, `/cpu?ms=500` spins,
+//! `/spin` answers and spins on.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -22,6 +23,14 @@ async fn respond(request: Request<Incoming>) -> Response<Body> {
                 .await
                 .expect("a loop does not panic");
             status(200, "spun\n")
+        }
+        "/spin" => {
+            std::thread::spawn(|| {
+                loop {
+                    std::hint::spin_loop();
+                }
+            });
+            status(200, "spins\n")
         }
         _ => status(200, "ok\n"),
     }

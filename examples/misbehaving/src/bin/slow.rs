@@ -1,6 +1,7 @@
 //! Takes its time: `/?ms=500` before the head; `/stream?ms=50&n=10` between n pieces of the body.
-//! `START_MS` delays its start.
+//! `/asked` tells how many requests there were before. `START_MS` delays its start.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use hyper::body::{Bytes, Incoming};
@@ -8,7 +9,13 @@ use hyper::{Request, Response};
 use misbehaving::{Body, number, pieces, serve, status};
 use tokio::time::sleep;
 
+static ASKED: AtomicUsize = AtomicUsize::new(0);
+
 async fn respond(request: Request<Incoming>) -> Response<Body> {
+    let before = ASKED.fetch_add(1, Ordering::SeqCst);
+    if request.uri().path() == "/asked" {
+        return status(200, format!("{before}\n"));
+    }
     let (ms, n) = (number(&request, "ms", 500), number(&request, "n", 10));
     if request.uri().path() == "/stream" {
         return Response::new(pieces(move |at| async move {
