@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
+use funcd_sandbox::self_check::{self, Target};
 use serde_json::json;
 
 use crate::artifacts::Artifacts;
@@ -101,6 +102,11 @@ enum What {
 fn main() -> ExitCode {
     // Before any thread: these roles are processes of `spawn` and `leaks`, started by this program only.
     let words: Vec<_> = std::env::args_os().collect();
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(target) = Target::parse(&arguments) {
+        // A launcher attacks its sandbox with its own program before it serves.
+        self_check::attack(&target);
+    }
     let outcome = match (words.get(1).and_then(|word| word.to_str()), words.get(2)) {
         (Some(launcher::AS_LAUNCHER), Some(folder)) => launcher::run(folder.as_ref()),
         (Some(launcher::AS_SUPERVISOR), Some(control)) => launcher::give_link(control.as_ref()),
