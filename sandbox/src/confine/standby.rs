@@ -51,15 +51,15 @@ pub fn stand_by(confinement: &Confinement) -> Result<(Spawned, Standby), Failure
     }
     let prepared = Prepared::new(confinement)?;
     let Ends { ours, low, status } = Ends::new().map_err(at(Step::Descriptors))?;
-    let (low_word, go) =
+    let (low_gate, go) =
         nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(|errno| at(Step::Descriptors)(errno as i32))?;
-    let word = above(low_word.as_raw_fd()).map_err(at(Step::Descriptors))?;
+    let gate = above(low_gate.as_raw_fd()).map_err(at(Step::Descriptors))?;
     let child = match clone::fork(prepared.clone_flags(), confinement.cgroup) {
         Err(errno) => return Err(at(Step::Clone)(errno)),
-        Ok(Fork::Child) => run(&prepared, status.as_raw_fd(), word.as_raw_fd()),
+        Ok(Fork::Child) => run(&prepared, status.as_raw_fd(), gate.as_raw_fd()),
         Ok(Fork::Parent(child)) => child,
     };
-    drop((low, status, low_word, word));
+    drop((low, status, low_gate, gate));
     let spawned = Spawned {
         pid: child.pid,
         main: child.pid,
@@ -108,14 +108,14 @@ impl Standby {
 }
 
 /// In the child.
-fn run(prepared: &Prepared<'_>, status: RawFd, go: RawFd) -> ! {
+fn run(prepared: &Prepared<'_>, status: RawFd, gate: RawFd) -> ! {
     word::tell(status, word::mark(BORN));
-    if let Err(failure) = prepare(prepared, [status, go]) {
+    if let Err(failure) = prepare(prepared, [status, gate]) {
         word::fail(status, failure);
     }
     word::tell(status, word::mark(READY));
     // When nobody is left who could say so, it ends.
-    if calls::read(go, &mut [0]) != Ok(1) {
+    if calls::read(gate, &mut [0]) != Ok(1) {
         calls::exit(1);
     }
     word::tell(status, word::mark(GOING));

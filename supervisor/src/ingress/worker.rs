@@ -114,11 +114,6 @@ impl Workers {
     pub fn begin_drain(&self, deadline: Instant) {
         self.drain.send_replace(Some(deadline));
     }
-
-    /// Whether a worker's thread has ended: without a drain that is a bug.
-    pub fn has_ended(&self) -> bool {
-        self.threads.iter().any(JoinHandle::is_finished)
-    }
 }
 
 /// Starts a worker for each listener.
