@@ -285,7 +285,7 @@ impl Launcher {
     fn rlimits(&self, spec: &Spec) -> Vec<(u32, u64)> {
         let mut limits = rlimit::limits(&spec.limits);
         if self.counts_pids {
-            limits.retain(|(limit, _)| *limit != libc::RLIMIT_NPROC);
+            limits.retain(|(limit, _)| *limit != crate::rlimit::NPROC);
         }
         limits
     }

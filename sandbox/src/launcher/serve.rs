@@ -209,7 +209,10 @@ impl Launcher {
         if self.secrets.look_at().is_some_and(|at| now >= at) {
             self.secrets.renew();
         }
-        while let Some((_, id)) = self.gone_on.pop_front_if(|(at, _)| *at <= now) {
+        while let Some(&(at, id)) = self.gone_on.front()
+            && at <= now
+        {
+            self.gone_on.pop_front();
             self.on_standby(id);
         }
         self.look_for_oom_kills(now);
