@@ -12,6 +12,7 @@ use tokio::sync::{Notify, mpsc};
 
 use super::instance::Instance;
 use super::metrics::FunctionMetrics;
+use crate::admission::Outcome;
 use crate::catalog::manifest::Manifest;
 use crate::catalog::view::Wanted;
 use crate::name::{FunctionName, RevisionId};
@@ -251,6 +252,11 @@ impl Function {
             }
             tried |= 1 << i;
         }
+    }
+
+    /// An attempt of a request ended, or its response head is there.
+    pub fn note_attempt(&self, instance: &Arc<Instance>, outcome: Outcome) {
+        let _ = (instance, outcome);
     }
 
     /// Its metric handles, made when they are first asked for: a function that is never called costs no series.
