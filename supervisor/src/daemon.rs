@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU8;
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
@@ -281,6 +282,7 @@ async fn run(
         standbys: if handover.can_stand_by { config.standbys } else { 0 },
         can_freeze: handover.can_freeze,
         facts,
+        brownout_threshold: Arc::new(AtomicU8::new(100)),
         sockets: handover.sockets,
         routes,
         changes,

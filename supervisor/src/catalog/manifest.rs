@@ -9,6 +9,8 @@ use funcd_sandbox::spec::Limits;
 use super::manifest_check as check;
 use super::manifest_file::ManifestFile;
 use super::view::Scope;
+use crate::admission::Class;
+use crate::admission::queue::Order;
 use crate::name::FunctionName;
 use crate::typed::{Layer, Source, TypedError};
 
@@ -87,6 +89,24 @@ pub struct RequestBounds {
     pub timeout: Duration,
     /// The largest request body, in bytes.
     pub body: u64,
+    /// How much a request matters whose head says nothing of it.
+    pub priority: Class,
+    /// In which order requests wait.
+    pub queue: Order,
+    /// Which requests may be sent again after an instance may have read them.
+    pub retry: Retry,
+}
+
+/// Which requests may be sent again after an instance may have read them; what nobody can have read always is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Retry {
+    /// None.
+    Never,
+    /// GET, HEAD and OPTIONS.
+    #[default]
+    Safe,
+    /// PUT, DELETE and what has an `Idempotency-Key`, too.
+    Idempotent,
 }
 
 /// When an instance is ready, and how it stops.

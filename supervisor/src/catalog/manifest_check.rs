@@ -7,9 +7,11 @@ use std::time::Duration;
 use funcd_sandbox::property::Property;
 use funcd_sandbox::spec::{Limits, MAX_SECRETS, is_secret_name};
 
-use super::manifest::{Contract, Health, Manifest, RequestBounds, RoutePattern, Scale};
+use super::manifest::{Contract, Health, Manifest, RequestBounds, Retry, RoutePattern, Scale};
 use super::manifest_file::{ManifestFile, RouteFile};
 use super::view::Scope;
+use crate::admission::Class;
+use crate::admission::queue::Order;
 use crate::typed::{Found, Layer, Spanned, TypedError, error, number, pick, size, span};
 
 type Layers<'a> = &'a [Layer<ManifestFile>];
@@ -37,6 +39,9 @@ pub(super) fn manifest(name: &str, layers: Layers<'_>) -> Result<Manifest, Typed
         request: RequestBounds {
             timeout: span(layers, |f| f.request.timeout.as_ref(), MILLI..=DAY, secs(30))?,
             body: size(layers, |f| f.request.body.as_ref(), 0..=1 << 40, 16 << 20)?,
+            priority: word(layers, "priority", |f| f.request.priority.as_ref(), &PRIORITIES)?,
+            queue: word(layers, "queue", |f| f.request.queue.as_ref(), &QUEUES)?,
+            retry: word(layers, "retry", |f| f.request.retry.as_ref(), &RETRIES)?,
         },
         health: Health {
             path: health_path(layers)?,
@@ -65,7 +70,6 @@ fn not_in_this_version(layers: Layers<'_>) -> Result<(), TypedError> {
         ("bindings", pick(layers, |f| f.bindings.as_ref())),
         ("h2c", pick(layers, |f| f.h2c.as_ref())),
         ("scale.target", pick(layers, |f| f.scale.target.as_ref())),
-        ("request.priority", pick(layers, |f| f.request.priority.as_ref())),
     ];
     match keys.into_iter().find_map(|(key, found)| Some((key, found?))) {
         None => Ok(()),
@@ -73,6 +77,40 @@ fn not_in_this_version(layers: Layers<'_>) -> Result<(), TypedError> {
             .refuse(format!("`{key}` is not supported by this version of funcd"), "")
             .help("remove it: a key is never silently ignored")),
     }
+}
+
+const PRIORITIES: [(&str, Class); 4] = [
+    ("critical", Class::Critical),
+    ("degraded", Class::Degraded),
+    ("best-effort", Class::BestEffort),
+    ("bulk", Class::Bulk),
+];
+const QUEUES: [(&str, Order); 2] = [("adaptive", Order::Adaptive), ("fifo", Order::Fifo)];
+const RETRIES: [(&str, Retry); 3] = [
+    ("never", Retry::Never),
+    ("safe", Retry::Safe),
+    ("idempotent", Retry::Idempotent),
+];
+
+/// One of a few words.
+fn word<'a, T: Copy + Default>(
+    layers: Layers<'a>,
+    key: &str,
+    get: impl Fn(&'a ManifestFile) -> Option<&'a Spanned<String>>,
+    words: &[(&str, T)],
+) -> Result<T, TypedError> {
+    let Some(found) = pick(layers, get) else {
+        return Ok(T::default());
+    };
+    if let Some((_, value)) = words.iter().find(|(word, _)| word == found.value) {
+        return Ok(*value);
+    }
+    let known: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+    let label = match error::nearest(found.value, &known) {
+        Some(near) => format!("did you mean {near:?}?"),
+        None => format!("use {}", known.join(", ")),
+    };
+    Err(found.refuse(format!("unknown {key} {:?}", found.value), label))
 }
 
 fn exec(name: &str, layers: Layers<'_>) -> Result<String, TypedError> {

@@ -98,8 +98,12 @@ pub struct RequestFile {
     pub timeout: Option<Spanned<Span>>,
     /// The largest request body.
     pub body: Option<Spanned<Size>>,
-    /// Not in this version.
-    pub priority: Option<Spanned<IgnoredAny>>,
+    /// How much a request matters.
+    pub priority: Option<Spanned<String>>,
+    /// In which order requests wait.
+    pub queue: Option<Spanned<String>>,
+    /// Which requests may be sent again.
+    pub retry: Option<Spanned<String>>,
 }
 
 /// `[health]`.

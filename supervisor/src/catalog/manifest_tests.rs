@@ -57,6 +57,9 @@ fn every_default() {
         request: RequestBounds {
             timeout: Duration::from_secs(30),
             body: 16 << 20,
+            priority: Class::Degraded,
+            queue: Order::Adaptive,
+            retry: Retry::Safe,
         },
         health: Health {
             path: None,
@@ -102,6 +105,9 @@ files = 99
 [request]
 timeout = "500ms"
 body = 0
+priority = "best-effort"
+queue = "fifo"
+retry = "idempotent"
 [health]
 path = "/healthz"
 warmup = ["/", "/a"]
@@ -147,6 +153,9 @@ degraded = ["P5", "cpu-limit", "memory-limit"]
         request: RequestBounds {
             timeout: Duration::from_millis(500),
             body: 0,
+            priority: Class::BestEffort,
+            queue: Order::Fifo,
+            retry: Retry::Idempotent,
         },
         health: Health {
             path: Some("/healthz".into()),
@@ -197,9 +206,11 @@ fn refusals_say_where_and_why() {
         ),
         ("[scale]\ntarget = 0.7", ":2:10: `scale.target` is not supported"),
         (
-            "[request]\npriority = \"bulk\"",
-            ":2:12: `request.priority` is not supported",
+            "[request]\npriority = \"urgent\"",
+            ":2:12: unknown priority \"urgent\"",
         ),
+        ("[request]\nqueue = \"fif\"", "did you mean \"fifo\"?"),
+        ("[request]\nretry = \"always\"", "use never, safe, idempotent"),
         ("h2c = true", "`h2c` is not supported by this version"),
         (
             "contract = \"lambda\"",

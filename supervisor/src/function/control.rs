@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU8;
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
@@ -16,6 +17,7 @@ use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use tokio::sync::{mpsc, oneshot};
 
+use super::busy::Busy;
 use super::deploy::{Sync, Tidiness};
 use super::effects::Effects;
 use super::entry::Entry;
@@ -70,6 +72,8 @@ pub struct Parts {
     pub can_freeze: bool,
     /// What tells what the host has left.
     pub facts: HostReader,
+    /// Requests with a score above this are refused, whatever their function: 100 while the host has enough of everything.
+    pub brownout_threshold: Arc<AtomicU8>,
     /// The folder of the instances' sockets.
     pub sockets: OwnedFd,
     /// The route table that request paths look at.
@@ -152,6 +156,9 @@ pub struct Control {
     /// The functions that are looked at in each sweep.
     pub(super) in_use: BTreeSet<FunctionName>,
     pub(super) sweep_at: Instant,
+    /// Those that are asked now.
+    pub(super) busy: Busy,
+    pub(super) brownout_threshold: Arc<AtomicU8>,
     pub(super) facts: HostReader,
     pub(super) facts_at: Instant,
     /// What the host has left, as of `facts_at`.
@@ -194,6 +201,8 @@ impl Control {
             agenda: Agenda::default(),
             in_use: BTreeSet::new(),
             sweep_at: Instant::now(),
+            busy: Busy::new(Instant::now()),
+            brownout_threshold: parts.brownout_threshold,
             facts: parts.facts,
             facts_at: Instant::now(),
             host: HostFacts::UNKNOWN,
@@ -321,6 +330,10 @@ impl Control {
         match message {
             ToControl::Wanted(name) => {
                 self.with(&name, Entry::wanted);
+            }
+            ToControl::InUse(name) => {
+                self.busy.begins(&name, Instant::now());
+                self.with(&name, |entry, effects| entry.asked(effects));
             }
             ToControl::Drained(id) => {
                 if let Some(name) = self.owners.get(&id).cloned() {

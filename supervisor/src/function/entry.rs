@@ -22,6 +22,9 @@ use super::starts::{self, Bucket};
 use super::state::{Action, AfterExit, Bounds, Drain, Event, State, step};
 use crate::name::{FunctionName, RevisionId};
 
+/// The CPU that an instance uses is taken over at least this long.
+const RATE: Duration = Duration::from_secs(1);
+
 /// One function.
 #[derive(Debug)]
 pub(super) struct Entry {
@@ -45,6 +48,8 @@ pub(super) struct Entry {
     /// Whether its instances can be frozen on this host.
     pub(super) freezes: bool,
     idle_since: SystemTime,
+    /// How long a start takes, from the request to the launcher until it is ready: the mean of the last ones.
+    pub(super) start_took: Option<Duration>,
     /// The newest revision that was given up, and why.
     pub(super) rejected: Option<(RevisionId, String)>,
     /// The last end that is worth telling.
@@ -72,6 +77,7 @@ impl Entry {
             held: None,
             freezes: true,
             idle_since: since,
+            start_took: None,
             rejected: None,
             last_exit: None,
         }
@@ -164,9 +170,21 @@ impl Entry {
         let mut new_cpu = 0;
         if let Some(slot) = self.slots.iter_mut().find(|slot| slot.id == Some(id)) {
             new_cpu = usage.cpu_micros.saturating_sub(slot.usage.cpu_micros);
-            if let Some(then) = slot.surveyed_at.replace(now) {
+            let rate = |(before, then): (u64, Instant)| {
                 let micros = now.saturating_duration_since(then).as_micros().max(1);
-                slot.cpu = new_cpu as f64 / micros as f64;
+                usage.cpu_micros.saturating_sub(before) as f64 / micros as f64
+            };
+            // Without a single microsecond it is not counted on this host.
+            let counted = usage.cpu_micros > 0;
+            slot.rate = slot.told.filter(|_| counted).map(rate);
+            slot.told = Some((usage.cpu_micros, now));
+            // That of a tenth of a second says little about how many instances are needed.
+            match slot.surveyed_at {
+                Some((_, then)) if now.saturating_duration_since(then) < RATE => {}
+                before => {
+                    slot.cpu = before.map_or(0.0, rate);
+                    slot.surveyed_at = Some((usage.cpu_micros, now));
+                }
             }
             slot.usage = usage;
         }
@@ -262,6 +280,9 @@ impl Entry {
             usage: Usage::default(),
             cpu: 0.0,
             surveyed_at: None,
+            rate: None,
+            told: None,
+            started_at: None,
         });
         self.settle(effects);
     }
@@ -280,6 +301,15 @@ impl Entry {
     pub(super) fn wanted(&mut self, effects: &mut Effects<'_>) {
         self.handle.wish_seen();
         self.settle(effects);
+        // Admission may have been made while something was published.
+        self.handle.refresh();
+    }
+
+    /// Requests come again.
+    pub(super) fn asked(&mut self, effects: &mut Effects<'_>) {
+        self.demand.note(self.handle.admitted(), effects.now);
+        // Admission may have been made while something was published.
+        self.handle.refresh();
     }
 
     /// It can be connected to, before its process exists or, for one that listens itself, once it does.
@@ -316,6 +346,10 @@ impl Entry {
             return Rollout::Unchanged;
         }
         slot.ready_at.get_or_insert(effects.now);
+        if let Some(began) = slot.started_at.take() {
+            let took = effects.now.saturating_duration_since(began);
+            self.start_took = Some(self.start_took.map_or(took, |mean| (mean + took) / 2));
+        }
         let ready = slot.revision.id;
         let mut rollout = Rollout::Unchanged;
         if let Some(mut next) = self.next.take_if(|next| next.revision.id == ready) {
@@ -443,6 +477,9 @@ impl Entry {
             usage: Usage::default(),
             cpu: 0.0,
             surveyed_at: None,
+            rate: None,
+            told: None,
+            started_at: None,
         };
         self.slots.push(slot);
         self.apply(self.slots.len() - 1, Event::Wanted, effects);
@@ -467,6 +504,7 @@ impl Entry {
                 instance.close();
             }
             slot.pid = None;
+            (slot.rate, slot.told, slot.started_at) = (None, None, None);
             slot.usage = Usage::default();
             (slot.cpu, slot.surveyed_at) = (0.0, None);
             slot.id = None;
@@ -474,6 +512,7 @@ impl Entry {
         for action in actions {
             match (action, slot.id) {
                 (Action::Launch, _) => {
+                    slot.started_at = Some(effects.now);
                     let revision = slot.revision.id;
                     let usable = |standby: &mut Standby| matches!(standby, Standby::Waits(instance) if instance.revision.id == revision);
                     match self.standby.take_if(usable) {

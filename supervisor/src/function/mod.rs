@@ -2,10 +2,12 @@
 //! writer.
 
 pub mod backoff;
+mod busy;
 pub mod control;
 pub mod demand;
 mod deploy;
 mod effects;
+mod entrance;
 mod entry;
 #[cfg(test)]
 mod entry_tests;

@@ -57,7 +57,14 @@ pub(super) struct Slot {
     pub(super) usage: Usage,
     /// Cores that it used between the last two surveys; 0 before them.
     pub(super) cpu: f64,
-    pub(super) surveyed_at: Option<Instant>,
+    /// Its CPU time, in microseconds, when that was looked at, and when.
+    pub(super) surveyed_at: Option<(u64, Instant)>,
+    /// Cores that it used between the last two times that this was told; `None`: not told since admission looked last.
+    pub(super) rate: Option<f64>,
+    /// Its CPU time, in microseconds, when it was told last.
+    pub(super) told: Option<(u64, Instant)>,
+    /// When its launch was asked for.
+    pub(super) started_at: Option<Instant>,
 }
 
 /// What became of the revision that was to be proven.

@@ -51,7 +51,7 @@ impl Entry {
             }
             (false, _) => None,
         };
-        let live = self.handle.live();
+        let live = Arc::clone(&*self.handle.live());
         let same_instances = live.instances.len() == instances.len()
             && live
                 .instances
@@ -66,6 +66,9 @@ impl Entry {
                 instances,
                 refusal,
             });
+        }
+        if self.tell_start() {
+            self.handle.refresh();
         }
     }
 }

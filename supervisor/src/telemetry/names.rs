@@ -18,6 +18,17 @@ pub const REQUEST_BYTES_TOTAL: &str = "funcd_request_bytes_total";
 pub const REQUESTS_REJECTED_TOTAL: &str = "funcd_requests_rejected_total";
 /// Counter: connections and streams of callers that funcd ended for what the caller did or did not do, by `reason`.
 pub const CONNECTIONS_ENDED_TOTAL: &str = "funcd_connections_ended_total";
+/// Counter: requests that were sent again after an instance ended under them, by `function` and `result` (`sent`, `budget`: not
+/// sent, for too many others were).
+pub const REQUEST_RETRIES_TOTAL: &str = "funcd_request_retries_total";
+/// Gauge: requests that wait for a permit, by `function`.
+pub const QUEUE_DEPTH: &str = "funcd_queue_depth";
+/// Histogram, seconds: how long requests waited for a permit that did not get one at once, by `function`.
+pub const QUEUE_WAIT_SECONDS: &str = "funcd_queue_wait_seconds";
+/// Gauge: how many requests may be in flight, by `function`.
+pub const CONCURRENCY_LIMIT: &str = "funcd_concurrency_limit";
+/// Gauge: the part of requests that the breaker refuses, by `function` and `state` (always `open`).
+pub const BREAKER_STATE: &str = "funcd_breaker_state";
 /// Counter: requests refused before any work was done, by `function`, `reason` and `class`.
 pub const REQUESTS_SHED_TOTAL: &str = "funcd_requests_shed_total";
 /// Counter, bytes of response bodies forwarded, by `function`.
@@ -87,7 +98,7 @@ pub enum Kind {
 }
 
 /// Every metric: its name, what it is, and the line of help that goes with it.
-pub const ALL: [(&str, Kind, &str); 29] = [
+pub const ALL: [(&str, Kind, &str); 34] = [
     (
         INVOCATIONS_TOTAL,
         Kind::Counter,
@@ -137,6 +148,27 @@ pub const ALL: [(&str, Kind, &str); 29] = [
         REQUESTS_SHED_TOTAL,
         Kind::Counter,
         "Requests refused before any work was done",
+    ),
+    (
+        REQUEST_RETRIES_TOTAL,
+        Kind::Counter,
+        "Requests sent again after an instance ended under them, or not for want of budget",
+    ),
+    (QUEUE_DEPTH, Kind::Gauge, "Requests that wait for a permit"),
+    (
+        QUEUE_WAIT_SECONDS,
+        Kind::Histogram,
+        "How long requests waited that got no permit at once",
+    ),
+    (
+        CONCURRENCY_LIMIT,
+        Kind::Gauge,
+        "How many requests of a function may be in flight",
+    ),
+    (
+        BREAKER_STATE,
+        Kind::Gauge,
+        "The part of a function's requests that the breaker refuses",
     ),
     (
         LOG_LINES_DROPPED_TOTAL,
