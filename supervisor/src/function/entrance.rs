@@ -158,10 +158,8 @@ impl Function {
         }
         match door.enter(facts, score(facts.class, facts.rank)) {
             Entered::Shed(reason) => Err(Unavailable::Shed(reason)),
-            Entered::Go(permit) => {
-                self.note_use();
-                Ok(Offered::Go(permit))
-            }
+            // `control` is told with its end: until then it would only keep a start from the CPU.
+            Entered::Go(permit) => Ok(Offered::Go(permit)),
             Entered::Wait(ticket) => {
                 // Where the CPU is what is short, `control` sees by itself that requests wait.
                 if ticket.wants_place() {
@@ -233,6 +231,7 @@ impl Function {
 
     fn ended(&self, outcome: Outcome, took: Option<Duration>) {
         let (admission, _) = self.entrance();
+        self.note_use();
         match (outcome, took) {
             (Outcome::Answered, None) => admission.answered(),
             (outcome, took) => admission.ended(outcome, took.unwrap_or_default()),

@@ -45,10 +45,10 @@ pub enum ToControl {
     InUse(FunctionName),
     /// A draining instance has no lease left.
     Drained(InstanceId),
-    /// An instance answered: it is ready.
+    /// An instance answered for the first time: it is ready. If it was prepared ahead, this or the launcher's word that it was
+    /// launched, whichever comes first, is how `control` hears that a request has woken it: nobody is told earlier, as
+    /// whoever wakes up then takes the CPU from the start.
     Answered(InstanceId),
-    /// An instance that was prepared ahead was leased, and told to execute.
-    Woken(InstanceId),
     /// A stock of sockets runs low.
     SocketsLow(InstanceId),
 }
@@ -227,9 +227,7 @@ impl Function {
                 return Ok(None);
             };
             if instance.try_lease() {
-                if instance.wake() {
-                    self.tell(ToControl::Woken(instance.id));
-                }
+                instance.wake();
                 self.touch();
                 return Ok(Some(Lease {
                     function: Arc::clone(self),
