@@ -142,7 +142,8 @@ impl Entry {
             .sum()
     }
 
-    fn tick_admission(&mut self, utilisation: Option<f64>, threshold: u8) {
+    /// Tells admission what has changed since the last time.
+    pub(super) fn tick_admission(&mut self, utilisation: Option<f64>, threshold: u8) {
         self.tell_start();
         self.handle.tick(utilisation, threshold);
         // What is not told anew by the next time is not known any more.
