@@ -5,6 +5,7 @@ use std::sync::Arc;
 use funcd_tests::host::Host;
 use funcd_tests::http::Request;
 use funcd_tests::load::Load;
+use funcd_tests::process::Process;
 use funcd_tests::suite::Suite;
 use funcd_tests::{eventually, until};
 use nix::sys::signal::Signal;
@@ -44,7 +45,10 @@ fn until_two_run(host: &Host) -> i32 {
     eventually("two instances to serve", || {
         let instances = host.instances("many");
         let ready = instances.iter().filter(|row| row.state == "ready");
-        let pids: Vec<i32> = ready.filter_map(|row| row.pid).collect();
+        let pids = ready.filter_map(|row| row.pid);
+        // One that has just ended is listed for a moment.
+        let alive = |pid: &i32| Process::of(*pid).is_some_and(|process| process.is_alive());
+        let pids: Vec<i32> = pids.filter(alive).collect();
         match pids.len() >= 2 {
             true => Ok(pids[0]),
             false => Err(format!("{instances:?}")),
@@ -61,8 +65,9 @@ fn an_instance_is_killed_again_and_again_and_no_get_fails() {
     for _ in 0..6 {
         // Those that are killed before they ran for long come back later each time: two have to serve, not three.
         let victim = until_two_run(&host);
-        let victim = funcd_tests::process::Process::of(victim);
-        victim.expect("nobody else ends it").signal(Signal::SIGKILL);
+        Process::of(victim)
+            .expect("nobody else ends it")
+            .signal(Signal::SIGKILL);
         load.wait_for_more(100);
     }
     let tally = load.stop();
@@ -164,6 +169,17 @@ fn a_function_that_is_busy_is_limited_and_shown_so() {
             false => Err(document.to_string()),
         }
     });
+    // One that waits for something else than CPU is known to.
+    host.deploy("waits", "slow", "");
+    let waits = Load::start(host.address(), "/waits/?ms=20", 2);
+    eventually("its CPU to be seen to be idle", || {
+        let document = host.json(&["ps", "waits"])?;
+        match document["instances"][0]["admission"]["saturated"].as_bool() {
+            Some(false) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    });
+    assert_eq!(waits.stop().failures, [""; 0]);
     eventually("the metrics to", || {
         let metrics = host.admin_get("/metrics").text();
         let limit = "funcd_concurrency_limit{function=\"asked\"} ";
