@@ -65,12 +65,26 @@ impl Busy {
     }
 }
 
-/// What part of the CPU that a function may use it uses: its quota, or what others leave it of the host. All in cores: `used` by it,
-/// `idle` in the host, `all` used by it and the other functions, of which so many `compete`.
-fn utilisation(used: f64, quota: f64, idle: f64, all: f64, compete: usize) -> f64 {
-    // What is idle, and at least as much as each of those gets that want some: the kernel gives them the same share.
-    let share = (used + idle).max((all + idle) / compete.max(1) as f64);
-    used / quota.min(share).max(1e-3)
+/// The CPU of the host, in cores: all, `idle`, `used` by all functions, of which so many `compete` for it.
+#[derive(Debug, Clone, Copy)]
+struct Cpu {
+    cores: f64,
+    idle: f64,
+    used: f64,
+    compete: usize,
+}
+
+impl Cpu {
+    /// What part of the CPU that a function may use it uses: of its quota, or of what others leave it of the host. `used` and
+    /// `quota` are its own, in cores.
+    fn utilisation(&self, used: f64, quota: f64) -> f64 {
+        let compete = self.compete as f64;
+        // What is idle, and at least as much as each of those gets that want some: the kernel gives them the same share.
+        let share = (used + self.idle).max((self.used + self.idle) / compete.max(1.0));
+        // Processes that are no functions take some too. Who uses less than half of a fair share waits for something else.
+        let fair = self.cores / (compete + 2.0);
+        used / quota.min(share.max(fair / 2.0)).max(1e-3)
+    }
 }
 
 impl Control {
@@ -82,7 +96,13 @@ impl Control {
         let used = |name: &FunctionName| self.entries.get(name).and_then(Entry::cores_used);
         let all: Vec<f64> = self.busy.functions.keys().filter_map(used).collect();
         let compete = all.iter().filter(|used| **used > COMPETES).count();
-        let all: f64 = all.iter().sum();
+        let cpu = Cpu {
+            cores: self.host.cores,
+            // Where it can't be read the quota alone counts.
+            idle: idle.unwrap_or(f64::MAX),
+            used: all.iter().sum(),
+            compete,
+        };
         let mut instances = Vec::new();
         let mut calm = Vec::new();
         for (name, seen) in &mut self.busy.functions {
@@ -92,7 +112,7 @@ impl Control {
             };
             let utilisation = entry
                 .cores_used()
-                .map(|used| utilisation(used, entry.quota(), idle.unwrap_or(f64::MAX), all, compete));
+                .map(|used| cpu.utilisation(used, entry.quota()));
             entry.tick_admission(utilisation, threshold);
             if entry.handle.admitted() > 0 {
                 *seen = now;
@@ -142,7 +162,8 @@ impl Entry {
             .sum()
     }
 
-    fn tick_admission(&mut self, utilisation: Option<f64>, threshold: u8) {
+    /// Tells admission what has changed since the last time.
+    pub(super) fn tick_admission(&mut self, utilisation: Option<f64>, threshold: u8) {
         self.tell_start();
         self.handle.tick(utilisation, threshold);
         // What is not told anew by the next time is not known any more.
@@ -177,24 +198,37 @@ impl Entry {
 mod tests {
     use super::*;
 
+    fn utilisation(used: f64, quota: f64, idle: f64, all: f64, compete: usize) -> f64 {
+        let cpu = Cpu {
+            cores: 2.0,
+            idle,
+            used: all,
+            compete,
+        };
+        cpu.utilisation(used, quota)
+    }
+
     #[test]
     fn alone_it_may_use_its_quota_and_what_the_host_has() {
-        assert_eq!(utilisation(0.5, 1.0, 3.5, 0.5, 1), 0.5);
-        assert_eq!(utilisation(1.0, 1.0, 3.0, 1.0, 1), 1.0);
-        // Somebody else, no function, uses the other core.
+        assert_eq!(utilisation(0.5, 1.0, 1.5, 0.5, 1), 0.5);
+        assert_eq!(utilisation(1.0, 1.0, 1.0, 1.0, 1), 1.0);
+        // Somebody else, no function, uses the other core, or most of both.
         assert_eq!(utilisation(1.0, 8.0, 0.0, 1.0, 1), 1.0);
+        assert_eq!(utilisation(0.5, 8.0, 0.0, 0.5, 1), 1.0);
     }
 
     #[test]
     fn who_waits_for_something_else_is_not_saturated_by_its_neighbours() {
         assert!(utilisation(0.1, 8.0, 0.0, 2.0, 2) < 0.2);
         assert_eq!(utilisation(1.0, 8.0, 0.0, 2.0, 2), 1.0);
+        // All of the CPU is used by what is no function.
+        assert!(utilisation(0.02, 1.0, 0.0, 0.02, 0) < 0.2);
     }
 
     #[test]
     fn nothing_is_divided_by_nothing() {
         assert_eq!(utilisation(0.0, 0.0, 0.0, 0.0, 0), 0.0);
-        assert!(utilisation(0.5, 1.0, f64::MAX, 0.5, 1) == 0.5);
+        assert_eq!(utilisation(0.5, 1.0, f64::MAX, 0.5, 1), 0.5);
     }
 
     #[test]

@@ -312,6 +312,46 @@ fn a_proven_revision_serves_until_the_next_is_ready() {
 }
 
 #[test]
+fn what_the_old_one_still_has_takes_no_place_of_the_new_one() {
+    let mut story = Story::new(revision(1, |m| m.scale.min = 1));
+    story.with(Entry::tick);
+    story.ready(1);
+    let permit = story.ask();
+    let lease = story.entry.handle.try_lease(None).unwrap().unwrap();
+    assert!(matches!(story.ask(), Offered::Wait(_)), "it has one place");
+    story.with(|entry, effects| entry.deploy(revision(2, |m| m.scale.min = 1), effects));
+    story.ready(2);
+    let next = story.ask();
+    assert!(matches!(next, Offered::Go(_)), "{next:?}");
+    let next_lease = story.entry.handle.try_lease(None).unwrap().unwrap();
+    assert_eq!(next_lease.instance().id, InstanceId(2));
+    assert!(matches!(story.ask(), Offered::Wait(_)), "and no more than that");
+    drop((lease, permit));
+    // Once it is looked at.
+    story.entry.tick_admission(None, 100);
+    assert!(matches!(story.ask(), Offered::Wait(_)));
+}
+
+#[test]
+fn a_start_that_is_under_way_may_be_waited_for() {
+    let mut story = Story::new(revision(1, |_| {}));
+    let first = story.ask();
+    story.with(Entry::wanted);
+    story.now += Duration::from_millis(700);
+    story.ready(1);
+    assert_eq!(story.entry.start_took, Some(Duration::from_millis(700)));
+    // Its place is taken; another instance begins.
+    let Offered::Wait(second) = story.ask() else {
+        panic!("it has one place")
+    };
+    story.with(Entry::wanted);
+    assert_eq!(story.asked(), ["launch 1 of 1", "launch 2 of 1"]);
+    let longer = second.until_now().unwrap().duration_since(second.until());
+    assert_eq!(longer, Duration::from_millis(700));
+    drop(first);
+}
+
+#[test]
 fn a_revision_that_never_gets_ready_changes_nothing() {
     let mut story = Story::new(revision(1, |m| m.scale.min = 1));
     story.with(Entry::tick);
