@@ -370,6 +370,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn functions_have_descriptors_of_their_own() {
+        for (limit, last) in [
+            (0, 0),
+            (200, 150),
+            (1024, 768),
+            (20_000, 17_952),
+            (524_288, 522_240),
+        ] {
+            assert_eq!(last_descriptor(limit), last);
+        }
+        assert_eq!(last_descriptor(u64::MAX), RawFd::MAX, "no limit");
+    }
+
+    #[test]
     fn one_in_a_while_and_the_others_are_counted() {
         let (seldom, now) = (Seldom::default(), Instant::now());
         assert_eq!(seldom.may(now), Some(0));

@@ -27,6 +27,7 @@ pub(crate) fn register(suite: &mut Suite) {
         readers_that_do_not_read_hold_little,
         writers_that_do_not_write_are_waited_for_alone,
         a_host_that_is_short_of_descriptors_holds_back_and_recovers: &[Need::Program("prlimit")],
+        a_host_that_is_merely_busy_holds_back_nothing,
         callers_do_not_get_the_last_descriptors: &[Need::Program("prlimit")],
     ]);
 }
@@ -349,6 +350,41 @@ fn a_host_that_is_short_of_descriptors_holds_back_and_recovers() {
     let over = "funcd_brownout_changes_total{stage=\"none\",cause=\"descriptors\"} 1";
     assert!(metrics.contains(over), "{metrics}");
     assert_eq!(host.supervisor(), supervisor, "the same as before");
+}
+
+/// Every core is taken by functions within their shares: that is what a host is for.
+fn a_host_that_is_merely_busy_holds_back_nothing() {
+    let host = Host::start();
+    host.deploy("victim", "hello", "scale = { min = 1 }\n");
+    host.deploy(
+        "busy",
+        "hog",
+        "limits = { cpu = 64.0 }\nscale = { idle = \"1h\", min = 1 }\n",
+    );
+    let cores = std::thread::available_parallelism().unwrap().get();
+    for _ in 0..cores * 2 {
+        host.get_ok("/busy/spin");
+    }
+    beside_a_victim(&host, || {
+        let mut busy = 0;
+        until("the host to have been busy for a while", || {
+            // Each look takes a process of its own, and so is another sample.
+            busy += usize::from(state_of(&host)["cpu_busy"].as_f64() > Some(0.95));
+            busy >= 20
+        });
+    });
+    // The control is the story of a host that is short of something.
+    let metrics = host.admin_get("/metrics").text();
+    let ours = |cause: &str| {
+        metrics.contains(&format!(
+            "funcd_brownout_changes_total{{stage=\"no-scale-up\",cause=\"{cause}\"}}"
+        ))
+    };
+    assert!(!ours("cpu"), "{metrics}\n{}", host.log_tail());
+    assert!(
+        metrics.contains("funcd_host_overload{cause=\"cpu\"} "),
+        "{metrics}"
+    );
 }
 
 fn callers_do_not_get_the_last_descriptors() {
