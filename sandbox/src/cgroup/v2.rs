@@ -16,6 +16,8 @@ const WANTED: [(Controller, &str); 3] = [
     (Controller::Cpu, "cpu"),
 ];
 
+/// Ten times the weight that everything has by default.
+const WEIGHT: &str = "1000";
 /// What the supervisor keeps when the host runs out of memory, in bytes.
 const SUPERVISOR_MEMORY_MIN: u64 = 32 << 20;
 
@@ -89,7 +91,9 @@ impl Subtree {
             }
         }
         // Best effort: without the controllers there is nothing to weigh or protect.
-        let _ = write(&self.dir.join("supervisor/cpu.weight"), "1000");
+        let _ = write(&self.dir.join("supervisor/cpu.weight"), WEIGHT);
+        // See v1.rs. Below a unit of systemd it is the weight of its slice that counts: `funcd.slice`.
+        let _ = write(&self.dir.join("cpu.weight"), WEIGHT);
         for dir in [&self.dir, &self.dir.join("supervisor")] {
             let _ = write(&dir.join("memory.min"), &SUPERVISOR_MEMORY_MIN.to_string());
         }
