@@ -1,9 +1,10 @@
 //! Our subtree in the v2 hierarchy. Enables controllers in it, and in the cgroup above only if that one was delegated
 //! to us.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::discover::FoundV2;
@@ -82,6 +83,10 @@ impl Subtree {
         }
         make_dir(&self.leaves())?;
         make_dir(&self.dir.join("supervisor"))?;
+        // Whatever the umask: the supervisor's user finds its way to the pressure files of its own cgroup, and nothing else.
+        for dir in [&self.dir, &self.dir.join("supervisor")] {
+            fs::set_permissions(dir, Permissions::from_mode(0o711))?;
+        }
         for (controller, name) in WANTED {
             let enable = format!("+{name}");
             if write(&self.dir.join("cgroup.subtree_control"), &enable).is_ok()
