@@ -16,7 +16,7 @@ pub(super) fn advice(record: &Record, function: Option<&str>, ended: Option<&Exi
     let name = function.unwrap_or("NAME");
     let (mut why, next) = match &record.own {
         // Whatever the reason, what helps against shedding is the same.
-        Some(own) if own.shed && own.kind != "unavailable" => {
+        Some(own) if own.shed && !matches!(own.kind, "unavailable" | "quarantined") => {
             (own.detail.clone(), of_problem("queue-full", name))
         }
         Some(own) => (own.detail.clone(), of_problem(own.kind, name)),
@@ -56,6 +56,10 @@ pub(super) fn of_problem(kind: &str, name: &str) -> String {
         "connection-terminated" => format!(
             "`funcd logs {name}` shows its last words, `funcd ps {name}` how it ended; the request may have had an effect, so it \
              was not sent again"
+        ),
+        "quarantined" => format!(
+            "mend {name}: `funcd logs {name}` shows the last words of the instances that died of it; a new revision is given \
+             every request again"
         ),
         "malformed-response" => format!("mend {name}: what it wrote is not HTTP/1.1"),
         "unknown-route" => {

@@ -12,6 +12,8 @@ use tokio::sync::{Notify, mpsc};
 
 use super::instance::Instance;
 use super::metrics::FunctionMetrics;
+use super::poison::{Poison, Print, Verdict};
+use crate::admission::Outcome;
 use crate::catalog::manifest::Manifest;
 use crate::catalog::view::Wanted;
 use crate::name::{FunctionName, RevisionId};
@@ -46,7 +48,14 @@ pub enum ToControl {
     Woken(InstanceId),
     /// A stock of sockets runs low.
     SocketsLow(InstanceId),
+    /// Requests to an instance fail.
+    Failing(InstanceId),
+    /// An instance did not answer a health request.
+    Unanswered(InstanceId),
 }
+
+/// Within this, the end of a process follows the end of its connections.
+const DEATH_IS_KNOWN: Duration = Duration::from_millis(250);
 
 /// A function as request paths see it.
 #[derive(Debug)]
@@ -64,6 +73,7 @@ pub struct Function {
     epoch: Instant,
     control: mpsc::UnboundedSender<ToControl>,
     metrics: OnceLock<FunctionMetrics>,
+    poison: Poison,
 }
 
 /// What is live now: replaced as a whole by `control`.
@@ -126,6 +136,7 @@ impl Function {
             epoch: Instant::now(),
             control,
             metrics: OnceLock::new(),
+            poison: Poison::default(),
         })
     }
 
@@ -229,7 +240,9 @@ impl Function {
                 .iter()
                 .enumerate()
                 .filter(|(i, _)| *i >= 64 || tried & (1 << i) == 0);
-            let Some((i, instance)) = free.min_by_key(|(_, instance)| instance.in_flight()) else {
+            let Some((i, instance)) =
+                free.min_by_key(|(_, instance)| (instance.tally.is_last_choice(), instance.in_flight()))
+            else {
                 return Ok(None);
             };
             if instance.try_lease() {
@@ -250,6 +263,36 @@ impl Function {
                 return Ok(None);
             }
             tried |= 1 << i;
+        }
+    }
+
+    /// An attempt of a request ended, or its response head is there.
+    pub fn note_attempt(&self, instance: &Arc<Instance>, outcome: Outcome) {
+        if instance.tally.note(outcome) {
+            self.tell(ToControl::Failing(instance.id));
+        }
+    }
+
+    /// The requests of which its instances died.
+    pub fn poison(&self) -> &Poison {
+        &self.poison
+    }
+
+    /// Whether a request is not to be sent, because instances died of it. Waits a moment if whether one just did is about to
+    /// be known.
+    pub async fn is_poison(&self, print: &Print) -> bool {
+        let until = Instant::now() + DEATH_IS_KNOWN;
+        loop {
+            let mut changed = std::pin::pin!(self.changed.notified());
+            changed.as_mut().enable();
+            match self.poison.judge(print, Instant::now()) {
+                Verdict::Pass => return false,
+                Verdict::Refuse => return true,
+                Verdict::Unclear => {}
+            }
+            if tokio::time::timeout_at(until.into(), changed).await.is_err() {
+                return false;
+            }
         }
     }
 

@@ -18,9 +18,12 @@ use super::pool::{self, Upstream};
 use super::respond::{Kind, Problem};
 use super::watch::Watch;
 use super::worker::Worker;
+use crate::admission;
 use crate::contract;
 use crate::function::handle::{Function, Lease, ToControl, Unavailable};
 use crate::function::instance::Instance;
+use crate::function::poison::Print;
+use crate::function::report::tell_quarantined;
 use crate::ledger::record::{Outcome, Record, Start};
 
 /// An instance that just died is still listed for a moment: so many refused connections, with pauses that double from
@@ -54,7 +57,11 @@ pub(super) async fn forward(
     let repeatable = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
     let safe = repeatable && request.body().is_end_stream();
     let (mut refusals, mut repeated) = (0, false);
+    let print = Print::of(&request);
     loop {
+        if function.poison().watches() && function.is_poison(&print).await {
+            return Err(quarantined());
+        }
         record.borrow_mut().begin_attempt();
         let lease = lease(function, record, deadline).await.map_err(unavailable)?;
         let instance = lease.instance();
@@ -94,7 +101,11 @@ pub(super) async fn forward(
         let unborn = !instance.is_running();
         let may_repeat = (upstream.reused && !repeated) || unborn;
         let spare = (safe && may_repeat).then(|| spare(&request, watch));
-        match exchange(&mut upstream, request, watch).await {
+        let exchanged = exchange(&mut upstream, request, watch).await;
+        let outcome = outcome(&exchanged, &upstream, watch);
+        function.note_attempt(instance, outcome);
+        note_casualty(function, instance, (&exchanged, watch), &print, record);
+        match exchanged {
             Ok(response) => {
                 record.borrow_mut().answers();
                 if instance.note_answer() {
@@ -152,6 +163,52 @@ pub(super) async fn forward(
             }
         }
     }
+}
+
+/// What an attempt says of the instance. A connection that ended while it was idle says nothing.
+fn outcome(
+    exchanged: &Result<Response<Incoming>, Broken>,
+    upstream: &Upstream,
+    watch: &Arc<Watch>,
+) -> admission::Outcome {
+    match exchanged {
+        Ok(_) => admission::Outcome::Answered,
+        Err(Broken::TooLate) => admission::Outcome::Dropped,
+        Err(Broken::NotWritten(_)) => admission::Outcome::Abandoned,
+        Err(Broken::Died(_)) if Fault::of(watch).is_some() => admission::Outcome::Abandoned,
+        Err(Broken::Died(Some(error))) if error.is_parse() => admission::Outcome::Failed,
+        Err(Broken::Died(_)) if upstream.reused => admission::Outcome::Abandoned,
+        Err(Broken::Died(_)) => admission::Outcome::Failed,
+    }
+}
+
+/// The instance may have died of the request; whether it did, `control` will know.
+fn note_casualty(
+    function: &Function,
+    instance: &Instance,
+    (exchanged, watch): (&Result<Response<Incoming>, Broken>, &Arc<Watch>),
+    print: &Print,
+    record: &RefCell<Record>,
+) {
+    match exchanged {
+        Ok(_) if function.poison().watches() => function.poison().answered(print),
+        Err(Broken::Died(error))
+            if Fault::of(watch).is_none() && !error.as_ref().is_some_and(hyper::Error::is_parse) =>
+        {
+            let id = record.borrow().id.to_text();
+            if let Some(quarantined) = function.poison().broke(instance.id, print, id, Instant::now()) {
+                tell_quarantined(function.name.as_str(), &quarantined);
+            }
+        }
+        Ok(_) | Err(_) => {}
+    }
+}
+
+fn quarantined() -> Problem {
+    Problem::new(
+        Kind::Quarantined,
+        "two of the function's instances died of a request like this; it is refused for five minutes after the last one",
+    )
 }
 
 /// A place in an instance. A wait for it is noted; a place that is free costs no look at the clock.

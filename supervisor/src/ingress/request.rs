@@ -216,12 +216,15 @@ fn refuse(mut visit: Visit, problem: &Problem, version: Version, id: &RequestId)
     visit.failed(problem.reason.unwrap_or(row.slug));
     visit.refused(
         problem,
-        matches!(problem.kind, Kind::QueueFull | Kind::Unavailable),
+        matches!(
+            problem.kind,
+            Kind::QueueFull | Kind::Unavailable | Kind::Quarantined
+        ),
     );
     let id_text = id.0.to_str().unwrap_or("");
     match problem.kind {
         // What callers do wrong, or bring about, must not fill the log; nor what is known and logged once already.
-        Kind::QueueFull | Kind::Unavailable => {
+        Kind::QueueFull | Kind::Unavailable | Kind::Quarantined => {
             visit.shed(problem.kind);
             debug!(
                 function = visit.function(),

@@ -28,6 +28,7 @@ pub(super) enum Kind {
     ConnectionRefused,
     ConnectionTerminated,
     MalformedResponse,
+    Quarantined,
     StartTimeout,
     ResponseTimeout,
     Internal,
@@ -60,6 +61,7 @@ impl Kind {
             Kind::ConnectionRefused =>    (502, "connection-refused",    "The function does not accept connections",         "connection_refused"),
             Kind::ConnectionTerminated => (502, "connection-terminated", "The function ended before it answered",            "connection_terminated"),
             Kind::MalformedResponse =>    (502, "malformed-response",    "The function answered with something not HTTP",    "http_protocol_error"),
+            Kind::Quarantined =>          (502, "quarantined",           "Instances died of this request",                   "http_request_denied"),
             Kind::Unavailable =>          (503, "unavailable",           "The function does not run",                        "destination_unavailable"),
             Kind::QueueFull =>            (503, "queue-full",            "Too many requests wait for the function",          "connection_limit_reached"),
             Kind::StartTimeout =>         (504, "start-timeout",         "The function had no free place in time",           "connection_timeout"),
@@ -145,7 +147,7 @@ pub(super) fn respond(
             HeaderValue::from(chance.random_range(least..=least + 2)),
         );
     }
-    if problem.kind == Kind::QueueFull {
+    if matches!(problem.kind, Kind::QueueFull | Kind::Quarantined) {
         headers.insert(X_FUNCD_SHED, HeaderValue::from_static(row.slug));
     }
     if problem.close && version < Version::HTTP_2 {
