@@ -102,7 +102,7 @@ pub(super) async fn forward(
         let may_repeat = (upstream.reused && !repeated) || unborn;
         let spare = (safe && may_repeat).then(|| spare(&request, watch));
         let exchanged = exchange(&mut upstream, request, watch).await;
-        let outcome = outcome(&exchanged, &upstream, watch);
+        let outcome = outcome(&exchanged, upstream.reused && spare.is_some(), watch);
         function.note_attempt(instance, outcome);
         note_casualty(function, instance, (&exchanged, watch), &print, record);
         match exchanged {
@@ -165,10 +165,11 @@ pub(super) async fn forward(
     }
 }
 
-/// What an attempt says of the instance. A connection that ended while it was idle says nothing.
+/// What an attempt says of the instance. A connection that may have ended for being idle says nothing if the caller will not
+/// notice it.
 fn outcome(
     exchanged: &Result<Response<Incoming>, Broken>,
-    upstream: &Upstream,
+    will_be_sent_again: bool,
     watch: &Arc<Watch>,
 ) -> admission::Outcome {
     match exchanged {
@@ -177,7 +178,7 @@ fn outcome(
         Err(Broken::NotWritten(_)) => admission::Outcome::Abandoned,
         Err(Broken::Died(_)) if Fault::of(watch).is_some() => admission::Outcome::Abandoned,
         Err(Broken::Died(Some(error))) if error.is_parse() => admission::Outcome::Failed,
-        Err(Broken::Died(_)) if upstream.reused => admission::Outcome::Abandoned,
+        Err(Broken::Died(_)) if will_be_sent_again => admission::Outcome::Abandoned,
         Err(Broken::Died(_)) => admission::Outcome::Failed,
     }
 }
