@@ -16,14 +16,13 @@ use tracing::{debug, info};
 use super::body::{Fault, Upload};
 use super::pool::{self, Upstream};
 use super::respond::{Kind, Problem};
+use super::suspect::Suspect;
 use super::watch::Watch;
 use super::worker::Worker;
 use crate::admission;
 use crate::contract;
 use crate::function::handle::{Function, Lease, ToControl, Unavailable};
 use crate::function::instance::Instance;
-use crate::function::poison::Print;
-use crate::function::report::tell_quarantined;
 use crate::ledger::record::{Outcome, Record, Start};
 
 /// An instance that just died is still listed for a moment: so many refused connections, with pauses that double from
@@ -57,11 +56,9 @@ pub(super) async fn forward(
     let repeatable = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
     let safe = repeatable && request.body().is_end_stream();
     let (mut refusals, mut repeated) = (0, false);
-    let print = Print::of(&request);
+    let suspect = Suspect::of(&request);
     loop {
-        if function.poison().watches() && function.is_poison(&print).await {
-            return Err(quarantined());
-        }
+        suspect.check(function).await?;
         record.borrow_mut().begin_attempt();
         let lease = lease(function, record, deadline).await.map_err(unavailable)?;
         let instance = lease.instance();
@@ -104,7 +101,7 @@ pub(super) async fn forward(
         let exchanged = exchange(&mut upstream, request, watch).await;
         let outcome = outcome(&exchanged, upstream.reused && spare.is_some(), watch);
         function.note_attempt(instance, outcome);
-        note_casualty(function, instance, (&exchanged, watch), &print, record);
+        suspect.note(function, instance, (&exchanged, watch), record);
         match exchanged {
             Ok(response) => {
                 record.borrow_mut().answers();
@@ -181,35 +178,6 @@ fn outcome(
         Err(Broken::Died(_)) if will_be_sent_again => admission::Outcome::Abandoned,
         Err(Broken::Died(_)) => admission::Outcome::Failed,
     }
-}
-
-/// The instance may have died of the request; whether it did, `control` will know.
-fn note_casualty(
-    function: &Function,
-    instance: &Instance,
-    (exchanged, watch): (&Result<Response<Incoming>, Broken>, &Arc<Watch>),
-    print: &Print,
-    record: &RefCell<Record>,
-) {
-    match exchanged {
-        Ok(_) if function.poison().watches() => function.poison().answered(print),
-        Err(Broken::Died(error))
-            if Fault::of(watch).is_none() && !error.as_ref().is_some_and(hyper::Error::is_parse) =>
-        {
-            let id = record.borrow().id.to_text();
-            if let Some(quarantined) = function.poison().broke(instance.id, print, id, Instant::now()) {
-                tell_quarantined(function.name.as_str(), &quarantined);
-            }
-        }
-        Ok(_) | Err(_) => {}
-    }
-}
-
-fn quarantined() -> Problem {
-    Problem::new(
-        Kind::Quarantined,
-        "two of the function's instances died of a request like this; it is refused for five minutes after the last one",
-    )
 }
 
 /// A place in an instance. A wait for it is noted; a place that is free costs no look at the clock.
