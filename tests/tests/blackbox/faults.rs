@@ -8,7 +8,10 @@ use funcd_tests::http::{Request, Response};
 use funcd_tests::process::Process;
 use funcd_tests::suite::Suite;
 use funcd_tests::{eventually, until};
+use nix::sys::ptrace;
 use nix::sys::signal::Signal;
+use nix::sys::wait::waitpid;
+use nix::unistd::Pid;
 
 pub(crate) fn register(suite: &mut Suite) {
     funcd_tests::tests!(
@@ -19,6 +22,7 @@ pub(crate) fn register(suite: &mut Suite) {
             if_all_are_bad_none_is_replaced,
             a_request_that_kills_kills_two_at_most,
             one_that_hangs_is_replaced_and_one_that_is_stopped_is_not,
+            one_that_hangs_in_a_debugger_is_replaced_only_once_that_is_gone,
             a_silent_one_is_replaced_without_health_requests_but_not_a_stopped_one,
             a_crash_loop_fails_at_once_and_heals_when_its_cause_is_gone,
         ]
@@ -211,6 +215,30 @@ fn one_that_hangs_is_replaced_and_one_that_is_stopped_is_not() {
         "{}",
         host.log_tail()
     );
+}
+
+fn one_that_hangs_in_a_debugger_is_replaced_only_once_that_is_gone() {
+    let host = host();
+    let pids = deploy(&host, "debugged", 1, ASKED);
+    let debugged = host.instance("debugged");
+    let pid = Pid::from_raw(*pids.first().expect("one is ready"));
+    // As `gdb -p` does, but for the stop: this thread is the debugger.
+    ptrace::seize(pid, ptrace::Options::empty()).expect("tests of faults run as root");
+    host.get_ok("/debugged/hang");
+    until("it to have been excused four times", || {
+        counter(
+            &host,
+            "funcd_health_requests_total",
+            &["\"debugged\"", "result=\"excused\""],
+        ) >= 4.0
+    });
+    assert!(debugged.is_there());
+    assert!(host.log().contains("a debugger traces it"), "{}", host.log_tail());
+    ptrace::interrupt(pid).unwrap();
+    waitpid(pid, None).unwrap();
+    ptrace::detach(pid, None).unwrap();
+    host.wait_exit("debugged", "unresponsive");
+    assert!(!debugged.is_there());
 }
 
 fn a_silent_one_is_replaced_without_health_requests_but_not_a_stopped_one() {
