@@ -73,6 +73,7 @@ impl Entry {
 
     /// What the launcher saw: the second look in a row that finds nothing to excuse its silence replaces it.
     pub(super) fn looked(&mut self, id: InstanceId, condition: Condition, effects: &mut Effects<'_>) {
+        self.take_attempts(effects.now);
         let Some(slot) = self.slots.iter_mut().find(|slot| slot.id == Some(id)) else {
             return;
         };
@@ -151,8 +152,14 @@ impl Entry {
             return;
         };
         let pause = until.saturating_duration_since(effects.now);
-        self.news.push(News::GaveUp { pause, reason });
         let revision = self.slots[index].revision.id;
+        let serves = |slot: &Slot| slot.revision.id == revision && slot.state == State::Ready;
+        let others_serve = self.slots.iter().any(serves);
+        self.news.push(News::GaveUp {
+            pause,
+            reason,
+            others_serve,
+        });
         for other in 0..self.slots.len() {
             let slot = &self.slots[other];
             if slot.revision.id == revision && matches!(slot.state, State::Backoff { .. }) {

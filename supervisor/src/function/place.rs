@@ -78,7 +78,11 @@ pub(super) enum News {
     /// A health request came to nothing because something else keeps the instance from answering.
     Excused { instance: InstanceId, why: &'static str },
     /// It is not started again for so long.
-    GaveUp { pause: Duration, reason: String },
+    GaveUp {
+        pause: Duration,
+        reason: String,
+        others_serve: bool,
+    },
     /// It runs again after that.
     Recovered,
 }

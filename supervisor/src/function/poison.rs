@@ -83,6 +83,16 @@ struct Casualty {
     told: Quarantined,
 }
 
+/// An instance that died.
+#[derive(Debug)]
+struct Death {
+    instance: InstanceId,
+    /// The requests in flight then.
+    in_flight: u32,
+    /// Who was blamed: a caller that tries again while the dead one is still listed killed it once.
+    blamed: Vec<u64>,
+}
+
 /// The requests of which instances of one function died.
 #[derive(Debug, Default)]
 pub struct Poison {
@@ -94,8 +104,7 @@ pub struct Poison {
 struct State {
     quarantine: Quarantine,
     casualties: Vec<Casualty>,
-    /// Instances that died, with the requests in flight then.
-    ends: VecDeque<(InstanceId, u32)>,
+    ends: VecDeque<Death>,
     tidied: Option<Instant>,
 }
 
@@ -160,11 +169,18 @@ impl Poison {
             },
         };
         // The instance's end may have been known first.
-        if let Some(&(_, in_flight)) = state.ends.iter().find(|(dead, _)| *dead == instance) {
-            return state.blame(casualty, in_flight.saturating_sub(1), now);
+        if let Some(death) = state.ends.iter_mut().find(|death| death.instance == instance) {
+            if death.blamed.contains(&casualty.fingerprint) {
+                return None;
+            }
+            death.blamed.push(casualty.fingerprint);
+            let others = death.in_flight.saturating_sub(1);
+            return state.blame(casualty, others, now);
         }
         state.forget_casualties(now);
-        if state.casualties.len() < MOST_CASUALTIES {
+        let is_same =
+            |other: &Casualty| other.instance == instance && other.fingerprint == casualty.fingerprint;
+        if state.casualties.len() < MOST_CASUALTIES && !state.casualties.iter().any(is_same) {
             state.casualties.push(casualty);
         }
         None
@@ -183,7 +199,12 @@ impl Poison {
             return Vec::new();
         }
         let all = in_flight.saturating_add(its.len() as u32);
-        state.ends.push_back((instance, all));
+        let blamed = its.iter().map(|casualty| casualty.fingerprint).collect();
+        state.ends.push_back(Death {
+            instance,
+            in_flight: all,
+            blamed,
+        });
         if state.ends.len() > MOST_ENDS {
             state.ends.pop_front();
         }
@@ -289,6 +310,19 @@ mod tests {
         poison.forget();
         assert!(!poison.watches());
         assert_eq!(poison.judge(&boom, now), Verdict::Pass);
+    }
+
+    #[test]
+    fn who_tries_again_at_the_dead_one_killed_it_once() {
+        let (poison, now) = (Poison::default(), Instant::now());
+        let get = print("/");
+        for _ in 0..2 {
+            assert_eq!(poison.broke(id(1), &get, "a".into(), now), None);
+        }
+        assert_eq!(poison.judge(&get, now), Verdict::Pass);
+        assert_eq!(poison.ended(id(1), true, 0, now), []);
+        assert_eq!(poison.broke(id(1), &get, "b".into(), now), None);
+        assert_eq!(poison.judge(&get, now), Verdict::Pass);
     }
 
     #[test]

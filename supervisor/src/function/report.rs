@@ -123,9 +123,18 @@ impl Report {
                     .increment(1);
                 tracing::info!(%function, %instance, reason = why, "it does not answer, and that is not held against it");
             }
-            News::GaveUp { pause, reason } => {
+            News::GaveUp {
+                pause,
+                reason,
+                others_serve,
+            } => {
                 counter!(names::GAVE_UP_TOTAL, "function" => name).increment(1);
                 let seconds = pause.as_secs_f64().ceil();
+                if others_serve {
+                    tracing::error!(%function, reason, seconds, "ALERT: those that run serve, but no more get ready: one is tried \
+                        again after `seconds`");
+                    return;
+                }
                 self.logs.note(
                     function,
                     &format!("it never gets ready ({reason}): requests are refused, next try in {seconds} s"),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use funcd_tests::host::Host;
 use funcd_tests::http::{Request, Response};
+use funcd_tests::need::Need;
 use funcd_tests::process::Process;
 use funcd_tests::suite::Suite;
 use funcd_tests::{eventually, until};
@@ -22,7 +23,7 @@ pub(crate) fn register(suite: &mut Suite) {
             if_all_are_bad_none_is_replaced,
             a_request_that_kills_kills_two_at_most,
             one_that_hangs_is_replaced_and_one_that_is_stopped_is_not,
-            one_that_hangs_in_a_debugger_is_replaced_only_once_that_is_gone,
+            one_that_hangs_in_a_debugger_is_replaced_only_once_that_is_gone: &[Need::Root],
             a_silent_one_is_replaced_without_health_requests_but_not_a_stopped_one,
             a_crash_loop_fails_at_once_and_heals_when_its_cause_is_gone,
         ]
