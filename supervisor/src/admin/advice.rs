@@ -62,6 +62,10 @@ pub(super) fn of_problem(kind: &str, name: &str) -> String {
             "`funcd logs {name}` shows its last words, `funcd ps {name}` how it ended; the request may have had an effect, so it \
              was not sent again"
         ),
+        "quarantined" => format!(
+            "mend {name}: `funcd logs {name}` shows the last words of the instances that died of it; a new revision is given \
+             every request again"
+        ),
         "malformed-response" => format!("mend {name}: what it wrote is not HTTP/1.1"),
         "unknown-route" => {
             "`funcd ls` shows all routes; a function without `routes` answers at /<name>/".to_owned()

@@ -308,7 +308,8 @@ impl From<&Limits> for LimitsView {
 /// How an instance ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExitView {
-    /// A word from a closed list: `code`, `signal`, `oom`, `start-timeout`, `stop-timeout`, `stopped`, `launch`, `lost`.
+    /// A word from a closed list: `code`, `signal`, `oom`, `start-timeout`, `stop-timeout`, `stopped`, `launch`, `lost`,
+    /// `ejected`, `unresponsive`.
     pub reason: String,
     /// The same for people.
     pub message: String,

@@ -116,6 +116,8 @@ pub struct Health {
     pub path: Option<String>,
     /// Paths that are asked, one after the other, once it is ready and before it gets requests.
     pub warmup: Vec<String>,
+    /// How often an instance without other answers is asked for `path` while it runs; `None`: never.
+    pub period: Option<Duration>,
     /// Killed if not ready by then.
     pub ready_within: Duration,
     /// Between SIGTERM and SIGKILL.

@@ -46,6 +46,7 @@ pub(super) fn manifest(name: &str, layers: Layers<'_>) -> Result<Manifest, Typed
         health: Health {
             path: health_path(layers)?,
             warmup: warmup(layers)?,
+            period: period(layers)?,
             ready_within: span(layers, |f| f.health.ready_within.as_ref(), MILLI..=HOUR, secs(10))?,
             stop_within: span(
                 layers,
@@ -397,6 +398,19 @@ fn warmup(layers: Layers<'_>) -> Result<Vec<String>, TypedError> {
         None => Ok(path.get_ref().clone()),
     });
     each.collect()
+}
+
+fn period(layers: Layers<'_>) -> Result<Option<Duration>, TypedError> {
+    let Some(found) = pick(layers, |f| f.health.period.as_ref()) else {
+        return Ok(None);
+    };
+    if pick(layers, |f| f.health.path.as_ref()).is_none() {
+        return Err(found.refuse(
+            "there is nothing to ask for: `period` needs `health.path`".to_owned(),
+            "add `path = \"/healthz\"`, or leave `period` out",
+        ));
+    }
+    span(layers, |f| f.health.period.as_ref(), secs(1)..=HOUR, HOUR).map(Some)
 }
 
 fn health_path(layers: Layers<'_>) -> Result<Option<String>, TypedError> {

@@ -114,6 +114,8 @@ pub struct HealthFile {
     pub path: Option<Spanned<String>>,
     /// Paths asked before the first request.
     pub warmup: Option<Spanned<Vec<Spanned<String>>>>,
+    /// How often it is asked for the path while it runs.
+    pub period: Option<Spanned<Span>>,
     /// Killed if not ready by then.
     pub ready_within: Option<Spanned<Span>>,
     /// Between SIGTERM and SIGKILL.

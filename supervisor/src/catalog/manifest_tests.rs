@@ -64,6 +64,7 @@ fn every_default() {
         health: Health {
             path: None,
             warmup: vec![],
+            period: None,
             ready_within: Duration::from_secs(10),
             stop_within: Duration::from_secs(10),
         },
@@ -111,6 +112,7 @@ retry = "idempotent"
 [health]
 path = "/healthz"
 warmup = ["/", "/a"]
+period = "10s"
 ready_within = "2m"
 stop_within = "0s"
 [sandbox]
@@ -160,6 +162,7 @@ degraded = ["P5", "cpu-limit", "memory-limit"]
         health: Health {
             path: Some("/healthz".into()),
             warmup: vec!["/".into(), "/a".into()],
+            period: Some(Duration::from_secs(10)),
             ready_within: Duration::from_secs(120),
             stop_within: Duration::ZERO,
         },
@@ -181,7 +184,7 @@ fn refusals_say_where_and_why() {
         ),
         (
             "[health]\ngrace = \"1s\"",
-            ":2:1: unknown key `grace`; the keys here are path, warmup, ready_within, stop_within",
+            ":2:1: unknown key `grace`; the keys here are path, warmup, period, ready_within, stop_within",
         ),
         (
             "[[route]]\nhots = \"a\"",
@@ -266,6 +269,7 @@ fn refusals_say_where_and_why() {
             "\"healthz\" is not a path: it begins with '/'",
         ),
         ("[health]\npath = \"/a b\"", "is not a path"),
+        ("[health]\nperiod = \"10s\"", ":2:10: there is nothing to ask for"),
         ("[health]\nwarmup = [\"/\", \"a\"]", ":2:16: \"a\" is not a path"),
         ("[health]\npath = \"/a\\r\\nHost: x\"", "is not a path"),
         (

@@ -227,6 +227,7 @@ impl Control {
         self.report.attach(name, &revision, id, [stdout, stderr]);
         let instance = self.make_instance(id, revision);
         self.owners.insert(id, name.clone());
+        self.watch_over(name, &instance);
         self.with(name, |entry, effects| {
             entry.adopt((id, pid), frozen, instance, effects)
         });

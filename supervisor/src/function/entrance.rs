@@ -281,9 +281,4 @@ impl Function {
         self.entrance.in_use.store(false, Ordering::SeqCst);
         self.admitted() > 0 && !self.entrance.in_use.swap(true, Ordering::SeqCst)
     }
-
-    /// An attempt of a request ended, or its response head is there.
-    pub fn note_attempt(&self, instance: &Arc<Instance>, outcome: Outcome) {
-        let _ = (instance, outcome);
-    }
 }

@@ -15,11 +15,12 @@ use super::demand::Demand;
 use super::effects::Effects;
 use super::handle::{Function, Revision, ToControl};
 use super::instance::Instance;
-use super::place::{Ended, Generation, Rollout, Slot};
+use super::place::{Ended, Generation, News, Rollout, Slot};
 use super::room::Held;
 use super::standby::{self, Standby};
 use super::starts::{self, Bucket};
 use super::state::{Action, AfterExit, Bounds, Drain, Event, State, step};
+use crate::admission::eject::Ejector;
 use crate::name::{FunctionName, RevisionId};
 
 /// The CPU that an instance uses is taken over at least this long.
@@ -54,6 +55,10 @@ pub(super) struct Entry {
     pub(super) rejected: Option<(RevisionId, String)>,
     /// The last end that is worth telling.
     pub(super) last_exit: Option<Ended>,
+    /// Which of its instances are worse than the others.
+    pub(super) ejector: Ejector<InstanceId>,
+    /// What was not told yet.
+    pub(super) news: Vec<News>,
 }
 
 impl Entry {
@@ -80,6 +85,8 @@ impl Entry {
             start_took: None,
             rejected: None,
             last_exit: None,
+            ejector: Ejector::default(),
+            news: Vec::new(),
         }
     }
 
@@ -283,6 +290,9 @@ impl Entry {
             rate: None,
             told: None,
             started_at: None,
+            look_at: None,
+            looked: None,
+            ejected: None,
         });
         self.settle(effects);
     }
@@ -351,6 +361,7 @@ impl Entry {
             self.start_took = Some(self.start_took.map_or(took, |mean| (mean + took) / 2));
         }
         let ready = slot.revision.id;
+        self.recover(ready, effects);
         let mut rollout = Rollout::Unchanged;
         if let Some(mut next) = self.next.take_if(|next| next.revision.id == ready) {
             next.proven = true;
@@ -422,6 +433,9 @@ impl Entry {
             return Rollout::Abandoned(reason);
         }
         self.apply(index, Event::Exited(after), effects);
+        if gave_up {
+            self.give_up(index, reason, effects);
+        }
         self.settle(effects);
         Rollout::Unchanged
     }
@@ -445,13 +459,14 @@ impl Entry {
 
     /// Takes what a start after an unwanted end costs, or tells when to ask again: not all at the same time, or the first of
     /// them would be the first each time.
-    fn may_restart(&mut self, effects: &mut Effects<'_>) -> Result<(), Instant> {
+    pub(super) fn may_restart(&mut self, effects: &mut Effects<'_>) -> Result<(), Instant> {
         let spread = Duration::from_millis(effects.rng.random_range(0..100));
         starts::take(effects.restarts, &mut self.restarts, effects.now).map_err(|at| at + spread)
     }
 
     fn promote(&mut self, generation: Generation, effects: &mut Effects<'_>) {
         let old = std::mem::replace(&mut self.current, generation);
+        self.handle.poison().forget();
         // New requests must find the new revision before the old one stops taking them.
         self.publish(effects);
         self.retire(&old.revision, effects);
@@ -480,6 +495,9 @@ impl Entry {
             rate: None,
             told: None,
             started_at: None,
+            look_at: None,
+            looked: None,
+            ejected: None,
         };
         self.slots.push(slot);
         self.apply(self.slots.len() - 1, Event::Wanted, effects);
@@ -507,6 +525,7 @@ impl Entry {
             (slot.rate, slot.told, slot.started_at) = (None, None, None);
             slot.usage = Usage::default();
             (slot.cpu, slot.surveyed_at) = (0.0, None);
+            (slot.look_at, slot.looked, slot.ejected) = (None, None, None);
             slot.id = None;
         }
         for action in actions {

@@ -14,6 +14,8 @@ use super::entrance::Entrance;
 pub use super::entrance::Offered;
 use super::instance::Instance;
 use super::metrics::FunctionMetrics;
+use super::poison::{Poison, Print, Verdict};
+use crate::admission::Outcome;
 use crate::admission::queue::Reason;
 use crate::catalog::manifest::Manifest;
 use crate::catalog::view::Wanted;
@@ -51,7 +53,14 @@ pub enum ToControl {
     Answered(InstanceId),
     /// A stock of sockets runs low.
     SocketsLow(InstanceId),
+    /// Requests to an instance fail.
+    Failing(InstanceId),
+    /// An instance did not answer a health request.
+    Unanswered(InstanceId),
 }
+
+/// Within this, the end of a process follows the end of its connections.
+const DEATH_IS_KNOWN: Duration = Duration::from_millis(250);
 
 /// A function as request paths see it.
 #[derive(Debug)]
@@ -68,6 +77,7 @@ pub struct Function {
     epoch: Instant,
     control: mpsc::UnboundedSender<ToControl>,
     metrics: OnceLock<FunctionMetrics>,
+    poison: Poison,
 }
 
 /// What is live now: replaced as a whole by `control`.
@@ -123,6 +133,7 @@ impl Function {
             epoch: Instant::now(),
             control,
             metrics: OnceLock::new(),
+            poison: Poison::default(),
         })
     }
 
@@ -221,9 +232,10 @@ impl Function {
                 .iter()
                 .enumerate()
                 .filter(|(i, _)| *i >= 64 || tried & (1 << i) == 0);
-            let Some((i, instance)) =
-                free.min_by_key(|(_, instance)| (avoid == Some(instance.id), instance.in_flight()))
-            else {
+            let Some((i, instance)) = free.min_by_key(|(_, instance)| {
+                let last = avoid == Some(instance.id) || instance.tally.is_last_choice();
+                (last, instance.in_flight())
+            }) else {
                 return Ok(None);
             };
             if instance.try_lease() {
@@ -242,6 +254,36 @@ impl Function {
                 return Ok(None);
             }
             tried |= 1 << i;
+        }
+    }
+
+    /// An attempt of a request ended, or its response head is there.
+    pub fn note_attempt(&self, instance: &Arc<Instance>, outcome: Outcome) {
+        if instance.tally.note(outcome) {
+            self.tell(ToControl::Failing(instance.id));
+        }
+    }
+
+    /// The requests of which its instances died.
+    pub fn poison(&self) -> &Poison {
+        &self.poison
+    }
+
+    /// Whether a request is not to be sent, because instances died of it. Waits a moment if whether one just did is about to
+    /// be known.
+    pub async fn is_poison(&self, print: &Print) -> bool {
+        let until = Instant::now() + DEATH_IS_KNOWN;
+        loop {
+            let mut changed = std::pin::pin!(self.changed.notified());
+            changed.as_mut().enable();
+            match self.poison.judge(print, Instant::now()) {
+                Verdict::Pass => return false,
+                Verdict::Refuse => return true,
+                Verdict::Unclear => {}
+            }
+            if tokio::time::timeout_at(until.into(), changed).await.is_err() {
+                return false;
+            }
         }
     }
 

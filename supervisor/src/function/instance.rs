@@ -15,6 +15,7 @@ use tokio::net::{TcpSocket, TcpStream, UnixStream};
 use tokio::sync::{Notify, mpsc};
 
 use super::handle::{Revision, ToControl};
+use super::tally::Tally;
 
 /// One running process of a revision.
 #[derive(Debug)]
@@ -29,6 +30,8 @@ pub struct Instance {
     accepting: AtomicBool,
     running: AtomicBool,
     answered: AtomicBool,
+    /// What requests to it came to.
+    pub(super) tally: Tally,
     /// Until it was woken, if it was prepared ahead.
     standby: Option<Standby>,
 }
@@ -52,6 +55,7 @@ impl Instance {
             accepting: AtomicBool::new(true),
             running: AtomicBool::new(false),
             answered: AtomicBool::new(false),
+            tally: Tally::default(),
         }
     }
 

@@ -17,6 +17,7 @@ use tracing::{debug, info};
 use super::body::{Fault, Upload};
 use super::pool::{self, Upstream};
 use super::respond::{Kind, Problem};
+use super::suspect::Suspect;
 use super::terms::Terms;
 use super::watch::Watch;
 use super::worker::Worker;
@@ -71,7 +72,9 @@ pub(super) async fn forward(
         }
     }
     let (mut refusals, mut retries, mut avoid) = (0, 0, None);
+    let suspect = Suspect::of(&request);
     loop {
+        suspect.check(function).await?;
         let lease = lease(function, record, avoid, terms.deadline)
             .await
             .map_err(unavailable)?;
@@ -119,6 +122,7 @@ pub(super) async fn forward(
             return Err(too_late());
         }
         let sent = exchange(&mut upstream, request, watch).await;
+        suspect.note(function, instance, (&sent, watch), record);
         let broken = match sent {
             Ok(response) => {
                 let head = record.borrow_mut().answers();

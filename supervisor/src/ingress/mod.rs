@@ -27,6 +27,7 @@ mod pool;
 mod request;
 mod respond;
 mod route;
+mod suspect;
 mod terms;
 mod trust;
 mod upgrade;

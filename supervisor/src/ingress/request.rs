@@ -228,7 +228,10 @@ fn pass_on(mut visit: Visit, answer: Answer, client: Option<OnUpgrade>, id: &Req
 fn refuse(mut visit: Visit, problem: &Problem, version: Version, id: &RequestId) -> Response<Reply> {
     let row = problem.kind.row();
     visit.answered(row.status);
-    let is_shed = matches!(problem.kind, Kind::Shed(_) | Kind::Unavailable);
+    let is_shed = matches!(
+        problem.kind,
+        Kind::Shed(_) | Kind::Unavailable | Kind::Quarantined
+    );
     if !is_shed {
         visit.failed(problem.reason.unwrap_or(row.slug));
     }
@@ -236,7 +239,7 @@ fn refuse(mut visit: Visit, problem: &Problem, version: Version, id: &RequestId)
     let id_text = id.0.to_str().unwrap_or("");
     match problem.kind {
         // What callers do wrong, or bring about, must not fill the log; nor what is known and logged once already.
-        Kind::Shed(_) | Kind::Unavailable => {
+        Kind::Shed(_) | Kind::Unavailable | Kind::Quarantined => {
             visit.shed(match problem.kind {
                 Kind::Shed(reason) => Some(reason),
                 _ => None,

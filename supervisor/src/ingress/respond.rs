@@ -30,6 +30,7 @@ pub(super) enum Kind {
     ConnectionRefused,
     ConnectionTerminated,
     MalformedResponse,
+    Quarantined,
     StartTimeout,
     ResponseTimeout,
     Internal,
@@ -62,6 +63,7 @@ impl Kind {
             Kind::ConnectionRefused =>    (502, "connection-refused",    "The function does not accept connections",         "funcd; error=connection_refused"),
             Kind::ConnectionTerminated => (502, "connection-terminated", "The function ended before it answered",            "funcd; error=connection_terminated"),
             Kind::MalformedResponse =>    (502, "malformed-response",    "The function answered with something not HTTP",    "funcd; error=http_protocol_error"),
+            Kind::Quarantined =>          (502, "quarantined",           "Instances died of this request",                   "funcd; error=http_request_denied"),
             Kind::Unavailable =>          (503, "unavailable",           "The function does not run",                        "funcd; error=destination_unavailable"),
             Kind::Shed(reason) =>         (503, reason.name(),           shed_title(reason),                                 shed_error(reason)),
             Kind::StartTimeout =>         (504, "start-timeout",         "The function had no free place in time",           "funcd; error=connection_timeout"),
@@ -181,8 +183,8 @@ pub(super) fn respond(
             HeaderValue::from(chance.random_range(seconds)),
         );
     }
-    if let Kind::Shed(reason) = problem.kind {
-        headers.insert(X_FUNCD_SHED, HeaderValue::from_static(reason.name()));
+    if matches!(problem.kind, Kind::Shed(_) | Kind::Quarantined) {
+        headers.insert(X_FUNCD_SHED, HeaderValue::from_static(row.slug));
     }
     if problem.close && version < Version::HTTP_2 {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));

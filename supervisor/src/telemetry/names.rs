@@ -80,6 +80,15 @@ pub const INSTANCE_STARTS_TOTAL: &str = "funcd_instance_starts_total";
 pub const INSTANCE_EXITS_TOTAL: &str = "funcd_instance_exits_total";
 /// Gauge: places of instances over all functions, by `state`.
 pub const INSTANCES: &str = "funcd_instances";
+/// Counter: instances that were replaced because of how they answered, by `function` and `reason` (`ejected`, `unresponsive`).
+pub const EJECTIONS_TOTAL: &str = "funcd_ejections_total";
+/// Counter: times that a function was not started any more for a while, by `function`.
+pub const GAVE_UP_TOTAL: &str = "funcd_gave_up_total";
+/// Counter: health requests to ready instances, by `function` and `result` (`answered`, `unanswered`); looks that found an
+/// instance kept from answering are `excused`.
+pub const HEALTH_REQUESTS_TOTAL: &str = "funcd_health_requests_total";
+/// Counter: requests that came into quarantine because instances died of them, by `function`.
+pub const QUARANTINES_TOTAL: &str = "funcd_quarantines_total";
 /// Counter: times that a function began to get fewer instances than it asks for, by `function` and `reason` (`cpu`, `memory`, `brownout`).
 pub const SCALE_HELD_TOTAL: &str = "funcd_scale_held_total";
 /// Counter: files of the folder that became a revision (`accepted`), or the kind of reason why not, by `result`.
@@ -105,7 +114,7 @@ pub enum Kind {
 }
 
 /// Every metric: its name, what it is, and the line of help that goes with it.
-pub const ALL: [(&str, Kind, &str); 37] = [
+pub const ALL: [(&str, Kind, &str); 41] = [
     (
         INVOCATIONS_TOTAL,
         Kind::Counter,
@@ -201,6 +210,26 @@ pub const ALL: [(&str, Kind, &str); 37] = [
         INSTANCE_EXITS_TOTAL,
         Kind::Counter,
         "Ends of instances, by reason",
+    ),
+    (
+        EJECTIONS_TOTAL,
+        Kind::Counter,
+        "Instances replaced because of how they answered",
+    ),
+    (
+        HEALTH_REQUESTS_TOTAL,
+        Kind::Counter,
+        "Health requests to ready instances, by what came of them",
+    ),
+    (
+        GAVE_UP_TOTAL,
+        Kind::Counter,
+        "Times that a function was not started any more for a while",
+    ),
+    (
+        QUARANTINES_TOTAL,
+        Kind::Counter,
+        "Requests that are refused because instances died of them",
     ),
     (
         CGROUP_CPU_SECONDS_TOTAL,

@@ -10,6 +10,7 @@ mod contract;
 mod deploy;
 mod examples;
 mod explain;
+mod faults;
 mod grading;
 // The same frames as in the ingress's own tests.
 #[path = "../../../supervisor/tests/ingress/h2.rs"]
@@ -45,6 +46,7 @@ fn main() -> std::process::ExitCode {
     scale::register(&mut suite);
     overload::register(&mut suite);
     neighbours::register(&mut suite);
+    faults::register(&mut suite);
     cli::register(&mut suite);
     explain::register(&mut suite);
     launcher::register(&mut suite);
