@@ -6,7 +6,6 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU8;
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
@@ -15,7 +14,7 @@ use funcd_sandbox::spec::InstanceId;
 use funcd_sandbox::wire::{Event, Request, Usage};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::busy::Busy;
 use super::deploy::{Sync, Tidiness};
@@ -33,6 +32,7 @@ use super::starts::Bucket;
 use super::state::State;
 use super::status::{self, FunctionStatus};
 use super::sweep::Agenda;
+use crate::admission::brownout::Brownout;
 use crate::catalog::manifest::Contract;
 use crate::catalog::manifest::Defaults;
 use crate::catalog::{Candidate, Change};
@@ -72,8 +72,8 @@ pub struct Parts {
     pub can_freeze: bool,
     /// What tells what the host has left.
     pub facts: HostReader,
-    /// Requests with a score above this are refused, whatever their function: 100 while the host has enough of everything.
-    pub brownout_threshold: Arc<AtomicU8>,
+    /// What the host holds back.
+    pub brownout: watch::Receiver<Brownout>,
     /// The folder of the instances' sockets.
     pub sockets: OwnedFd,
     /// The route table that request paths look at.
@@ -158,11 +158,12 @@ pub struct Control {
     pub(super) sweep_at: Instant,
     /// Those that are asked now.
     pub(super) busy: Busy,
-    pub(super) brownout_threshold: Arc<AtomicU8>,
     pub(super) facts: HostReader,
     pub(super) facts_at: Instant,
     /// What the host has left, as of `facts_at`.
     pub(super) host: HostFacts,
+    /// What it holds back.
+    pub(super) brownout: Brownout,
     /// What may be started again.
     pub(super) restarts: Bucket,
 }
@@ -202,14 +203,14 @@ impl Control {
             in_use: BTreeSet::new(),
             sweep_at: Instant::now(),
             busy: Busy::new(Instant::now()),
-            brownout_threshold: parts.brownout_threshold,
             facts: parts.facts,
             facts_at: Instant::now(),
             host: HostFacts::UNKNOWN,
+            brownout: Brownout::NONE,
             restarts: Bucket::HOST,
         };
         control.inherit(parts.inventory, &parts.defaults);
-        let (mut changes, mut asks) = (parts.changes, parts.asks);
+        let (mut changes, mut asks, mut brownout) = (parts.changes, parts.asks, parts.brownout);
         let mut survey = tokio::time::interval(SURVEY);
         survey.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -224,6 +225,7 @@ impl Control {
                 },
                 Some(change) = changes.recv() => control.on_change(change),
                 Some(ask) = asks.recv() => control.on_ask(ask),
+                Ok(()) = brownout.changed() => control.on_brownout(*brownout.borrow_and_update()),
                 () = sleep_until(deadline) => control.on_tick(),
                 _ = survey.tick() => control.on_survey(),
             }
