@@ -296,7 +296,6 @@ async fn run(
         standbys: if handover.can_stand_by { config.standbys } else { 0 },
         can_freeze: handover.can_freeze,
         facts,
-        brownout_threshold: Arc::clone(&brownout_threshold),
         brownout: held_back,
         sockets: handover.sockets,
         routes,

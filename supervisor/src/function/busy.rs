@@ -92,7 +92,7 @@ impl Control {
     pub(super) fn look_at_busy(&mut self, now: Instant) {
         self.busy.at = now + TICK;
         let idle = self.facts.idle_cores();
-        let threshold = self.brownout_threshold.load(std::sync::atomic::Ordering::Relaxed);
+        let threshold = self.brownout.threshold;
         let used = |name: &FunctionName| self.entries.get(name).and_then(Entry::cores_used);
         let all: Vec<f64> = self.busy.functions.keys().filter_map(used).collect();
         let compete = all.iter().filter(|used| **used > COMPETES).count();

@@ -6,7 +6,6 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU8;
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
@@ -74,8 +73,6 @@ pub struct Parts {
     pub can_freeze: bool,
     /// What tells what the host has left.
     pub facts: HostReader,
-    /// Requests with a score above this are refused, whatever their function: 100 while the host has enough of everything.
-    pub brownout_threshold: Arc<AtomicU8>,
     /// What the host holds back.
     pub brownout: watch::Receiver<Brownout>,
     /// The folder of the instances' sockets.
@@ -162,7 +159,6 @@ pub struct Control {
     pub(super) sweep_at: Instant,
     /// Those that are asked now.
     pub(super) busy: Busy,
-    pub(super) brownout_threshold: Arc<AtomicU8>,
     pub(super) facts: HostReader,
     pub(super) facts_at: Instant,
     /// What the host has left, as of `facts_at`.
@@ -208,7 +204,6 @@ impl Control {
             in_use: BTreeSet::new(),
             sweep_at: Instant::now(),
             busy: Busy::new(Instant::now()),
-            brownout_threshold: parts.brownout_threshold,
             facts: parts.facts,
             facts_at: Instant::now(),
             host: HostFacts::UNKNOWN,
