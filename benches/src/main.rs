@@ -34,6 +34,7 @@ mod load;
 mod memory;
 mod nginx;
 mod oci;
+mod open;
 mod peer;
 mod placement;
 mod process;
