@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage, setrlimit};
 use nix::sys::socket::sockopt::{Linger, TcpNoDelay};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, connect, setsockopt, socket};
 use nix::sys::time::{TimeSpec, TimeValLike};
@@ -34,6 +34,7 @@ const BUFFER: usize = 512;
 pub(crate) struct Callers {
     address: SocketAddr,
     resend: bool,
+    urgent: bool,
 }
 
 impl Callers {
@@ -42,6 +43,7 @@ impl Callers {
         Callers {
             address,
             resend: false,
+            urgent: true,
         }
     }
 
@@ -51,14 +53,26 @@ impl Callers {
         Callers { resend: true, ..self }
     }
 
+    /// They compete for a CPU like everybody else.
+    pub(crate) fn at_usual_priority(self) -> Callers {
+        Callers {
+            urgent: false,
+            ..self
+        }
+    }
+
     /// Sends all requests of `phases`, drawn from `seed`, and waits until the last of them has ended.
     ///
     /// # Errors
     /// No epoll.
     pub(crate) fn run(&self, kinds: &[Kind], phases: Vec<Phase>, seed: u64) -> Outcome<Seen> {
         let deadlines = kinds.iter().map(|kind| kind.deadline).collect();
+        // A connection each, when nobody answers. Where it can't be raised, who finds none waits.
+        if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+            let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+        }
         // They stand for other machines: they must not wait for a CPU of the one under measurement.
-        let urgent = Urgent::thread();
+        let urgent = self.urgent.then(Urgent::thread);
         let mut run = Run {
             callers: self,
             kinds,
@@ -76,7 +90,7 @@ impl Callers {
         run.all()?;
         let cpu = used().saturating_sub(before);
         let took = run.start.elapsed();
-        let urgent = urgent.is_real_time();
+        let urgent = urgent.is_some_and(|urgent| urgent.is_real_time());
         Ok(Seen {
             resent: run.resent,
             records: run.book.close(),

@@ -6,7 +6,7 @@ mod callers;
 mod plan;
 mod seen;
 
-pub(crate) use book::End;
+pub(crate) use book::{End, Record};
 pub(crate) use callers::Callers;
-pub(crate) use plan::{Kind, Phase, Schedule};
-pub(crate) use seen::{Part, Seen};
+pub(crate) use plan::{Kind, Phase};
+pub(crate) use seen::Part;
