@@ -138,7 +138,7 @@ impl<'a> Ground<'a> {
         let folder = tempfile::tempdir().during("making a folder for a program")?;
         let program = folder.path().join("program");
         let step = format!("making {}", program.display());
-        fs::copy(&self.program(function.program), &program).during(&step)?;
+        fs::copy(self.program(function.program), &program).during(&step)?;
         let mut file = OpenOptions::new().append(true).open(&program).during(&step)?;
         file.write_all(&self.deploys.to_le_bytes()).during(&step)?;
         drop(file);

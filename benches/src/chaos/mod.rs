@@ -195,7 +195,7 @@ pub(crate) fn measure(artifacts: &Artifacts, options: &Options, seed: u64) -> Ou
         format!("{} at {due:.1} s, {end}: {cause}", FUNCTIONS[record.kind].name)
     }));
     let title = "functions under a steady load while everything goes wrong".to_owned();
-    drop(ground);
+    // Before its disk is.
     drop(host);
     Ok(Table {
         name: "chaos",

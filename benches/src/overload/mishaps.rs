@@ -2,6 +2,7 @@
 //! that are killed. Each on a host of its own.
 
 use std::collections::BTreeMap;
+use std::slice;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -180,7 +181,7 @@ fn refusals(host: &Host, seed: u64, told: &mut Told) -> Outcome<()> {
     let kind = Kind::get("/work/?wait_ms=50", "", PATIENT);
     let callers = Callers::of(host.address());
     // The queue is full before the clock starts.
-    callers.run(&[kind.clone()], vec![Phase::of(0.5, &[1000.0])], seed)?;
+    callers.run(slice::from_ref(&kind), vec![Phase::of(0.5, &[1000.0])], seed)?;
     let before = Cost::of(&own)?;
     let seen = callers.run(&[kind], vec![Phase::of(3.0, &[4000.0])], seed)?;
     let cost = Cost::of(&own)?.since(before);

@@ -55,7 +55,7 @@ pub(crate) fn io_bound() -> Scenario {
         title: format!("open loop, {micros} µs of CPU and 50 ms of waiting a request"),
         query: format!("cpu_us={micros}&wait_ms=50"),
         concurrency: 256,
-        places: 40,
+        places: 28,
         closed: 64,
     }
 }
