@@ -21,6 +21,8 @@ const VICTIM: &str = "[scale]\nmin = 1\nmax = 1\n";
 const RATE: f64 = 500.0;
 /// More than any answer of the victim takes unless something is wrong.
 const PATIENT: Duration = Duration::from_secs(5);
+/// The neighbour's callers leave sooner, or a flood would be one of connections.
+const HURRIED: Duration = Duration::from_millis(250);
 /// Of a run alone, and of one beside a neighbour, in seconds.
 const ALONE: f64 = 3.0;
 const BESIDE: f64 = 5.0;
@@ -111,7 +113,8 @@ pub(crate) fn measure(artifacts: &Artifacts, seed: u64) -> Outcome<Table> {
                 (seen, bad)
             })
         };
-        let (part, bad) = (part?.whole(None), bad?);
+        let (seen, bad) = (part?, bad?);
+        let part = seen.whole(None);
         eprintln!(
             "neighbours: beside {}: p99 {:.0} µs, {} of {} good; it: {bad}",
             neighbour.what,
@@ -121,7 +124,11 @@ pub(crate) fn measure(artifacts: &Artifacts, seed: u64) -> Outcome<Table> {
         );
         notes.push(format!("{}: {bad}", neighbour.what));
         if part.good < part.offered {
-            notes.push(format!("victim beside {}: {}", neighbour.what, part.told()));
+            let (told, reasons) = (part.told(), seen.reasons());
+            notes.push(format!(
+                "victim beside {}: {told}; reasons of refusals: {reasons}",
+                neighbour.what
+            ));
         }
         host.remove("neighbour")?;
         host.wait_for("to end the neighbour", |host| {
@@ -185,7 +192,7 @@ impl Neighbour {
     fn misbehave(&self, address: SocketAddr, over: &AtomicBool, seed: u64) -> Outcome<String> {
         match &self.how {
             How::Asked(path, rate) => {
-                let kind = Kind::get(&format!("/neighbour/{path}"), "", Duration::from_secs(1));
+                let kind = Kind::get(&format!("/neighbour/{path}"), "", HURRIED);
                 let phase = Phase::of(BESIDE, &[*rate]);
                 let callers = Callers::of(address).at_usual_priority();
                 let seen = callers.run(&[kind], vec![phase], seed)?;
@@ -193,9 +200,10 @@ impl Neighbour {
                 let told = part.told();
                 let comma = if told.is_empty() { "" } else { ", " };
                 Ok(format!(
-                    "{} requests, {} good{comma}{told}; its callers used {:.2} cores",
+                    "{} requests, {} good{comma}{told} ({}); its callers used {:.2} cores",
                     part.offered,
                     part.good,
+                    seen.reasons(),
                     seen.share()
                 ))
             }

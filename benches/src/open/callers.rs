@@ -1,7 +1,7 @@
 //! The connections of an open loop, in one thread: sends what is due, reads what comes. It never waits for a server: who finds no
 //! free connection gets a new one, up to a bound, and then waits as a caller whose own host is full.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
@@ -84,6 +84,7 @@ impl Callers {
             waiting: VecDeque::new(),
             holder: HashMap::new(),
             resent: 0,
+            reasons: BTreeMap::new(),
             start: Instant::now(),
         };
         let before = used();
@@ -93,6 +94,7 @@ impl Callers {
         let urgent = urgent.is_some_and(|urgent| urgent.is_real_time());
         Ok(Seen {
             resent: run.resent,
+            reasons: run.reasons,
             records: run.book.close(),
             cpu,
             took,
@@ -136,6 +138,7 @@ struct Run<'a> {
     /// The place of each request that is under way.
     holder: HashMap<Ticket, usize>,
     resent: u64,
+    reasons: BTreeMap<String, u64>,
     start: Instant,
 }
 
@@ -265,6 +268,9 @@ impl Run<'_> {
             Ok(Step::Answered { status, closes }) => {
                 place.served = true;
                 if let Some(ticket) = place.ticket.take() {
+                    if status == 503 {
+                        *self.reasons.entry(why(&place.answer)).or_default() += 1;
+                    }
                     self.book.answered(ticket, self.start.elapsed(), status);
                     self.holder.remove(&ticket);
                 }
@@ -320,6 +326,18 @@ impl Run<'_> {
         self.places[index] = None;
         self.vacant.push(index);
     }
+}
+
+/// Why an answer refuses: funcd's `x-funcd-shed`, or the type of the problem for what is refused before it is read.
+fn why(answer: &[u8]) -> String {
+    let text = String::from_utf8_lossy(answer);
+    let after = |mark: &str| {
+        let (_, rest) = text.split_once(mark)?;
+        rest.split(['\r', '"']).next().map(str::to_owned)
+    };
+    let shed = after("x-funcd-shed: ");
+    shed.or_else(|| after("urn:funcd:error:"))
+        .unwrap_or_else(|| "503".to_owned())
 }
 
 /// Nothing of the server's: too many descriptors, or no port left.
@@ -403,6 +421,18 @@ mod tests {
             }
         });
         address
+    }
+
+    #[test]
+    fn a_refusal_tells_why() {
+        let shed = b"HTTP/1.1 503 Service Unavailable\r\nx-funcd-shed: queue-full\r\nretry-after: 2\r\n\r\n";
+        assert_eq!(why(shed), "queue-full");
+        let full = br#"HTTP/1.1 503 No\r\n\r\n{"type":"urn:funcd:error:too-many-connections","title":"T"}"#;
+        assert_eq!(why(full), "too-many-connections");
+        assert_eq!(
+            why(b"HTTP/1.1 503 Service Temporarily Unavailable\r\nServer: nginx\r\n\r\n"),
+            "503"
+        );
     }
 
     fn kinds(deadline: Duration) -> [Kind; 1] {

@@ -13,6 +13,8 @@ pub(crate) struct Seen {
     pub(crate) records: Vec<Record>,
     /// Requests that were sent again on another connection.
     pub(crate) resent: u64,
+    /// How often which reason was given for a refusal.
+    pub(crate) reasons: BTreeMap<String, u64>,
     /// What the callers' own thread used.
     pub(crate) cpu: Duration,
     /// From the first request to the end of the last one.
@@ -64,6 +66,15 @@ impl Seen {
     /// All of it.
     pub(crate) fn whole(&self, kind: Option<usize>) -> Part {
         self.part(kind, 0.0, self.took.as_secs_f64())
+    }
+
+    /// Why requests were refused, in words; empty when none was.
+    pub(crate) fn reasons(&self) -> String {
+        let told = self
+            .reasons
+            .iter()
+            .map(|(reason, count)| format!("{count} {reason}"));
+        told.collect::<Vec<_>>().join(", ")
     }
 
     /// Cores that the callers used.
@@ -152,6 +163,7 @@ mod tests {
         Seen {
             records: records.into_iter().map(record).collect(),
             resent: 0,
+            reasons: BTreeMap::new(),
             cpu: Duration::from_millis(250),
             took: Duration::from_secs(10),
             urgent: true,

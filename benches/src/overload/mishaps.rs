@@ -15,7 +15,7 @@ use super::{DEADLINE_MILLIS, work_micros};
 use crate::artifacts::Artifacts;
 use crate::failure::Outcome;
 use crate::host::{Host, Plan};
-use crate::open::{Callers, Kind, Part, Phase};
+use crate::open::{Callers, Kind, Part, Phase, Seen};
 use crate::process::Cost;
 use crate::quiet::{Watch, cores};
 use crate::stats::Samples;
@@ -42,7 +42,7 @@ struct Told {
 
 impl Told {
     /// What became of those that were not good.
-    fn rest(&mut self, what: &str, part: &Part) {
+    fn rest(&mut self, what: &str, part: &Part, seen: &Seen) {
         eprintln!(
             "overload: {what}: {} of {} good, {}",
             part.good,
@@ -52,8 +52,9 @@ impl Told {
         if part.good < part.offered {
             let (good, offered) = (part.good, part.offered);
             self.notes.push(format!(
-                "{what}: of {offered} requests {good} good, {}",
-                part.told()
+                "{what}: of {offered} requests {good} good, {}{}",
+                part.told(),
+                reasons(seen)
             ));
         }
     }
@@ -101,6 +102,15 @@ pub(crate) fn measure(artifacts: &Artifacts, capacity: f64, seed: u64) -> Outcom
     })
 }
 
+/// Why callers were refused, for a note.
+fn reasons(seen: &Seen) -> String {
+    let reasons = seen.reasons();
+    if reasons.is_empty() {
+        return reasons;
+    }
+    format!(" (all refusals of this run: {reasons})")
+}
+
 fn host(artifacts: &Artifacts, manifest: &str) -> Outcome<Host> {
     let plan = Plan::of(&artifacts.funcd)?.configured(TRUSTING);
     plan.with_manifest("work", &artifacts.work, manifest)?;
@@ -118,7 +128,7 @@ fn recovery(host: &Host, capacity: f64, seed: u64, told: &mut Told) -> Outcome<(
     let at = |load: f64, seconds| Phase::of(seconds, &[capacity * load]);
     let phases = vec![at(0.7, 1.0), at(10.0, 3.0), at(0.7, 4.0)];
     let seen = Callers::of(host.address()).run(&[busy("")], phases, seed)?;
-    told.rest("after the overload", &seen.part(None, 4.0, 8.0));
+    told.rest("after the overload", &seen.part(None, 4.0, 8.0), &seen);
     let seconds = seen.recovered(4.0, 8.0, 0.99);
     told.rows
         .push(Row::of("10 × ends: until 99 % succeed", Unit::Seconds, seconds).at_most(2.0));
@@ -137,7 +147,7 @@ fn classes(host: &Host, capacity: f64, seed: u64, told: &mut Told) -> Outcome<()
     let seen = Callers::of(host.address()).run(&CLASSES.map(of_class), phases, seed)?;
     for (kind, class) in CLASSES.iter().enumerate() {
         let part = seen.part(Some(kind), 1.0, 6.0);
-        told.rest(&format!("10 ×, {class}"), &part);
+        told.rest(&format!("10 ×, {class}"), &part, &seen);
         let row = Row::of(format!("10 ×, {class}: success"), Unit::Part, part.success());
         told.rows.push(if kind == 0 { row.at_least(0.9995) } else { row });
     }
@@ -150,7 +160,7 @@ fn bulk(host: &Host, capacity: f64, seed: u64, told: &mut Told) -> Outcome<()> {
     let phases = vec![Phase::of(1.0, &rates(0.0)), Phase::of(4.0, &rates(12.0))];
     let seen = Callers::of(host.address()).run(&CLASSES.map(of_class), phases, seed)?;
     let part = seen.part(Some(0), 1.0, 5.0);
-    told.rest("12 × bulk, critical", &part);
+    told.rest("12 × bulk, critical", &part, &seen);
     let row = Row::of("12 × bulk, critical: success", Unit::Part, part.success());
     told.rows.push(row.at_least(0.9995));
     Ok(())
@@ -165,7 +175,7 @@ fn dependency(host: &Host, seed: u64, told: &mut Told) -> Outcome<()> {
     let phases = vec![Phase::of(4.0, &[200.0, 0.0]), Phase::of(6.0, &[0.0, 200.0])];
     let seen = Callers::of(host.address()).run(&[kind(50), kind(400)], phases, seed)?;
     let part = seen.part(Some(1), 4.0, 10.0);
-    told.rest("dependency 50 → 400 ms", &part);
+    told.rest("dependency 50 → 400 ms", &part, &seen);
     let row = Row::of(
         "dependency 50 → 400 ms, CPU idle: accepted",
         Unit::Part,
@@ -287,7 +297,7 @@ fn kills(host: &mut Host, seed: u64, told: &mut Told) -> Outcome<()> {
         seen
     })?;
     let part = seen.whole(None);
-    told.rest("kills", &part);
+    told.rest("kills", &part, &seen);
     let failed = part.offered - part.good;
     let what = format!(
         "one of {INSTANCES} instances killed each second, {} times: failed of {} safe requests",

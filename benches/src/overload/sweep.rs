@@ -68,6 +68,7 @@ struct Point {
     /// Of its own processes, in microseconds.
     cpu: f64,
     share: f64,
+    reasons: String,
     urgent: bool,
 }
 
@@ -173,6 +174,7 @@ impl Course {
             whole: seen.whole(None),
             cpu: cost.cpu_nanos as f64 / 1000.0,
             share: seen.share(),
+            reasons: seen.reasons(),
             urgent: seen.urgent,
         });
         Ok(())
@@ -260,14 +262,16 @@ impl Course {
 
     /// What became of the rest at ten times.
     fn told(&self) -> Option<String> {
-        let part = &self.at(10.0).measured;
+        let point = self.at(10.0);
+        let part = &point.measured;
         (part.offered > part.good).then(|| {
             format!(
-                "{} 10 ×: of {} requests {} good, {}",
+                "{} 10 ×: of {} requests {} good, {} (all refusals of this run: {})",
                 self.contender.name,
                 part.offered,
                 part.good,
-                part.told()
+                part.told(),
+                point.reasons
             )
         })
     }
