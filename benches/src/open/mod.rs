@@ -9,4 +9,4 @@ mod seen;
 pub(crate) use book::{End, Record};
 pub(crate) use callers::Callers;
 pub(crate) use plan::{Kind, Phase};
-pub(crate) use seen::Part;
+pub(crate) use seen::{Part, Seen};
