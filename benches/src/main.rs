@@ -1,6 +1,6 @@
-//! `funcd-benches cold|warm|memory|instances|spawn|leaks|all`: measures every number that SPECIFICATION.md promises, beside its
-//! peers in the same run; `simulate` shows what admission does under overload. Installs nothing, and never calls a number good that
-//! it did not measure.
+//! `funcd-benches cold|warm|memory|instances|spawn|leaks|overload|neighbours|all`: measures every number that SPECIFICATION.md promises,
+//! beside its peers in the same run; `chaos` breaks things for ten minutes, `simulate` shows what admission does under overload.
+//! Installs nothing, and never calls a number good that it did not measure.
 
 #![deny(unsafe_code)]
 

@@ -2,7 +2,7 @@
 //! free connection gets a new one, up to a bound, and then waits as a caller whose own host is full.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::io::{self, Read, Write};
+use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -16,9 +16,9 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, conne
 use nix::sys::time::{TimeSpec, TimeValLike};
 
 use super::book::{Book, Ticket};
+use super::place::{Place, Step, why};
 use super::plan::{Kind, Phase, Schedule};
 use super::seen::Seen;
-use crate::answer::{self, Parsed};
 use crate::failure::{During, Outcome};
 use crate::sys::Urgent;
 
@@ -26,8 +26,6 @@ use crate::sys::Urgent;
 const MOST: usize = 8000;
 /// The longest wait, so that a run that is stopped notices.
 const LONGEST_WAIT: Duration = Duration::from_millis(50);
-/// Answers are small; larger ones make it grow.
-const BUFFER: usize = 512;
 
 /// Callers of one server.
 #[derive(Debug)]
@@ -112,18 +110,6 @@ fn used() -> Duration {
     Duration::from_micros(micros.unsigned_abs())
 }
 
-/// A connection.
-#[derive(Debug)]
-struct Place {
-    stream: TcpStream,
-    ticket: Option<Ticket>,
-    /// How much of the request is written.
-    written: usize,
-    answer: Vec<u8>,
-    /// It has served a request before.
-    served: bool,
-}
-
 struct Run<'a> {
     callers: &'a Callers,
     kinds: &'a [Kind],
@@ -198,9 +184,7 @@ impl Run<'_> {
         };
         self.book.sent(ticket, self.start.elapsed());
         let place = self.places[index].as_mut().expect("free and new places are open");
-        place.ticket = Some(ticket);
-        place.written = 0;
-        place.answer.clear();
+        place.take(ticket);
         self.holder.insert(ticket, index);
         self.progress(index);
     }
@@ -245,13 +229,7 @@ impl Run<'_> {
         });
         let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET | EpollFlags::EPOLLRDHUP;
         self.epoll.add(&stream, EpollEvent::new(flags, index as u64))?;
-        self.places[index] = Some(Place {
-            stream: TcpStream::from(stream),
-            ticket: None,
-            written: 0,
-            answer: Vec::with_capacity(BUFFER),
-            served: false,
-        });
+        self.places[index] = Some(Place::new(TcpStream::from(stream)));
         Ok(index)
     }
 
@@ -328,18 +306,6 @@ impl Run<'_> {
     }
 }
 
-/// Why an answer refuses: funcd's `x-funcd-shed`, or the type of the problem for what is refused before it is read.
-fn why(answer: &[u8]) -> String {
-    let text = String::from_utf8_lossy(answer);
-    let after = |mark: &str| {
-        let (_, rest) = text.split_once(mark)?;
-        rest.split(['\r', '"']).next().map(str::to_owned)
-    };
-    let shed = after("x-funcd-shed: ");
-    shed.or_else(|| after("urn:funcd:error:"))
-        .unwrap_or_else(|| "503".to_owned())
-}
-
 /// Nothing of the server's: too many descriptors, or no port left.
 fn is_ours(error: &io::Error) -> bool {
     [Errno::EMFILE, Errno::ENFILE, Errno::EADDRNOTAVAIL, Errno::EAGAIN]
@@ -347,56 +313,9 @@ fn is_ours(error: &io::Error) -> bool {
         .any(|errno| error.raw_os_error() == Some(*errno as i32))
 }
 
-enum Step {
-    Later,
-    Answered { status: u16, closes: bool },
-}
-
-impl Place {
-    /// `request` is what it asks; empty when it asks nothing.
-    fn step(&mut self, request: &[u8]) -> io::Result<Step> {
-        while self.written < request.len() {
-            match self.stream.write(&request[self.written..]) {
-                Ok(count) => self.written += count,
-                Err(error) if is_later(&error) => return Ok(Step::Later),
-                Err(error) => return Err(error),
-            }
-        }
-        let mut piece = [0; 4096];
-        loop {
-            match self.stream.read(&mut piece) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(_) if self.ticket.is_none() => return Err(io::Error::other("an answer to nothing")),
-                Ok(count) => {
-                    self.answer.extend_from_slice(&piece[..count]);
-                    match answer::parse(&self.answer) {
-                        Parsed::Partial => {}
-                        Parsed::Malformed => return Err(io::ErrorKind::InvalidData.into()),
-                        Parsed::Complete(answer) => {
-                            return Ok(Step::Answered {
-                                status: answer.status,
-                                closes: answer.closes,
-                            });
-                        }
-                    }
-                }
-                Err(error) if is_later(&error) => return Ok(Step::Later),
-                Err(error) => return Err(error),
-            }
-        }
-    }
-}
-
-/// There is nothing yet, or the connection is still being made.
-fn is_later(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::WouldBlock | io::ErrorKind::NotConnected | io::ErrorKind::Interrupted
-    )
-}
-
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
     use std::net::TcpListener;
 
     use super::super::book::End;
@@ -421,18 +340,6 @@ mod tests {
             }
         });
         address
-    }
-
-    #[test]
-    fn a_refusal_tells_why() {
-        let shed = b"HTTP/1.1 503 Service Unavailable\r\nx-funcd-shed: queue-full\r\nretry-after: 2\r\n\r\n";
-        assert_eq!(why(shed), "queue-full");
-        let full = br#"HTTP/1.1 503 No\r\n\r\n{"type":"urn:funcd:error:too-many-connections","title":"T"}"#;
-        assert_eq!(why(full), "too-many-connections");
-        assert_eq!(
-            why(b"HTTP/1.1 503 Service Temporarily Unavailable\r\nServer: nginx\r\n\r\n"),
-            "503"
-        );
     }
 
     fn kinds(deadline: Duration) -> [Kind; 1] {

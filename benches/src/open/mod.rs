@@ -3,6 +3,7 @@
 
 mod book;
 mod callers;
+mod place;
 mod plan;
 mod seen;
 
