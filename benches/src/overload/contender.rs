@@ -2,7 +2,8 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use super::fronts::Front;
 use super::sweep::Scenario;
@@ -17,9 +18,7 @@ use crate::process::Cost;
 use crate::quiet::cores;
 use crate::{process, procfs};
 
-/// Connections of the closed loop that finds the capacity: enough to keep every instance busy.
-const CLOSED: usize = 8;
-/// How long it looks.
+/// How long the closed loop looks that finds the capacity.
 const CLOSED_FOR: Duration = Duration::from_secs(2);
 
 /// One of them.
@@ -104,18 +103,6 @@ impl Contender {
         }
     }
 
-    /// Answers a second in a closed loop.
-    ///
-    /// # Errors
-    /// One that does not answer.
-    pub(crate) fn closed_loop(&self, connections: usize) -> Outcome<f64> {
-        let mut load = Load::open(&Target::tcp(self.address, &self.path), connections.max(CLOSED))?;
-        load.run(Duration::from_millis(300))?;
-        let start = std::time::Instant::now();
-        let seen = load.run(CLOSED_FOR)?;
-        Ok(seen.times.len() as f64 / start.elapsed().as_secs_f64())
-    }
-
     /// What its own processes have used.
     ///
     /// # Errors
@@ -136,4 +123,30 @@ pub(crate) fn servers(artifacts: &Artifacts) -> Outcome<Vec<BareServer>> {
     (0..cores())
         .map(|_| Bare::of(&[&artifacts.work])?.serve())
         .collect()
+}
+
+/// Answers a second of all `servers` together, asked directly in a closed loop with `connections` to each: nobody stands before them
+/// who could refuse.
+///
+/// # Errors
+/// One that does not answer.
+pub(crate) fn capacity(servers: &[BareServer], scenario: &Scenario, connections: usize) -> Outcome<f64> {
+    let path = format!("/?{}", scenario.query);
+    let one = |server: &BareServer| {
+        let mut load = Load::open(&Target::unix(&server.socket, &path), connections)?;
+        load.run(Duration::from_millis(300))?;
+        let start = Instant::now();
+        let seen = load.run(CLOSED_FOR)?;
+        Ok(seen.times.len() as f64 / start.elapsed().as_secs_f64())
+    };
+    thread::scope(|scope| {
+        let loops: Vec<_> = servers
+            .iter()
+            .map(|server| scope.spawn(move || one(server)))
+            .collect();
+        let rates = loops
+            .into_iter()
+            .map(|one| one.join().expect("a closed loop does not panic"));
+        rates.sum()
+    })
 }

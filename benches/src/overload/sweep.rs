@@ -30,7 +30,7 @@ pub(crate) struct Scenario {
     pub(crate) concurrency: usize,
     /// What the peers are told: as many at once for each instance as is right for this function, which somebody had to find out.
     pub(crate) places: usize,
-    /// Connections that find the capacity in a closed loop.
+    /// Connections to each instance that find the capacity in a closed loop.
     closed: usize,
 }
 
@@ -43,7 +43,7 @@ pub(crate) fn cpu_bound() -> Scenario {
         query: format!("cpu_us={micros}"),
         concurrency: 64,
         places: 4,
-        closed: 8,
+        closed: 4,
     }
 }
 
@@ -56,7 +56,7 @@ pub(crate) fn io_bound() -> Scenario {
         query: format!("cpu_us={micros}&wait_ms=50"),
         concurrency: 256,
         places: 28,
-        closed: 64,
+        closed: 32,
     }
 }
 
@@ -75,7 +75,6 @@ struct Point {
 /// A contender and its runs.
 struct Course {
     contender: Contender,
-    closed: f64,
     points: Vec<Point>,
 }
 
@@ -90,26 +89,23 @@ pub(crate) struct Swept {
 /// Measures all contenders.
 ///
 /// # Errors
-/// One that does not start or answers nothing in a closed loop.
+/// One that does not start, or a function that does not answer.
 pub(crate) fn measure(artifacts: &Artifacts, scenario: &Scenario, seed: u64) -> Outcome<Swept> {
     let servers = contender::servers(artifacts)?;
     let (peers, missing) = Contender::peers(scenario, &servers)?;
     let watch = Watch::start();
-    let mut courses = Vec::new();
-    for contender in [Contender::funcd(artifacts, scenario)?].into_iter().chain(peers) {
-        let closed = contender.closed_loop(scenario.closed)?;
-        eprintln!(
-            "{}: {} answers {closed:.0} a second in a closed loop",
-            scenario.name, contender.name
-        );
-        courses.push(Course {
+    let capacity = contender::capacity(&servers, scenario, scenario.closed)?;
+    eprintln!(
+        "{}: the function answers {capacity:.0} a second in a closed loop",
+        scenario.name
+    );
+    let contenders = [Contender::funcd(artifacts, scenario)?].into_iter().chain(peers);
+    let mut courses: Vec<Course> = contenders
+        .map(|contender| Course {
             contender,
-            closed,
             points: Vec::new(),
-        });
-    }
-    // The same load for all.
-    let capacity = courses[0].closed;
+        })
+        .collect();
     for load in LOADS {
         for course in &mut courses {
             std::thread::sleep(REST);
@@ -118,9 +114,9 @@ pub(crate) fn measure(artifacts: &Artifacts, scenario: &Scenario, seed: u64) -> 
     }
     let mut notes = vec![
         format!(
-            "1 × is {capacity:.0} a second, what funcd answers in a closed loop; callers leave after {DEADLINE_MILLIS} ms"
+            "1 × is {capacity:.0} a second, what the function answers in a closed loop with nobody before it; callers leave after {DEADLINE_MILLIS} ms"
         ),
-        "peak: the most that the same contender answered, in the closed loop or at any load".into(),
+        "peak: the most that the same contender answered at any load".into(),
         format!(
             "HAProxy: maxconn {} for each server, timeout queue {} ms; nginx: limit_conn {0} for each server; funcd is told {} and finds \
              its limit itself",
@@ -182,7 +178,7 @@ impl Course {
 
     fn peak(&self) -> f64 {
         let goodputs = self.points.iter().map(|point| point.measured.goodput());
-        goodputs.fold(self.closed, f64::max)
+        goodputs.fold(f64::NAN, f64::max)
     }
 
     fn at(&self, load: f64) -> &Point {
