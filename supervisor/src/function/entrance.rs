@@ -25,8 +25,8 @@ const MOST_PLACES: u32 = 102;
 pub enum Offered {
     /// It may go.
     Go(Permit),
-    /// It waits: [`Function::turn`].
-    Wait(Ticket),
+    /// It waits: [`Function::turn`]. There were so many instances when it came: by now there may be the one that it asked for.
+    Wait(Ticket, usize),
 }
 
 /// Admission of one function, and what `control` says about it beside what is live.
@@ -149,7 +149,8 @@ impl Function {
     /// # Errors
     /// [`Unavailable::Shed`], and [`Unavailable::Refused`] while the function is Failed.
     pub fn offer(&self, facts: &Facts, chance: u32) -> Result<Offered, Unavailable> {
-        if let Some(refusal) = &self.live().refusal {
+        let live = self.live();
+        if let Some(refusal) = &live.refusal {
             return Err(Unavailable::Refused(refusal.clone()));
         }
         let (admission, door) = self.entrance();
@@ -161,12 +162,13 @@ impl Function {
             // `control` is told with its end: until then it would only keep a start from the CPU.
             Entered::Go(permit) => Ok(Offered::Go(permit)),
             Entered::Wait(ticket) => {
+                let instances = live.instances.len();
                 // Where the CPU is what is short, `control` sees by itself that requests wait.
                 if ticket.wants_place() {
                     self.want();
                 }
                 self.note_use();
-                Ok(Offered::Wait(ticket))
+                Ok(Offered::Wait(ticket, instances))
             }
         }
     }

@@ -318,18 +318,18 @@ fn what_the_old_one_still_has_takes_no_place_of_the_new_one() {
     story.ready(1);
     let permit = story.ask();
     let lease = story.entry.handle.try_lease(None).unwrap().unwrap();
-    assert!(matches!(story.ask(), Offered::Wait(_)), "it has one place");
+    assert!(matches!(story.ask(), Offered::Wait(..)), "it has one place");
     story.with(|entry, effects| entry.deploy(revision(2, |m| m.scale.min = 1), effects));
     story.ready(2);
     let next = story.ask();
     assert!(matches!(next, Offered::Go(_)), "{next:?}");
     let next_lease = story.entry.handle.try_lease(None).unwrap().unwrap();
     assert_eq!(next_lease.instance().id, InstanceId(2));
-    assert!(matches!(story.ask(), Offered::Wait(_)), "and no more than that");
+    assert!(matches!(story.ask(), Offered::Wait(..)), "and no more than that");
     drop((lease, permit));
     // Once it is looked at.
     story.entry.tick_admission(None, 100);
-    assert!(matches!(story.ask(), Offered::Wait(_)));
+    assert!(matches!(story.ask(), Offered::Wait(..)));
 }
 
 #[test]
@@ -341,7 +341,7 @@ fn a_start_that_is_under_way_may_be_waited_for() {
     story.ready(1);
     assert_eq!(story.entry.start_took, Some(Duration::from_millis(700)));
     // Its place is taken; another instance begins.
-    let Offered::Wait(second) = story.ask() else {
+    let Offered::Wait(second, _) = story.ask() else {
         panic!("it has one place")
     };
     story.with(Entry::wanted);

@@ -54,7 +54,7 @@ async fn enter(function: &Arc<Function>, deadline: Instant) -> Result<(Permit, L
     };
     let permit = match function.offer(&facts, u32::MAX)? {
         Offered::Go(permit) => permit,
-        Offered::Wait(ticket) => function.turn(ticket, deadline).await?,
+        Offered::Wait(ticket, _) => function.turn(ticket, deadline).await?,
     };
     let lease = function.lease(None, deadline).await?;
     Ok((permit, lease))
@@ -163,7 +163,7 @@ async fn a_place_that_comes_goes_to_who_waits_and_its_end_to_the_next() {
         .collect();
     publish(&function, &[instance(&function, 7)]);
     let next = async |waiter| match waiter {
-        Offered::Wait(ticket) => function.turn(ticket, soon()).await,
+        Offered::Wait(ticket, _) => function.turn(ticket, soon()).await,
         Offered::Go(_) => panic!("nothing ran"),
     };
     let first = next(waiters.remove(0)).await.unwrap();

@@ -62,7 +62,10 @@ pub(super) async fn forward(
     // Declared first, so that it is given back last: the function works on the request until its connection is closed.
     let permit = match offered {
         Offered::Go(permit) => permit,
-        Offered::Wait(ticket) => turn(function, ticket, record, terms).await.map_err(unavailable)?,
+        Offered::Wait(ticket, instances) => {
+            record.borrow_mut().queues(function.waiting(), instances);
+            turn(function, ticket, record, terms).await.map_err(unavailable)?
+        }
     };
     if terms.keeps_body(&request) {
         match request.body_mut().keep().await {
@@ -226,9 +229,6 @@ async fn turn(
     terms: &Terms,
 ) -> Result<Permit, Unavailable> {
     let began = Instant::now();
-    record
-        .borrow_mut()
-        .queues(function.waiting(), function.live().instances.len());
     let permit = function.turn(ticket, terms.deadline).await;
     record.borrow_mut().leaves_queue();
     function.metrics().queue_wait.record(began.elapsed());
