@@ -13,10 +13,12 @@ pub struct Window {
     pub p50: Option<Duration>,
     /// How many were answered.
     pub samples: u64,
-    /// Whether one of them ended by a timeout, the memory limit or a refused connection.
-    pub dropped: bool,
+    /// How many more ended by a timeout, the memory limit or a refused connection.
+    pub dropped: u64,
     /// The most that were in flight at once.
     pub max_in_flight: u32,
+    /// How many are at its end.
+    pub in_flight: u32,
 }
 
 /// What a function has now.
@@ -50,6 +52,8 @@ pub struct Limit {
     window_began: Instant,
     /// Fewer than [`Limit::SPARSE`] requests a second: medians say nothing.
     sparse: bool,
+    /// It was slow for want of CPU once: what was learnt then holds after a rest too.
+    strained: bool,
     gate: bool,
     room: bool,
 }
@@ -87,6 +91,7 @@ impl Limit {
             newest: 1.0,
             window_began: now,
             sparse: true,
+            strained: false,
             gate: true,
             room: true,
         }
@@ -116,45 +121,57 @@ impl Limit {
         self.newest = now;
     }
 
-    /// Whether the window is to be closed, having so many samples.
-    pub fn is_due(&self, samples: u64, now: Instant) -> bool {
+    /// Whether the window is to be closed, so many having ended in it.
+    pub fn is_due(&self, ended: u64, now: Instant) -> bool {
         let age = now.saturating_duration_since(self.window_began);
-        age >= Self::LONGEST || (age >= Self::SHORTEST && samples >= Self::SAMPLES)
+        age >= Self::LONGEST || (age >= Self::SHORTEST && ended >= Self::SAMPLES)
     }
 
     /// Learns from a window that ends now; the next one begins.
     ///
     /// ```text
     /// s = median of the window      b = least median of 60 s      u = utilisation, EWMA .3
-    /// dropped:                L = max(ready, .9 L)
-    /// u < .8:                 L = max(L, most in flight · min(8, .8 ÷ u))
-    /// most in flight < L/2:   hold
-    /// else                    g = u < .8 ? 1 : clamp(1.5 b/s, .5, 1)
-    ///                         L = .8 L + .2 (L·g + √L·(g = 1 ? 1 : ½))
+    /// dropped ≥ answered, u ≥ .8:   L = max(ready, ½ min(L, most in flight))
+    /// dropped:                      L = max(ready, .9 L)
+    /// u < .8:                       L = max(L, in flight · min(8, .8 ÷ u))
+    /// most in flight < L/2:         hold
+    /// else                          g = u < .8 ? 1 : clamp(1.5 b/s, .5, 1)
+    ///                               L = .8 L + .2 (L·g + √L·(g = 1 ? 1 : ½))
     /// ```
     ///
-    /// The second line: if n requests use u of the CPU, .8 n/u use .8 of it, so that many are no danger. Growth by √L alone takes
+    /// The first line: when half of what was let in comes too late for want of CPU, all of it soon does, and there is no median
+    /// to go by any more: a tenth at a time would take seconds in which nothing is answered.
+    ///
+    /// The third line: if n requests use u of the CPU, .8 n/u use .8 of it, so that many are no danger. n is what is in flight at the end
+    /// as well as at most: when a load ends, u is of a moment with fewer. Growth by √L alone takes
     /// five seconds from 8 to what a function needs that waits for others, and refuses meanwhile for no reason.
     pub fn close(&mut self, window: &Window, places: Places, now: Instant) {
         let age = now.saturating_duration_since(self.window_began).as_secs_f64();
         self.window_began = now;
-        self.sparse = (window.samples as f64) < Self::SPARSE * age;
+        let ended = window.samples + window.dropped;
+        self.sparse = (ended as f64) < Self::SPARSE * age;
         let (low, high) = (f64::from(places.ready.max(1)), f64::from(places.total().max(1)));
         // What it learnt is kept while no instance runs.
         if places.ready == 0 {
             return;
         }
-        if window.dropped {
+        let is_dropped = window.dropped > 0;
+        if is_dropped && window.dropped >= window.samples && self.is_saturated() {
+            self.strained = true;
+            self.value = (0.5 * self.value.min(f64::from(window.max_in_flight))).max(low);
+        } else if is_dropped {
             self.value = (0.9 * self.value).max(low);
+        } else {
+            let room = self.room(window.max_in_flight.min(window.in_flight));
+            self.value = self.value.max(room).min(high.max(low));
         }
         let Some(p50) = window.p50.filter(|_| !self.sparse) else {
             return;
         };
         let least = self.least(p50, now);
-        if window.dropped {
+        if is_dropped {
             return;
         }
-        self.value = self.value.max(self.room(window.max_in_flight)).min(high);
         if f64::from(window.max_in_flight) < self.value / 2.0 {
             return;
         }
@@ -162,6 +179,7 @@ impl Limit {
             false => 1.0,
             true => (Self::TOLERANCE * least.as_secs_f64() / p50.as_secs_f64().max(1e-9)).clamp(0.5, 1.0),
         };
+        self.strained |= gradient < 1.0;
         let headroom = self.value.sqrt() * if gradient == 1.0 { 1.0 } else { 0.5 };
         let next = (1.0 - Self::WEIGHT) * self.value + Self::WEIGHT * (self.value * gradient + headroom);
         self.value = next.clamp(low, high.max(low));
@@ -206,8 +224,8 @@ impl Limit {
         let limit = match self.sparse {
             // Each is so heavy that few are too many: what a new function begins with keeps every core busy.
             true if self.busy.is_some_and(|busy| busy >= Self::SATURATED) => self.value.min(self.first),
-            true => return places.total(),
-            false => self.value,
+            true if !self.strained => return places.total(),
+            _ => self.value,
         };
         (limit as u32).max(places.ready).min(places.total())
     }
@@ -242,8 +260,9 @@ mod tests {
             let window = Window {
                 p50: Some(millis(p50)),
                 samples: 50,
-                dropped: false,
+                dropped: 0,
                 max_in_flight,
+                in_flight: max_in_flight,
             };
             limit.close(&window, PLACES, *now);
         }
@@ -290,8 +309,9 @@ mod tests {
             let window = Window {
                 p50: Some(millis(50)),
                 samples: 50,
-                dropped: false,
+                dropped: 0,
                 max_in_flight: 20,
+                in_flight: 20,
             };
             limit.close(&window, PLACES, now + millis(100));
             limit.learnt()
@@ -322,13 +342,14 @@ mod tests {
         let mut window = Window {
             p50: Some(millis(50)),
             samples: 50,
-            dropped: false,
+            dropped: 0,
             max_in_flight: 1,
+            in_flight: 1,
         };
         now += millis(100);
         limit.close(&window, PLACES, now);
         assert_eq!(limit.learnt(), before);
-        window.dropped = true;
+        window.dropped = 1;
         now += millis(100);
         limit.close(&window, PLACES, now);
         assert_eq!(limit.learnt(), 0.9 * before);
@@ -342,8 +363,9 @@ mod tests {
         let window = |samples| Window {
             p50: Some(millis(50)),
             samples,
-            dropped: false,
+            dropped: 0,
             max_in_flight: 400,
+            in_flight: 400,
         };
         limit.close(&window(9), PLACES, now + millis(1000));
         assert_eq!(limit.now(PLACES), 400);
@@ -358,8 +380,9 @@ mod tests {
         let window = Window {
             p50: Some(millis(900)),
             samples: 5,
-            dropped: false,
+            dropped: 0,
             max_in_flight: 400,
+            in_flight: 400,
         };
         limit.utilisation(0.5);
         limit.close(&window, PLACES, now + millis(1000));
@@ -381,11 +404,83 @@ mod tests {
         assert!(limit.learnt() > 50.0, "{}", limit.learnt());
     }
 
+    /// A function that was saturated at 40 in flight, with 400 places.
+    fn strained(now: &mut Instant) -> Limit {
+        let mut limit = Limit::new(4.0, *now);
+        windows(&mut limit, 20, 50, 0.5, now);
+        windows(&mut limit, 80, 200, 1.0, now);
+        assert!(limit.learnt() < 40.0, "{}", limit.learnt());
+        limit
+    }
+
+    #[test]
+    fn the_end_of_a_load_is_no_reason_to_let_more_in() {
+        let mut now = Instant::now();
+        let mut limit = strained(&mut now);
+        let before = limit.learnt();
+        let window = Window {
+            p50: Some(millis(60)),
+            samples: 50,
+            dropped: 0,
+            max_in_flight: 40,
+            in_flight: 0,
+        };
+        for _ in 0..5 {
+            now += millis(100);
+            limit.utilisation(0.05);
+            limit.close(&window, PLACES, now);
+        }
+        assert!(limit.learnt() < before + 10.0, "{before} {}", limit.learnt());
+        // And after a rest it is not everything at once.
+        now += millis(1000);
+        let rest = Window {
+            p50: None,
+            samples: 0,
+            max_in_flight: 0,
+            ..window
+        };
+        limit.close(&rest, PLACES, now);
+        assert!(limit.now(PLACES) < 100);
+        // Unless they only wait.
+        limit.close(
+            &Window {
+                in_flight: 30,
+                max_in_flight: 30,
+                ..rest
+            },
+            PLACES,
+            now + millis(1000),
+        );
+        assert!(limit.now(PLACES) > 100);
+    }
+
+    #[test]
+    fn when_nothing_is_answered_in_time_for_want_of_cpu_it_is_halved() {
+        let mut now = Instant::now();
+        let mut limit = strained(&mut now);
+        let late = |max_in_flight| Window {
+            p50: None,
+            samples: 0,
+            dropped: 50,
+            max_in_flight,
+            in_flight: max_in_flight,
+        };
+        limit.value = 400.0;
+        limit.close(&late(300), PLACES, now + millis(100));
+        assert_eq!(limit.learnt(), 150.0);
+        limit.close(&late(150), PLACES, now + millis(200));
+        assert_eq!(limit.learnt(), 75.0);
+        // A dependency that does not answer is no want of CPU.
+        (0..20).for_each(|_| limit.utilisation(0.1));
+        limit.close(&late(75), PLACES, now + millis(300));
+        assert_eq!(limit.learnt(), 67.5);
+    }
+
     proptest! {
         /// Whatever it is told, it stays between one for each instance and all places, and is never not a number.
         #[test]
         fn it_stays_in_its_bounds(
-            steps in prop::collection::vec((0_u64..5_000_000, 0_u64..500, any::<bool>(), 0_u32..1000, 0.0..2.0_f64, 0_u32..20), 1..200)
+            steps in prop::collection::vec((0_u64..5_000_000, 0_u64..500, 0_u64..100, 0_u32..1000, 0.0..2.0_f64, 0_u32..20), 1..200)
         ) {
             let mut now = Instant::now();
             let mut limit = Limit::new(4.0, now);
@@ -394,7 +489,7 @@ mod tests {
                 let places = Places { ready, concurrency: 10 };
                 limit.utilisation(busy);
                 let p50 = (samples > 0).then_some(Duration::from_micros(micros));
-                limit.close(&Window { p50, samples, dropped, max_in_flight }, places, now);
+                limit.close(&Window { p50, samples, dropped, max_in_flight, in_flight: max_in_flight }, places, now);
                 prop_assert!(limit.learnt().is_finite() && limit.learnt() >= 1.0);
                 let allowed = limit.now(places);
                 prop_assert!(allowed >= ready && allowed <= places.total());

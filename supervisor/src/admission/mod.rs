@@ -72,7 +72,7 @@ pub mod limit;
 pub mod queue;
 mod sync;
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -155,7 +155,7 @@ pub struct Admission<W> {
     answered: AtomicU64,
     /// What the breaker refused.
     refused: AtomicU64,
-    dropped: AtomicBool,
+    dropped: AtomicU64,
     /// The part that the breaker refuses, of 2³².
     refuse: AtomicU32,
     learnt: Mutex<Learnt>,
@@ -173,7 +173,7 @@ impl<W> Admission<W> {
             ended: AtomicU64::new(0),
             answered: AtomicU64::new(0),
             refused: AtomicU64::new(0),
-            dropped: AtomicBool::new(false),
+            dropped: AtomicU64::new(0),
             refuse: AtomicU32::new(0),
             learnt: Mutex::new(Learnt::new(parts, cores, state, now)),
         };
@@ -219,7 +219,7 @@ impl<W> Admission<W> {
                 self.latencies.record(latency);
                 return self.answered();
             }
-            Outcome::Dropped => self.dropped.store(true, Ordering::Relaxed),
+            Outcome::Dropped => drop(self.dropped.fetch_add(1, Ordering::Relaxed)),
             Outcome::Failed => {}
             Outcome::Abandoned => return,
         }
@@ -248,13 +248,15 @@ impl<W> Admission<W> {
             learnt.limit.utilisation(utilisation);
         }
         let counts = [&self.ended, &self.answered, &self.refused].map(|n| n.load(Ordering::Relaxed));
-        if learnt.limit.is_due(self.latencies.count(), now) {
+        let ended = self.latencies.count() + self.dropped.load(Ordering::Relaxed);
+        if learnt.limit.is_due(ended, now) {
             let (samples, p50) = self.latencies.take();
             let window = Window {
                 p50,
                 samples,
-                dropped: self.dropped.swap(false, Ordering::Relaxed),
+                dropped: self.dropped.swap(0, Ordering::Relaxed),
                 max_in_flight: self.gate.take_highest(),
+                in_flight: self.gate.in_flight(),
             };
             learnt.close(&window, self.gate.limit(), now);
             let [ended, answered, refused] = std::array::from_fn(|i| counts[i] - learnt.told[i]);
