@@ -347,12 +347,12 @@ impl Control {
                 }
             }
             ToControl::Answered(id) => {
-                self.on_woken(id);
                 if let Some(name) = self.owners.get(&id).cloned() {
                     let rollout = self.with(&name, |entry, effects| entry.answered(id, effects));
                     self.after_rollout(&name, rollout.unwrap_or(Rollout::Unchanged));
                 }
             }
+            ToControl::Woken(id) => self.on_woken(id),
             // Judged by the next sweep: until then the launcher has told of an end, if that is why.
             ToControl::Failing(id) => {
                 if let Some(name) = self.owners.get(&id).cloned() {
@@ -474,7 +474,7 @@ impl Control {
     }
 
     fn on_launched(&mut self, id: InstanceId, pid: i32, fds: Vec<OwnedFd>) {
-        // It may not have answered yet.
+        // Who has woken it may be slower to say so than it was to start.
         self.on_woken(id);
         if self.instance(id).is_none() {
             self.on_bound(id);

@@ -2,6 +2,7 @@
 //!
 //! Request paths never change what exists; they tell `control` what they lack, and wait.
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -47,9 +48,10 @@ pub enum ToControl {
     InUse(FunctionName),
     /// A draining instance has no lease left.
     Drained(InstanceId),
-    /// An instance answered for the first time: it is ready. If it was prepared ahead, this or the launcher's word that it was
-    /// launched, whichever comes first, is how `control` hears that a request has woken it: nobody is told earlier, as
-    /// whoever wakes up then takes the CPU from the start.
+    /// An instance that was prepared ahead was leased, and told to execute: told once its request is on its way, as whoever
+    /// wakes up earlier takes the CPU from the start.
+    Woken(InstanceId),
+    /// An instance answered for the first time: it is ready.
     Answered(InstanceId),
     /// A stock of sockets runs low.
     SocketsLow(InstanceId),
@@ -239,11 +241,12 @@ impl Function {
                 return Ok(None);
             };
             if instance.try_lease() {
-                instance.wake();
+                let woke = Cell::new(instance.wake());
                 self.touch();
                 return Ok(Some(Lease {
                     function: Arc::clone(self),
                     instance: Arc::clone(instance),
+                    woke,
                 }));
             }
             // The drain may have seen this try as a lease: then nobody else tells that there is none.
@@ -303,9 +306,18 @@ impl Function {
 pub struct Lease {
     function: Arc<Function>,
     instance: Arc<Instance>,
+    /// It has woken the instance, and `control` was not told yet.
+    woke: Cell<bool>,
 }
 
 impl Lease {
+    /// Its request is on its way: who has woken an instance by it says so.
+    pub fn tell_woken(&self) {
+        if self.woke.replace(false) {
+            self.function.tell(ToControl::Woken(self.instance.id));
+        }
+    }
+
     /// What is held.
     pub fn instance(&self) -> &Arc<Instance> {
         &self.instance
@@ -319,6 +331,7 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
+        self.tell_woken();
         self.instance.release();
         self.function.touch();
         if !self.instance.is_accepting() && self.instance.in_flight() == 0 {

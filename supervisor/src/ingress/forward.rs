@@ -124,7 +124,7 @@ pub(super) async fn forward(
         if !terms.say_left(request.headers_mut(), dispatched) {
             return Err(too_late());
         }
-        let sent = exchange(&mut upstream, request, watch).await;
+        let sent = exchange(&mut upstream, request, watch, || lease.tell_woken()).await;
         suspect.note(function, instance, (&sent, watch), record);
         let broken = match sent {
             Ok(response) => {
@@ -313,11 +313,12 @@ async fn dial(lease: &Lease, deadline: Instant) -> Result<Box<Upstream>, Problem
     Upstream::over(stream).await.map_err(|error| died(Some(&error)))
 }
 
-/// Sends the request and polls its connection, in this task, until there is a head.
+/// Sends the request and polls its connection, in this task, until there is a head; whenever it waits it says `is_sent`.
 pub(super) async fn exchange(
     upstream: &mut Upstream,
     request: Request<Upload>,
     watch: &Watch,
+    is_sent: impl Fn(),
 ) -> Result<Response<Incoming>, Broken> {
     let mut head = pin!(upstream.sender.try_send_request(request));
     poll_fn(|cx| {
@@ -331,7 +332,10 @@ pub(super) async fn exchange(
             Poll::Pending if watch.missed(&watch.head) => Poll::Ready(Err(Broken::TooLate)),
             // hyper answers before it ends; but an instance must not be able to hang a request by proving it wrong.
             Poll::Pending if ended => Poll::Ready(Err(Broken::Died(None))),
-            Poll::Pending => Poll::Pending,
+            Poll::Pending => {
+                is_sent();
+                Poll::Pending
+            }
         }
     })
     .await
