@@ -437,6 +437,7 @@ impl Control {
     fn on_survey(&mut self) {
         let now = Instant::now();
         self.tidy(now);
+        self.look_for_woken();
         self.renew_standbys();
         self.read_host(now);
         self.look_for_use(now);

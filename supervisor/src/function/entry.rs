@@ -151,6 +151,9 @@ impl Entry {
     pub(super) fn lose_standby(&mut self, id: InstanceId, effects: &mut Effects<'_>) {
         if let Some(standby) = self.standby.take_if(|standby| standby.id() == id) {
             standby.close();
+            if let Standby::Waits(instance) = &standby {
+                instance.note_stillborn();
+            }
             self.standby_failed = true;
             self.publish(effects);
         }
@@ -520,6 +523,9 @@ impl Entry {
         if matches!(event, Event::Exited(_)) {
             if let Some(instance) = slot.instance.take() {
                 instance.close();
+                if slot.pid.is_none() {
+                    instance.note_stillborn();
+                }
             }
             slot.pid = None;
             (slot.rate, slot.told, slot.started_at) = (None, None, None);

@@ -191,6 +191,45 @@ async fn who_has_a_permit_and_finds_no_place_waits_for_one() {
     assert_eq!(waiter.await.unwrap(), Ok(2));
 }
 
+/// Who has a permit and waits for a place is not the only one that waits for a change: those in the queue do too, and began earlier.
+#[tokio::test]
+async fn a_place_that_is_free_again_is_told_to_who_may_have_it() {
+    let (function, _inbox) = function(1);
+    let both = [instance(&function, 1), instance(&function, 2)];
+    publish(&function, &both);
+    let (first_permit, first) = enter(&function, soon()).await.unwrap();
+    let (_second_permit, second) = enter(&function, soon()).await.unwrap();
+    // The second one's instance ends, and it is to be sent again.
+    let (stays, goes) = match id(&first) {
+        1 => (&both[0], &both[1]),
+        _ => (&both[1], &both[0]),
+    };
+    goes.close();
+    publish(&function, std::slice::from_ref(stays));
+    drop(second);
+    let spawn = |function: &Arc<Function>| {
+        let function = Arc::clone(function);
+        let later = soon() + Duration::from_secs(60);
+        tokio::spawn(async move { enter(&function, later).await.map(drop) })
+    };
+    let queued = spawn(&function);
+    while function.waiting() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let again = {
+        let function = Arc::clone(&function);
+        tokio::spawn(async move { function.lease(None, soon()).await.map(|lease| id(&lease)) })
+    };
+    while function.turned_away() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let its = id(&first);
+    drop(first);
+    drop(first_permit);
+    assert_eq!(again.await.unwrap(), Ok(its));
+    queued.abort();
+}
+
 #[tokio::test]
 async fn a_draining_instance_gives_no_lease_and_tells_when_the_last_one_ends() {
     let (function, mut inbox) = function(2);

@@ -32,6 +32,9 @@ use crate::ledger::record::{Outcome, Record, Start};
 /// a millisecond, are waited out before the caller is told.
 const REFUSALS: u32 = 8;
 
+/// The launcher tells that a process runs, or never did, within a few milliseconds. Who heard nothing by then takes it to have run.
+const FATE_IS_KNOWN: Duration = Duration::from_secs(1);
+
 /// A response head and all that its body needs.
 pub(super) struct Answer {
     pub(super) response: Response<Incoming>,
@@ -99,13 +102,15 @@ pub(super) async fn forward(
                     upstream
                 }
                 Err(problem) => {
-                    function.note_end(instance, admission::Outcome::Dropped, None);
-                    let refused = problem.kind == Kind::ConnectionRefused;
-                    record.borrow_mut().fails(match refused {
-                        true => Outcome::Refused,
-                        false => Outcome::TooLate,
-                    });
-                    if !refused || refusals == REFUSALS {
+                    let (outcome, of_function) = match problem.kind {
+                        Kind::ConnectionRefused => (Outcome::Refused, admission::Outcome::Dropped),
+                        Kind::StartTimeout => (Outcome::TooLate, terms.too_late(false)),
+                        // The host's own fault.
+                        _ => (Outcome::NotConnected, admission::Outcome::Abandoned),
+                    };
+                    function.note_end(instance, of_function, None);
+                    record.borrow_mut().fails(outcome);
+                    if outcome != Outcome::Refused || refusals == REFUSALS {
                         return Err(problem);
                     }
                     log_retry(worker, function, record, "connection-refused");
@@ -117,7 +122,7 @@ pub(super) async fn forward(
                 }
             },
         };
-        // What was sent ahead of a process that then could not be started was read by nobody.
+        // What was sent ahead of a process that then could not be started was read by nobody; whether it could is told later.
         let unborn = !instance.is_running();
         let spare = (repeatable || unborn).then(|| again(&request)).flatten();
         let dispatched = Instant::now();
@@ -165,7 +170,8 @@ pub(super) async fn forward(
                     return Err(faulty(fault));
                 }
                 let malformed = error.as_ref().is_some_and(hyper::Error::is_parse);
-                let never_ran = unborn && !instance.is_running();
+                let known_by = (Instant::now() + FATE_IS_KNOWN).min(terms.deadline);
+                let never_ran = unborn && instance.never_ran(known_by).await;
                 record
                     .borrow_mut()
                     .fails(match (malformed, never_ran, upstream.reused) {
@@ -205,7 +211,7 @@ pub(super) async fn forward(
             }
             Broken::TooLate => {
                 record.borrow_mut().fails(Outcome::TooLate);
-                function.note_end(instance, admission::Outcome::Dropped, None);
+                function.note_end(instance, terms.too_late(watch.is_uploading()), None);
                 return Err(too_late());
             }
         }

@@ -154,6 +154,39 @@ fn deadlines_come_in_and_go_out() {
     eventually("the places are free again", || function.admitted() == 0);
 }
 
+/// Whether something is to be held against an instance, as far as `control` was told.
+fn is_blamed(host: &mut Host) -> bool {
+    let told: Vec<_> = std::iter::from_fn(|| host.control.try_recv().ok()).collect();
+    told.iter().any(|told| matches!(told, ToControl::Failing(_)))
+}
+
+#[test]
+fn a_caller_that_is_in_a_hurry_or_slow_is_not_held_against_the_function() {
+    let mut host = Host::new();
+    let silent = |conn: &mut crate::host::Conn, _: &str| {
+        // Until its caller is gone.
+        std::io::copy(&mut conn.stream, &mut std::io::sink()).is_err()
+    };
+    let (function, _) = host.serve("hurried", manifest(), silent);
+    let late = ask(&host, "/hurried", "x-request-timeout-ms: 50\r\n").rest();
+    assert_problem(&late, 504, "response-timeout", "http_response_timeout");
+    eventually("it is over", || function.admitted() == 0);
+    assert!(!is_blamed(&mut host));
+    let mut brief = manifest();
+    brief.request.timeout = std::time::Duration::from_millis(50);
+    let (function, _) = host.serve("brief", brief, silent);
+    // Its body never comes as a whole.
+    let late = ask(&host, "/brief", "Content-Length: 100000\r\n").rest();
+    assert_problem(&late, 504, "response-timeout", "http_response_timeout");
+    eventually("it is over", || function.admitted() == 0);
+    assert!(!is_blamed(&mut host));
+    // The control: nobody but the function is late.
+    let late = ask(&host, "/brief", "").rest();
+    assert_problem(&late, 504, "response-timeout", "http_response_timeout");
+    eventually("it is over", || function.admitted() == 0);
+    assert!(is_blamed(&mut host));
+}
+
 /// Ends under each request the first time, and answers it the second time.
 fn ends_once(conn: &mut crate::host::Conn, head: &str) -> bool {
     let body = conn.body(head);
@@ -267,4 +300,41 @@ fn a_crash_storm_is_not_made_worse_by_sending_again() {
         ),
         held
     );
+}
+
+/// Ends under the first request, and answers the others.
+fn ends_under_the_first(conn: &mut crate::host::Conn, head: &str) -> bool {
+    conn.server.seen().len() > 1 && hello(conn, head)
+}
+
+/// A process that was woken is told of only when its start is over: until then nobody knows whether it has read what was sent.
+#[test]
+fn what_a_process_may_have_read_is_not_sent_again_because_nobody_was_told_that_it_runs() {
+    let mut host = Host::new();
+    let ask = |host: &Host, name: &str| {
+        let mut caller = host.caller();
+        caller.send(format!(
+            "DELETE /{name} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
+        ));
+        caller
+    };
+    let ran = host.function("ran", manifest());
+    let server = host.instance_of_late(&ran, ends_under_the_first);
+    let mut caller = ask(&host, "ran");
+    eventually("it is asked", || !server.seen().is_empty());
+    server.instance.note_running();
+    assert_problem(
+        &caller.rest(),
+        502,
+        "connection-terminated",
+        "connection_terminated",
+    );
+    assert_eq!(server.seen().len(), 1);
+    // The control: what the launcher says never ran has read nothing.
+    let stillborn = host.function("stillborn", manifest());
+    let server = host.instance_of_late(&stillborn, ends_under_the_first);
+    let mut caller = ask(&host, "stillborn");
+    eventually("it is asked", || !server.seen().is_empty());
+    server.instance.note_stillborn();
+    assert!(caller.rest().ends_with("hello"));
 }

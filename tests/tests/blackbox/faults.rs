@@ -119,7 +119,9 @@ fn if_all_are_bad_none_is_replaced() {
             scope.spawn(|| {
                 for _ in 0..8 {
                     let answer = host.ask(&Request::post("/all-bad/reset?ms=100", "x"));
-                    assert_eq!(answer.status(), 502);
+                    // Who fails all the time is sent fewer requests.
+                    let refused = answer.header("x-funcd-shed") == Some("breaker");
+                    assert!(answer.status() == 502 || refused, "{}", answer.text());
                 }
             });
         }
