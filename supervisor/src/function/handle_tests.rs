@@ -10,9 +10,9 @@ use tokio::sync::mpsc;
 use super::entry_tests::{patient, revision};
 use super::handle::{Function, Lease, Live, Offered, Refusal, ToControl, Unavailable};
 use super::instance::{Address, Instance};
-use crate::admission::Class;
 use crate::admission::door::Permit;
 use crate::admission::queue::Facts;
+use crate::admission::{Class, Reason};
 use crate::name::FunctionName;
 
 fn function(concurrency: u32) -> (Arc<Function>, mpsc::UnboundedReceiver<ToControl>) {
@@ -153,6 +153,26 @@ async fn the_queue_is_bounded() {
     drop(function.offer(&less, u32::MAX).unwrap());
     drop((one_more, waiters));
     assert_eq!((function.waiting(), function.admitted()), (0, 0));
+}
+
+/// A function whose requests are all refused is not in use, so that no sweep looks at it.
+#[tokio::test]
+async fn a_brownout_ends_for_who_was_refused_altogether() {
+    let (function, mut inbox) = function(1);
+    publish(&function, &[instance(&function, 1)]);
+    let bulk = Facts {
+        class: Class::Bulk,
+        ..patient()
+    };
+    drop(function.offer(&bulk, u32::MAX).unwrap());
+    function.tick(None, 50);
+    assert!(!function.leave_alone());
+    while inbox.try_recv().is_ok() {}
+    let refused = function.offer(&bulk, u32::MAX).map(drop);
+    assert_eq!(refused, Err(Unavailable::Shed(Reason::Brownout)));
+    assert!(inbox.try_recv().is_err(), "nobody will look at it");
+    function.note_threshold(100);
+    assert!(matches!(function.offer(&bulk, u32::MAX), Ok(Offered::Go(_))));
 }
 
 #[tokio::test]

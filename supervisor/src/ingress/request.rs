@@ -265,13 +265,18 @@ fn refuse(mut visit: Visit, problem: &Problem, version: Version, id: &RequestId)
             }
         }
         _ if row.status.is_client_error() => {}
-        _ => warn!(
-            function = visit.function(),
-            request_id = id_text,
-            reason = row.slug,
-            detail = &*problem.detail,
-            "a request failed"
-        ),
+        _ => {
+            if let Some(others) = visit.worker().failures.may(visit.arrived()) {
+                warn!(
+                    function = visit.function(),
+                    request_id = id_text,
+                    reason = row.slug,
+                    detail = &*problem.detail,
+                    others = (others > 0).then_some(others),
+                    "a request failed"
+                );
+            }
+        }
     }
     if problem.close {
         visit.linger();

@@ -8,6 +8,7 @@ use funcd::admission::queue::Order;
 use funcd::catalog::manifest::{Manifest, Retry};
 use funcd::function::handle::ToControl;
 
+use crate::h2;
 use crate::host::{
     Caller, Host, Server, assert_problem, bounds, eventually, field, hello, manifest, metric, ok,
 };
@@ -337,4 +338,91 @@ fn what_a_process_may_have_read_is_not_sent_again_because_nobody_was_told_that_i
     eventually("it is asked", || !server.seen().is_empty());
     server.instance.note_stillborn();
     assert!(caller.rest().ends_with("hello"));
+}
+
+/// Answers the head of a body that never ends, switches protocols, or says nothing: as the path says. Until its caller is gone.
+fn never_ends(conn: &mut crate::host::Conn, head: &str) -> bool {
+    let begun = match head.split(' ').nth(1) {
+        Some("/begins") => conn.send("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhel"),
+        Some("/switches") => {
+            conn.send("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\nhello")
+        }
+        _ => true,
+    };
+    begun && std::io::copy(&mut conn.stream, &mut std::io::sink()).is_err()
+}
+
+/// Wherever a request is when its caller leaves, its permit and its lease are given back once.
+#[test]
+fn who_leaves_gives_back_what_it_held_wherever_it_was() {
+    let mut host = Host::new();
+    let mut wide = manifest();
+    wide.request.retry = Retry::Idempotent;
+    let (function, server) = host.serve("f", wide, never_ends);
+    let mut patient = narrow();
+    patient.request.queue = Order::Fifo;
+    let queue = host.function("queue", patient);
+    let (drains, draining) = host.serve("drains", manifest(), never_ends);
+    draining.instance.stop_accepting();
+    let is_free = |function: &funcd::function::handle::Function| {
+        eventually("it is free again", || {
+            function.admitted() == 0 && function.waiting() == 0
+        });
+    };
+    for round in 0..3 {
+        for (function, path, rest) in [
+            (&function, "GET /f/silent", "\r\n"),
+            (&function, "POST /f/silent", "Content-Length: 5\r\n\r\nhello"),
+            (&function, "POST /f/silent", "Content-Length: 5\r\n\r\nhel"),
+            (&function, "PUT /f/kept", "Content-Length: 5\r\n\r\nhel"),
+            (&function, "GET /f/begins", "\r\n"),
+            (
+                &function,
+                "GET /f/switches",
+                "Connection: upgrade\r\nUpgrade: x\r\n\r\n",
+            ),
+            (&queue, "GET /queue", "\r\n"),
+            (&queue, "POST /queue", "Content-Length: 5\r\n\r\nhello"),
+            (&drains, "GET /drains", "\r\n"),
+        ] {
+            let seen = server.seen().len();
+            let mut caller = host.caller();
+            caller.send(format!("{path} HTTP/1.1\r\nHost: h\r\n{rest}"));
+            eventually("it is there", || function.admitted() == 1);
+            if path.contains("begins") || path.contains("switches") {
+                assert!(caller.head().is_some(), "{path}");
+            } else if path.contains("silent") {
+                eventually("it is asked", || server.seen().len() > seen);
+            }
+            drop(caller);
+            is_free(function);
+            assert_eq!(server.instance.in_flight(), 0, "{round} {path}");
+        }
+        for (function, path) in [
+            (&function, "/f/silent"),
+            (&function, "/f/begins"),
+            (&queue, "/queue"),
+            (&drains, "/drains"),
+        ] {
+            for reset in [true, false] {
+                let mut caller = h2::Caller::new(host.address);
+                for stream in [1, 3] {
+                    assert!(caller.ask(stream, &h2::get(path)));
+                }
+                eventually("they are there", || function.admitted() == 2);
+                if path.contains("begins") {
+                    assert_eq!(caller.outcome(3), h2::Came::Status(200));
+                }
+                if reset {
+                    for stream in [1, 3] {
+                        assert!(caller.send(&h2::frame(h2::RST_STREAM, 0, stream, &[0, 0, 0, 8])));
+                    }
+                    is_free(function);
+                }
+                drop(caller);
+                is_free(function);
+                assert_eq!(server.instance.in_flight(), 0, "{round} {path}");
+            }
+        }
+    }
 }
