@@ -301,7 +301,7 @@ fn again(request: &Request<Upload>) -> Option<Request<Upload>> {
 async fn dial(lease: &Lease, deadline: Instant) -> Result<Box<Upstream>, Problem> {
     let stream = match contract::connect(lease.instance(), deadline).await {
         Ok(stream) => stream,
-        Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+        Err(error) if is_too_late(lease.instance(), &error) => {
             return Err(Problem::new(
                 Kind::StartTimeout,
                 "the function did not accept the connection in time",
@@ -317,6 +317,15 @@ async fn dial(lease: &Lease, deadline: Instant) -> Result<Box<Upstream>, Problem
         Err(_) => return Err(refused()),
     };
     Upstream::over(stream).await.map_err(|error| died(Some(&error)))
+}
+
+/// Whether nobody accepted the connection until the deadline: a listen queue that stays full says `EAGAIN`.
+fn is_too_late(instance: &Instance, error: &io::Error) -> bool {
+    match error.kind() {
+        io::ErrorKind::TimedOut => true,
+        io::ErrorKind::WouldBlock => instance.is_accepting(),
+        _ => false,
+    }
 }
 
 /// Sends the request and polls its connection, in this task, until there is a head.

@@ -8,6 +8,7 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request};
 
 use super::body::Upload;
+use super::headers::IDEMPOTENCY_KEY;
 use crate::admission::budget::{Attempt, Failure};
 use crate::admission::deadline::{self, GRPC_TIMEOUT, X_REQUEST_TIMEOUT_MS};
 use crate::admission::queue::Facts;
@@ -17,7 +18,6 @@ use crate::catalog::manifest::{RequestBounds, Retry};
 pub(super) const X_FUNCD_CLASS: HeaderName = HeaderName::from_static(Class::HEADER);
 const TIMEOUT_MS: HeaderName = HeaderName::from_static(X_REQUEST_TIMEOUT_MS);
 const GRPC: HeaderName = HeaderName::from_static(GRPC_TIMEOUT);
-const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// How a request is to be treated.

@@ -426,3 +426,50 @@ fn who_leaves_gives_back_what_it_held_wherever_it_was() {
         }
     }
 }
+
+/// A listen queue that is full says so at once, and again until the deadline: that is no refusal, and is not tried again.
+#[test]
+fn who_never_gets_into_the_listen_queue_is_too_late() {
+    use nix::sys::socket::{
+        AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket,
+    };
+    let mut host = Host::new();
+    let mut brief = manifest();
+    brief.request.timeout = std::time::Duration::from_millis(100);
+    let function = host.function("full", brief);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("socket");
+    let address = UnixAddr::new(&path).unwrap();
+    let open = || {
+        socket(
+            AddressFamily::Unix,
+            SockType::Stream,
+            SockFlag::SOCK_NONBLOCK,
+            None,
+        )
+        .unwrap()
+    };
+    let listener = open();
+    bind(std::os::fd::AsRawFd::as_raw_fd(&listener), &address).unwrap();
+    listen(&listener, Backlog::new(1).unwrap()).unwrap();
+    let waiting: Vec<_> = std::iter::repeat_with(open)
+        .take_while(|client| connect(std::os::fd::AsRawFd::as_raw_fd(client), &address).is_ok())
+        .collect();
+    assert!(!waiting.is_empty());
+    let live = function.live();
+    let revision = std::sync::Arc::clone(&live.revision);
+    let instance = funcd::function::instance::Instance::new(
+        funcd_sandbox::spec::InstanceId(1),
+        std::sync::Arc::clone(&revision),
+        funcd::function::instance::Address::Unix(path),
+    );
+    instance.note_running();
+    function.publish(funcd::function::handle::Live {
+        revision,
+        instances: vec![std::sync::Arc::new(instance)],
+        refusal: None,
+    });
+    assert_problem(&host.get("/full"), 504, "start-timeout", "connection_timeout");
+    let retries = metric("funcd_request_retries_total", "function=\"full\",result=\"sent\"");
+    assert_eq!(retries, 0);
+}
