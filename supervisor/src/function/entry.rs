@@ -391,6 +391,9 @@ impl Entry {
         };
         let slot = &mut self.slots[index];
         let ready_for = slot.ready_at.take().map(|at| effects.now.duration_since(at));
+        // It came as far as to a request that kills: its start has not failed, or that one would have all others refused.
+        let was_killed = self.handle.poison().was_killed(ended.instance, effects.now);
+        let ready_for = ready_for.or(was_killed.then_some(Duration::ZERO));
         let revision = slot.revision.id;
         let unasked = !matches!(slot.state, State::Draining { .. });
         let serves = |(other, slot): (usize, &Slot)| {

@@ -33,6 +33,8 @@ pub struct Instance {
     stillborn: AtomicBool,
     /// One of the two became known.
     fate: Notify,
+    /// It has read a request.
+    has_read: AtomicBool,
     answered: AtomicBool,
     /// What requests to it came to.
     pub(super) tally: Tally,
@@ -60,6 +62,7 @@ impl Instance {
             running: AtomicBool::new(false),
             stillborn: AtomicBool::new(false),
             fate: Notify::new(),
+            has_read: AtomicBool::new(false),
             answered: AtomicBool::new(false),
             tally: Tally::default(),
         }
@@ -99,6 +102,16 @@ impl Instance {
     /// Whether a response head ever came from it.
     pub fn has_answered(&self) -> bool {
         self.answered.load(Ordering::Relaxed)
+    }
+
+    /// It took a request in as a whole, and ended the connection without an answer. So its start was over, whatever ended it then.
+    pub fn note_read(&self) {
+        self.has_read.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether it is known to have taken a request in.
+    pub fn has_read(&self) -> bool {
+        self.has_read.load(Ordering::SeqCst)
     }
 
     /// Notes that a response head came; true the first time.

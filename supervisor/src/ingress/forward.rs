@@ -130,6 +130,12 @@ pub(super) async fn forward(
             return Err(too_late());
         }
         let sent = exchange(&mut upstream, request, watch).await;
+        // What ends without having read all that came, or having accepted the connection, resets it (unix(7)).
+        if let Err(Broken::Died(Some(error))) = &sent
+            && error.is_incomplete_message()
+        {
+            instance.note_read();
+        }
         suspect.note(function, instance, (&sent, watch), record);
         let broken = match sent {
             Ok(response) => {
