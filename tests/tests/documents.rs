@@ -54,3 +54,75 @@ fn a_name_that_is_no_test_would_be_seen() {
         ["a_test_with_words"]
     );
 }
+
+/// The anchors of the headings of a document, as GitHub makes them.
+fn anchors(document: &str) -> Vec<String> {
+    let headings = document.lines().filter(|line| line.starts_with('#'));
+    let letters = |c: &char| c.is_alphanumeric() || matches!(c, '-' | '_' | ' ');
+    let anchor = |text: &str| -> String { text.trim().to_lowercase().chars().filter(letters).collect() };
+    headings
+        .map(|line| anchor(line.trim_start_matches('#')).replace(' ', "-"))
+        .collect()
+}
+
+/// Links to headings of documents: the document, empty for the same one, and the anchor.
+fn links(document: &str) -> Vec<(&str, &str)> {
+    let targets = document
+        .split("](")
+        .skip(1)
+        .filter_map(|rest| rest.split(')').next());
+    targets
+        .filter(|target| !target.contains("://"))
+        .filter_map(|target| target.split_once('#'))
+        .collect()
+}
+
+#[test]
+fn every_link_to_a_heading_leads_to_one() {
+    let documents = [
+        "README.md",
+        "ARCHITECTURE.md",
+        "SPECIFICATION.md",
+        "CHANGELOG.md",
+        "benches/README.md",
+    ]
+    .map(PathBuf::from);
+    let docs = fs::read_dir(root().join("docs"))
+        .expect("it is in the checkout")
+        .flatten();
+    let docs = docs.map(|entry| Path::new("docs").join(entry.file_name()));
+    let (mut seen, mut dead) = (0, Vec::new());
+    for from in documents
+        .into_iter()
+        .chain(docs)
+        .filter(|path| path.extension().is_some_and(|ext| ext == "md"))
+    {
+        let text = fs::read_to_string(root().join(&from)).expect("documents are text");
+        for (to, anchor) in links(&text) {
+            seen += 1;
+            let there = match to {
+                "" => Some(text.clone()),
+                to => fs::read_to_string(root().join(&from).with_file_name("").join(to)).ok(),
+            };
+            if !there.is_some_and(|there| anchors(&there).iter().any(|is| is == anchor)) {
+                dead.push(format!("{}: {to}#{anchor}", from.display()));
+            }
+        }
+    }
+    assert!(
+        seen > 10 && dead.is_empty(),
+        "of {seen} links these lead nowhere: {dead:?}"
+    );
+}
+
+#[test]
+fn a_link_to_no_heading_would_be_seen() {
+    assert_eq!(
+        links("[a](b.md#c), [d](#e), [f](g.md), [h](https://i/#j)"),
+        [("b.md", "c"), ("", "e")]
+    );
+    assert_eq!(
+        anchors("# A\ntext\n## What `x-y` says, to whom\n"),
+        ["a", "what-x-y-says-to-whom"]
+    );
+}

@@ -320,6 +320,7 @@ impl Events {
         let why = match attempt.outcome {
             Outcome::Open | Outcome::Answered => return,
             Outcome::Refused => "nobody accepted the connection",
+            Outcome::NotConnected => "the host could not make a connection",
             Outcome::NotWritten => "the connection ended before the request was written",
             Outcome::Stale => "the idle connection ended as the request was sent",
             Outcome::Unborn => "the process never ran",

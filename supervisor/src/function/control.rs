@@ -554,8 +554,10 @@ impl Control {
             return exit;
         };
         // One that was never ready may have ended before it read any.
-        let died = slot.ready_at.is_some() && !exit.is_asked_for();
-        let in_flight = slot.instance.as_ref().map_or(0, |instance| instance.in_flight());
+        let instance = slot.instance.as_ref();
+        let was_ready = slot.ready_at.is_some() || instance.is_some_and(|instance| instance.has_read());
+        let died = was_ready && !exit.is_asked_for();
+        let in_flight = instance.map_or(0, |instance| instance.in_flight());
         for quarantined in entry.handle.poison().ended(id, died, in_flight, Instant::now()) {
             self.report.quarantined(name, &quarantined);
         }

@@ -262,6 +262,14 @@ impl Function {
         self.entrance.made.get().map(|(admission, _)| admission.view())
     }
 
+    /// The host holds back requests with a score above this: 100 for none.
+    pub(super) fn note_threshold(&self, threshold: u8) {
+        let threshold = u32::from(threshold);
+        if self.entrance.threshold.swap(threshold, Ordering::Relaxed) != threshold {
+            self.refresh();
+        }
+    }
+
     /// Learns from what happened since the last call: every 100 ms while it is in use. `utilisation` is the CPU time of its cgroups ÷
     /// what it may use; `None`: not known.
     pub(super) fn tick(&self, utilisation: Option<f64>, threshold: u8) {

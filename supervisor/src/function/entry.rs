@@ -151,6 +151,9 @@ impl Entry {
     pub(super) fn lose_standby(&mut self, id: InstanceId, effects: &mut Effects<'_>) {
         if let Some(standby) = self.standby.take_if(|standby| standby.id() == id) {
             standby.close();
+            if let Standby::Waits(instance) = &standby {
+                instance.note_stillborn();
+            }
             self.standby_failed = true;
             self.publish(effects);
         }
@@ -388,6 +391,9 @@ impl Entry {
         };
         let slot = &mut self.slots[index];
         let ready_for = slot.ready_at.take().map(|at| effects.now.duration_since(at));
+        // It came as far as to a request that kills: its start has not failed, or that one would have all others refused.
+        let was_killed = self.handle.poison().was_killed(ended.instance, effects.now);
+        let ready_for = ready_for.or(was_killed.then_some(Duration::ZERO));
         let revision = slot.revision.id;
         let unasked = !matches!(slot.state, State::Draining { .. });
         let serves = |(other, slot): (usize, &Slot)| {
@@ -520,6 +526,9 @@ impl Entry {
         if matches!(event, Event::Exited(_)) {
             if let Some(instance) = slot.instance.take() {
                 instance.close();
+                if slot.pid.is_none() {
+                    instance.note_stillborn();
+                }
             }
             slot.pid = None;
             (slot.rate, slot.told, slot.started_at) = (None, None, None);

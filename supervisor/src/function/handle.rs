@@ -73,7 +73,10 @@ pub struct Function {
     pub(super) entrance: Entrance,
     /// Requests with a permit that wait for a free place after all.
     turned_away: AtomicUsize,
+    /// Something else is live, or something has become known: for all who wait.
     changed: Notify,
+    /// A place is free again: for one of those who are turned away, and nobody else.
+    freed: Notify,
     wanted: AtomicBool,
     last_used_millis: AtomicU64,
     epoch: Instant,
@@ -130,6 +133,7 @@ impl Function {
             entrance: Entrance::default(),
             turned_away: AtomicUsize::new(0),
             changed: Notify::new(),
+            freed: Notify::new(),
             wanted: AtomicBool::new(false),
             last_used_millis: AtomicU64::new(0),
             epoch: Instant::now(),
@@ -208,12 +212,17 @@ impl Function {
     async fn wait_for_lease(self: &Arc<Self>, avoid: Option<InstanceId>) -> Result<Lease, Unavailable> {
         loop {
             let mut changed = std::pin::pin!(self.changed.notified());
+            let mut freed = std::pin::pin!(self.freed.notified());
             changed.as_mut().enable();
+            freed.as_mut().enable();
             if let Some(lease) = self.try_lease(avoid)? {
                 return Ok(lease);
             }
             self.want();
-            changed.await;
+            tokio::select! {
+                () = changed => {}
+                () = freed => {}
+            }
         }
     }
 
@@ -338,7 +347,7 @@ impl Drop for Lease {
             self.function.tell(ToControl::Drained(self.instance.id));
         }
         if self.function.turned_away() > 0 {
-            self.function.changed.notify_one();
+            self.function.freed.notify_one();
         }
     }
 }

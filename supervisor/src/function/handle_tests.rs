@@ -10,9 +10,9 @@ use tokio::sync::mpsc;
 use super::entry_tests::{patient, revision};
 use super::handle::{Function, Lease, Live, Offered, Refusal, ToControl, Unavailable};
 use super::instance::{Address, Instance};
-use crate::admission::Class;
 use crate::admission::door::Permit;
 use crate::admission::queue::Facts;
+use crate::admission::{Class, Reason};
 use crate::name::FunctionName;
 
 fn function(concurrency: u32) -> (Arc<Function>, mpsc::UnboundedReceiver<ToControl>) {
@@ -155,6 +155,26 @@ async fn the_queue_is_bounded() {
     assert_eq!((function.waiting(), function.admitted()), (0, 0));
 }
 
+/// A function whose requests are all refused is not in use, so that no sweep looks at it.
+#[tokio::test]
+async fn a_brownout_ends_for_who_was_refused_altogether() {
+    let (function, mut inbox) = function(1);
+    publish(&function, &[instance(&function, 1)]);
+    let bulk = Facts {
+        class: Class::Bulk,
+        ..patient()
+    };
+    drop(function.offer(&bulk, u32::MAX).unwrap());
+    function.tick(None, 50);
+    assert!(!function.leave_alone());
+    while inbox.try_recv().is_ok() {}
+    let refused = function.offer(&bulk, u32::MAX).map(drop);
+    assert_eq!(refused, Err(Unavailable::Shed(Reason::Brownout)));
+    assert!(inbox.try_recv().is_err(), "nobody will look at it");
+    function.note_threshold(100);
+    assert!(matches!(function.offer(&bulk, u32::MAX), Ok(Offered::Go(_))));
+}
+
 #[tokio::test]
 async fn a_place_that_comes_goes_to_who_waits_and_its_end_to_the_next() {
     let (function, _inbox) = function(1);
@@ -189,6 +209,45 @@ async fn who_has_a_permit_and_finds_no_place_waits_for_one() {
     assert!(std::iter::from_fn(|| inbox.try_recv().ok()).any(|told| matches!(told, ToControl::Wanted(_))));
     publish(&function, &[instance(&function, 2)]);
     assert_eq!(waiter.await.unwrap(), Ok(2));
+}
+
+/// Who has a permit and waits for a place is not the only one that waits for a change: those in the queue do too, and began earlier.
+#[tokio::test]
+async fn a_place_that_is_free_again_is_told_to_who_may_have_it() {
+    let (function, _inbox) = function(1);
+    let both = [instance(&function, 1), instance(&function, 2)];
+    publish(&function, &both);
+    let (first_permit, first) = enter(&function, soon()).await.unwrap();
+    let (_second_permit, second) = enter(&function, soon()).await.unwrap();
+    // The second one's instance ends, and it is to be sent again.
+    let (stays, goes) = match id(&first) {
+        1 => (&both[0], &both[1]),
+        _ => (&both[1], &both[0]),
+    };
+    goes.close();
+    publish(&function, std::slice::from_ref(stays));
+    drop(second);
+    let spawn = |function: &Arc<Function>| {
+        let function = Arc::clone(function);
+        let later = soon() + Duration::from_secs(60);
+        tokio::spawn(async move { enter(&function, later).await.map(drop) })
+    };
+    let queued = spawn(&function);
+    while function.waiting() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let again = {
+        let function = Arc::clone(&function);
+        tokio::spawn(async move { function.lease(None, soon()).await.map(|lease| id(&lease)) })
+    };
+    while function.turned_away() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let its = id(&first);
+    drop(first);
+    drop(first_permit);
+    assert_eq!(again.await.unwrap(), Ok(its));
+    queued.abort();
 }
 
 #[tokio::test]

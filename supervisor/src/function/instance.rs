@@ -8,6 +8,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use funcd_sandbox::spec::InstanceId;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -29,6 +30,11 @@ pub struct Instance {
     in_flight: AtomicU32,
     accepting: AtomicBool,
     running: AtomicBool,
+    stillborn: AtomicBool,
+    /// One of the two became known.
+    fate: Notify,
+    /// It has read a request.
+    has_read: AtomicBool,
     answered: AtomicBool,
     /// What requests to it came to.
     pub(super) tally: Tally,
@@ -54,6 +60,9 @@ impl Instance {
             in_flight: AtomicU32::new(0),
             accepting: AtomicBool::new(true),
             running: AtomicBool::new(false),
+            stillborn: AtomicBool::new(false),
+            fate: Notify::new(),
+            has_read: AtomicBool::new(false),
             answered: AtomicBool::new(false),
             tally: Tally::default(),
         }
@@ -81,6 +90,12 @@ impl Instance {
         true
     }
 
+    /// Whether a request has told its process to execute, if it waited for that.
+    pub(super) fn was_woken(&self) -> bool {
+        let standby = self.standby.as_ref();
+        standby.is_some_and(|standby| standby.woken.load(Ordering::SeqCst))
+    }
+
     /// Whether its process was prepared ahead of the request that woke it.
     pub fn was_prepared(&self) -> bool {
         self.standby.is_some()
@@ -91,12 +106,22 @@ impl Instance {
         self.answered.load(Ordering::Relaxed)
     }
 
+    /// It took a request in as a whole, and ended the connection without an answer. So its start was over, whatever ended it then.
+    pub fn note_read(&self) {
+        self.has_read.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether it is known to have taken a request in.
+    pub fn has_read(&self) -> bool {
+        self.has_read.load(Ordering::SeqCst)
+    }
+
     /// Notes that a response head came; true the first time.
     pub fn note_answer(&self) -> bool {
         !self.has_answered() && !self.answered.swap(true, Ordering::Relaxed)
     }
 
-    /// Whether its process was started; before that, nobody can have read what was sent to it.
+    /// Whether its process is known to have been started. It may have been for a while before that is known.
     pub fn is_running(&self) -> bool {
         self.running.load(Ordering::SeqCst)
     }
@@ -104,6 +129,31 @@ impl Instance {
     /// Its process was started.
     pub fn note_running(&self) {
         self.running.store(true, Ordering::SeqCst);
+        self.fate.notify_waiters();
+    }
+
+    /// It ended, and its process was never started.
+    pub fn note_stillborn(&self) {
+        self.stillborn.store(true, Ordering::SeqCst);
+        self.fate.notify_waiters();
+    }
+
+    /// Whether its process was never started, so that nobody can have read what was sent to it. Waits for the launcher's word,
+    /// until then at most: what nobody knows is no.
+    pub async fn never_ran(&self, until: Instant) -> bool {
+        loop {
+            let mut told = std::pin::pin!(self.fate.notified());
+            told.as_mut().enable();
+            if self.is_running() {
+                return false;
+            }
+            if self.stillborn.load(Ordering::SeqCst) {
+                return true;
+            }
+            if tokio::time::timeout_at(until.into(), told).await.is_err() {
+                return false;
+            }
+        }
     }
 
     /// Leases held now.

@@ -8,12 +8,26 @@ use crate::admission::{Class, Reason, View};
 use crate::name::FunctionName;
 use crate::telemetry::names;
 
+/// Reasons to shed that are not admission's.
+const OTHERS: [&str; 2] = ["unavailable", "quarantined"];
+
+/// Why a request was shed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Why {
+    /// Admission refused it.
+    Admission(Reason),
+    /// The function does not run.
+    Unavailable,
+    /// Instances died of the like of it.
+    Quarantined,
+}
+
 /// A function's metric handles.
 pub struct FunctionMetrics {
     /// By class of status: index 2 is `2xx`; index 0 is unused.
     answered: [Counter; 6],
-    /// What was shed, by reason (those of admission, then `unavailable`) and class; each made when it is needed.
-    shed: [[OnceLock<Shed>; 4]; Reason::ALL.len() + 1],
+    /// What was shed, by reason (those of admission, then [`OTHERS`]) and class; each made when it is needed.
+    shed: [[OnceLock<Shed>; 4]; Reason::ALL.len() + OTHERS.len()],
     /// Requests that wait for a permit.
     queue_depth: Gauge,
     /// Seconds that requests waited.
@@ -58,11 +72,13 @@ impl FunctionMetrics {
         }
     }
 
-    /// Counts a request that was shed; `None`: the function does not run.
-    pub fn shed(&self, name: &FunctionName, reason: Option<Reason>, class: Class) {
-        let (row, reason) = match reason {
-            Some(reason) => (reason as usize, reason.name()),
-            None => (Reason::ALL.len(), "unavailable"),
+    /// Counts a request that was shed.
+    pub fn shed(&self, name: &FunctionName, why: Why, class: Class) {
+        let others = Reason::ALL.len();
+        let (row, reason) = match why {
+            Why::Admission(reason) => (reason as usize, reason.name()),
+            Why::Unavailable => (others, OTHERS[0]),
+            Why::Quarantined => (others + 1, OTHERS[1]),
         };
         let shed = self.shed[row][class.index()].get_or_init(|| {
             let function = || name.as_str().to_owned();

@@ -212,6 +212,16 @@ impl Poison {
         its.into_iter().filter_map(&mut blame).collect()
     }
 
+    /// Whether this instance, which has ended, died of a request that is in quarantine by now.
+    pub fn was_killed(&self, instance: InstanceId, now: Instant) -> bool {
+        let state = self.lock();
+        let death = state.ends.iter().find(|death| death.instance == instance);
+        death.is_some_and(|death| {
+            let mut blamed = death.blamed.iter();
+            blamed.any(|&fingerprint| state.quarantine.is_quarantined(fingerprint, now))
+        })
+    }
+
     /// Another revision is live, which may be mended.
     pub fn forget(&self) {
         *self.lock() = State::default();
@@ -270,6 +280,23 @@ mod tests {
         let later = now + Quarantine::WHILE;
         assert_eq!(poison.judge(&boom, later), Verdict::Pass);
         assert!(!poison.watches(), "and then it costs nothing again");
+    }
+
+    #[test]
+    fn who_died_of_what_is_in_quarantine_was_killed() {
+        let (poison, now) = (Poison::default(), Instant::now());
+        let boom = print("/boom");
+        for (n, others) in [(1, 0), (2, 0), (3, 9), (4, 9)] {
+            let fatal = match others {
+                0 => boom.clone(),
+                _ => print("/with-many-others"),
+            };
+            poison.broke(id(n), &fatal, "a".into(), now);
+            poison.ended(id(n), true, others, now);
+            assert_eq!(poison.was_killed(id(n), now), n == 2, "{n}");
+        }
+        poison.ended(id(5), true, 1, now);
+        assert!(!poison.was_killed(id(5), now), "nobody is blamed");
     }
 
     #[test]

@@ -105,6 +105,10 @@ impl Control {
     pub(super) fn on_brownout(&mut self, brownout: Brownout) {
         self.brownout = brownout;
         self.host.brownout = brownout.stop_scale_up;
+        // All of them, not only those that are asked now: one whose requests are all refused is not, and would refuse for ever.
+        for entry in self.entries.values() {
+            entry.handle.note_threshold(brownout.threshold);
+        }
         if !brownout.reclaim_idle {
             return;
         }

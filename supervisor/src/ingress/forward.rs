@@ -32,6 +32,9 @@ use crate::ledger::record::{Outcome, Record, Start};
 /// a millisecond, are waited out before the caller is told.
 const REFUSALS: u32 = 8;
 
+/// The launcher tells that a process runs, or never did, within a few milliseconds. Who heard nothing by then takes it to have run.
+const FATE_IS_KNOWN: Duration = Duration::from_secs(1);
+
 /// A response head and all that its body needs.
 pub(super) struct Answer {
     pub(super) response: Response<Incoming>,
@@ -99,13 +102,15 @@ pub(super) async fn forward(
                     upstream
                 }
                 Err(problem) => {
-                    function.note_end(instance, admission::Outcome::Dropped, None);
-                    let refused = problem.kind == Kind::ConnectionRefused;
-                    record.borrow_mut().fails(match refused {
-                        true => Outcome::Refused,
-                        false => Outcome::TooLate,
-                    });
-                    if !refused || refusals == REFUSALS {
+                    let (outcome, of_function) = match problem.kind {
+                        Kind::ConnectionRefused => (Outcome::Refused, admission::Outcome::Dropped),
+                        Kind::StartTimeout => (Outcome::TooLate, terms.too_late(false)),
+                        // The host's own fault.
+                        _ => (Outcome::NotConnected, admission::Outcome::Abandoned),
+                    };
+                    function.note_end(instance, of_function, None);
+                    record.borrow_mut().fails(outcome);
+                    if outcome != Outcome::Refused || refusals == REFUSALS {
                         return Err(problem);
                     }
                     log_retry(worker, function, record, "connection-refused");
@@ -117,7 +122,7 @@ pub(super) async fn forward(
                 }
             },
         };
-        // What was sent ahead of a process that then could not be started was read by nobody.
+        // What was sent ahead of a process that then could not be started was read by nobody; whether it could is told later.
         let unborn = !instance.is_running();
         let spare = (repeatable || unborn).then(|| again(&request)).flatten();
         let dispatched = Instant::now();
@@ -125,6 +130,12 @@ pub(super) async fn forward(
             return Err(too_late());
         }
         let sent = exchange(&mut upstream, request, watch, || lease.tell_woken()).await;
+        // What ends without having read all that came, or having accepted the connection, resets it (unix(7)).
+        if let Err(Broken::Died(Some(error))) = &sent
+            && error.is_incomplete_message()
+        {
+            instance.note_read();
+        }
         suspect.note(function, instance, (&sent, watch), record);
         let broken = match sent {
             Ok(response) => {
@@ -165,7 +176,8 @@ pub(super) async fn forward(
                     return Err(faulty(fault));
                 }
                 let malformed = error.as_ref().is_some_and(hyper::Error::is_parse);
-                let never_ran = unborn && !instance.is_running();
+                let known_by = (Instant::now() + FATE_IS_KNOWN).min(terms.deadline);
+                let never_ran = unborn && instance.never_ran(known_by).await;
                 record
                     .borrow_mut()
                     .fails(match (malformed, never_ran, upstream.reused) {
@@ -205,7 +217,7 @@ pub(super) async fn forward(
             }
             Broken::TooLate => {
                 record.borrow_mut().fails(Outcome::TooLate);
-                function.note_end(instance, admission::Outcome::Dropped, None);
+                function.note_end(instance, terms.too_late(watch.is_uploading()), None);
                 return Err(too_late());
             }
         }
@@ -295,7 +307,7 @@ fn again(request: &Request<Upload>) -> Option<Request<Upload>> {
 async fn dial(lease: &Lease, deadline: Instant) -> Result<Box<Upstream>, Problem> {
     let stream = match contract::connect(lease.instance(), deadline).await {
         Ok(stream) => stream,
-        Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+        Err(error) if is_too_late(lease.instance(), &error) => {
             return Err(Problem::new(
                 Kind::StartTimeout,
                 "the function did not accept the connection in time",
@@ -311,6 +323,15 @@ async fn dial(lease: &Lease, deadline: Instant) -> Result<Box<Upstream>, Problem
         Err(_) => return Err(refused()),
     };
     Upstream::over(stream).await.map_err(|error| died(Some(&error)))
+}
+
+/// Whether nobody accepted the connection until the deadline: a listen queue that stays full says `EAGAIN`.
+fn is_too_late(instance: &Instance, error: &io::Error) -> bool {
+    match error.kind() {
+        io::ErrorKind::TimedOut => true,
+        io::ErrorKind::WouldBlock => instance.is_accepting(),
+        _ => false,
+    }
 }
 
 /// Sends the request and polls its connection, in this task, until there is a head; whenever it waits it says `is_sent`.

@@ -18,6 +18,7 @@ const X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-pref
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 /// What functions are told of a host that is short of something: 35 to 100, the more the worse. Never what a caller says.
 pub(super) const X_FUNCD_BROWNOUT: HeaderName = HeaderName::from_static("x-funcd-brownout");
+pub(super) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
@@ -239,6 +240,8 @@ fn named(connection: &HeaderValue) -> impl Iterator<Item = HeaderName> {
             header::CONTENT_TYPE,
             header::COOKIE,
             header::HOST,
+            // By which a function tells that it has a request that is sent again.
+            IDEMPOTENCY_KEY,
         ]
         .contains(name)
     })

@@ -26,7 +26,8 @@ fn what_ends_here_and_what_only_trusted_peers_say() {
     let given = [
         ("accept", "*/*"),
         ("authorization", "secret"),
-        ("connection", "close, x-private, authorization"),
+        ("connection", "close, x-private, authorization, idempotency-key"),
+        ("idempotency-key", "7"),
         ("forwarded", "for=1.2.3.4"),
         ("http2-settings", "x"),
         ("keep-alive", "1"),
@@ -50,6 +51,7 @@ fn what_ends_here_and_what_only_trusted_peers_say() {
     let kept = [
         "accept: */*",
         "authorization: secret",
+        "idempotency-key: 7",
         "trailer: x-sum",
         "x_harmless: 1",
     ];

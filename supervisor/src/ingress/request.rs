@@ -23,6 +23,7 @@ use super::terms::{self, Terms};
 use super::upgrade;
 use super::visit::Visit;
 use crate::function::handle::{Function, Offered};
+use crate::function::metrics::Why;
 
 /// Answers a request: by the function, or by a problem of funcd's own.
 pub(super) async fn handle(
@@ -241,8 +242,9 @@ fn refuse(mut visit: Visit, problem: &Problem, version: Version, id: &RequestId)
         // What callers do wrong, or bring about, must not fill the log; nor what is known and logged once already.
         Kind::Shed(_) | Kind::Unavailable | Kind::Quarantined => {
             visit.shed(match problem.kind {
-                Kind::Shed(reason) => Some(reason),
-                _ => None,
+                Kind::Shed(reason) => Why::Admission(reason),
+                Kind::Quarantined => Why::Quarantined,
+                _ => Why::Unavailable,
             });
             debug!(
                 function = visit.function(),
@@ -263,13 +265,18 @@ fn refuse(mut visit: Visit, problem: &Problem, version: Version, id: &RequestId)
             }
         }
         _ if row.status.is_client_error() => {}
-        _ => warn!(
-            function = visit.function(),
-            request_id = id_text,
-            reason = row.slug,
-            detail = &*problem.detail,
-            "a request failed"
-        ),
+        _ => {
+            if let Some(others) = visit.worker().failures.may(visit.arrived()) {
+                warn!(
+                    function = visit.function(),
+                    request_id = id_text,
+                    reason = row.slug,
+                    detail = &*problem.detail,
+                    others = (others > 0).then_some(others),
+                    "a request failed"
+                );
+            }
+        }
     }
     if problem.close {
         visit.linger();

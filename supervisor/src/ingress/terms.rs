@@ -8,16 +8,16 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request};
 
 use super::body::Upload;
-use crate::admission::Class;
+use super::headers::IDEMPOTENCY_KEY;
 use crate::admission::budget::{Attempt, Failure};
 use crate::admission::deadline::{self, GRPC_TIMEOUT, X_REQUEST_TIMEOUT_MS};
 use crate::admission::queue::Facts;
+use crate::admission::{Class, Outcome};
 use crate::catalog::manifest::{RequestBounds, Retry};
 
 pub(super) const X_FUNCD_CLASS: HeaderName = HeaderName::from_static(Class::HEADER);
 const TIMEOUT_MS: HeaderName = HeaderName::from_static(X_REQUEST_TIMEOUT_MS);
 const GRPC: HeaderName = HeaderName::from_static(GRPC_TIMEOUT);
-const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// How a request is to be treated.
@@ -26,6 +26,8 @@ pub(super) struct Terms {
     pub(super) class: Class,
     /// When nobody waits for the answer any more.
     pub(super) deadline: Instant,
+    /// A stranger wants it sooner than the manifest says: that it comes too late then is no fault of the function.
+    is_hurried: bool,
     /// It is a call of gRPC, whose timeout is said in its own way.
     grpc: bool,
     has_key: bool,
@@ -42,9 +44,19 @@ impl Terms {
         Terms {
             class: Class::of(text(&X_FUNCD_CLASS), trusted, bounds.priority),
             deadline: arrived + timeout,
+            is_hurried: !trusted && timeout < bounds.timeout,
             grpc: grpc.is_some(),
             has_key: headers.contains_key(IDEMPOTENCY_KEY),
             retry: bounds.retry,
+        }
+    }
+
+    /// What it says of the function that there was no answer in time, while its caller was `uploading` or not. Nothing, if it is the
+    /// caller's own doing: or whoever is in a hurry could have the function's other callers refused, and its instances replaced.
+    pub(super) fn too_late(&self, uploading: bool) -> Outcome {
+        match self.is_hurried || uploading {
+            true => Outcome::Abandoned,
+            false => Outcome::Dropped,
         }
     }
 
@@ -159,6 +171,22 @@ mod tests {
             (less.timeout(now), less.class),
             (Duration::from_millis(500), Class::Bulk)
         );
+    }
+
+    #[test]
+    fn who_is_in_a_hurry_or_slow_says_nothing_of_the_function() {
+        let now = Instant::now();
+        let of = |fields, trusted| Terms::of(&head(fields), &bounds(), trusted, now);
+        let hurried = of(&[("x-request-timeout-ms", "5")], false);
+        assert_eq!(hurried.too_late(false), Outcome::Abandoned);
+        for (fields, trusted) in [
+            (&[][..], false),
+            (&[("x-request-timeout-ms", "60000")], false),
+            (&[("x-request-timeout-ms", "5")], true),
+        ] {
+            assert_eq!(of(fields, trusted).too_late(false), Outcome::Dropped);
+            assert_eq!(of(fields, trusted).too_late(true), Outcome::Abandoned);
+        }
     }
 
     #[test]

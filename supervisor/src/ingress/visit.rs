@@ -14,7 +14,8 @@ use super::respond::Problem;
 use super::route::Target;
 use super::watch::{STREAM, Watch};
 use super::worker::Worker;
-use crate::admission::{Class, Reason};
+use crate::admission::Class;
+use crate::function::metrics::Why;
 use crate::ledger::Open;
 use crate::ledger::record::{End, Own, Record};
 use crate::telemetry::names;
@@ -125,11 +126,11 @@ impl Visit {
         self.record().ended = end;
     }
 
-    /// It was refused before any work was done; `None`: the function does not run.
-    pub(super) fn shed(&self, reason: Option<Reason>) {
+    /// It was refused before any work was done.
+    pub(super) fn shed(&self, why: Why) {
         if let Some(target) = &self.target {
             let function = &target.function;
-            function.metrics().shed(&function.name, reason, self.class);
+            function.metrics().shed(&function.name, why, self.class);
         }
     }
 

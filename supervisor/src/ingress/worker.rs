@@ -33,8 +33,10 @@ use crate::ledger::{Ledger, Ledgers, Question};
 /// How often idle upstream connections are looked through.
 const SWEEP: Duration = Duration::from_secs(5);
 
-/// Of what may come in floods, a worker writes one to the log in this time, at most.
+/// Of what may come in floods, a worker writes one to the log in this time, at most; of requests that fail, [`FAILURES`].
 const SELDOM: Duration = Duration::from_secs(1);
+/// Enough to tell each of them apart until it is clear that something is wrong.
+const FAILURES: u32 = 20;
 
 /// Bytes of incomplete heads, over all connections, beyond which those that hold large ones are closed.
 const HELD: usize = 64 << 20;
@@ -227,6 +229,7 @@ pub(super) struct Worker {
     /// Which of the requests that are shed, and sent again, are written to the log.
     pub(super) sheds: Seldom,
     pub(super) retries: Seldom,
+    pub(super) failures: Seldom,
     routes: RefCell<Cache<Arc<ArcSwap<Routes>>, Arc<Routes>>>,
     is_draining: Cell<bool>,
     drain: Notify,
@@ -271,8 +274,9 @@ impl Worker {
             pool: RefCell::default(),
             chance: RefCell::new(SmallRng::from_os_rng()),
             ledger: RefCell::new(Ledger::new(epoch)),
-            sheds: Seldom::default(),
-            retries: Seldom::default(),
+            sheds: Seldom::of(1),
+            retries: Seldom::of(1),
+            failures: Seldom::of(FAILURES),
             is_draining: Cell::new(false),
             drain: Notify::new(),
             active: Cell::new(0),
@@ -333,22 +337,37 @@ impl Worker {
     }
 }
 
-/// Lets one through in a while: a flood must not become one of the log.
-#[derive(Default)]
+/// Lets so many through in a while: a flood must not become one of the log.
 pub(super) struct Seldom {
-    last: Cell<Option<Instant>>,
+    most: u32,
+    began: Cell<Option<Instant>>,
+    written: Cell<u32>,
     held: Cell<u64>,
 }
 
 impl Seldom {
+    /// So many in each [`SELDOM`].
+    pub(super) fn of(most: u32) -> Seldom {
+        Seldom {
+            most,
+            began: Cell::default(),
+            written: Cell::default(),
+            held: Cell::default(),
+        }
+    }
+
     /// Whether this one may be written, and then how many were not since the last.
     pub(super) fn may(&self, now: Instant) -> Option<u64> {
-        let last = self.last.get();
-        if last.is_some_and(|last| now.saturating_duration_since(last) < SELDOM) {
+        let is_over = |began: Instant| now.saturating_duration_since(began) >= SELDOM;
+        if self.began.get().is_none_or(is_over) {
+            self.began.set(Some(now));
+            self.written.set(0);
+        }
+        if self.written.get() >= self.most {
             self.held.set(self.held.get() + 1);
             return None;
         }
-        self.last.set(Some(now));
+        self.written.set(self.written.get() + 1);
         Some(self.held.take())
     }
 }
@@ -392,11 +411,14 @@ mod tests {
 
     #[test]
     fn one_in_a_while_and_the_others_are_counted() {
-        let (seldom, now) = (Seldom::default(), Instant::now());
+        let (seldom, now) = (Seldom::of(1), Instant::now());
         assert_eq!(seldom.may(now), Some(0));
         assert_eq!(seldom.may(now), None);
         assert_eq!(seldom.may(now + SELDOM / 2), None);
         assert_eq!(seldom.may(now + SELDOM), Some(2));
         assert_eq!(seldom.may(now + SELDOM), None);
+        let few = Seldom::of(2);
+        assert_eq!([0; 3].map(|_| few.may(now)), [Some(0), Some(0), None]);
+        assert_eq!(few.may(now + SELDOM), Some(1));
     }
 }

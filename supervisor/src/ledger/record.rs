@@ -80,6 +80,8 @@ pub enum Outcome {
     Answered,
     /// Nobody accepted the connection.
     Refused,
+    /// The host could not make one: it has no descriptor or no memory for it.
+    NotConnected,
     /// The connection ended before the request was written.
     NotWritten,
     /// A connection that was idle ended as the request was sent.

@@ -161,6 +161,13 @@ impl Host {
 
     /// One more instance of a function, live from now on.
     pub(crate) fn instance(&self, function: &Arc<Function>, answer: Answer) -> Arc<Server> {
+        let server = self.instance_of_late(function, answer);
+        server.instance.note_running();
+        server
+    }
+
+    /// The same, but the launcher did not yet tell that it runs.
+    pub(crate) fn instance_of_late(&self, function: &Arc<Function>, answer: Answer) -> Arc<Server> {
         let id = self.instances.fetch_add(1, Ordering::SeqCst);
         let path = self.dir.path().join(id.to_string());
         let listener = UnixListener::bind(&path).unwrap();
@@ -170,7 +177,6 @@ impl Host {
             Arc::clone(&live.revision),
             Address::Unix(path),
         ));
-        instance.note_running();
         let mut instances = live.instances.clone();
         instances.push(Arc::clone(&instance));
         function.publish(Live {

@@ -8,6 +8,7 @@ use funcd::admission::queue::Order;
 use funcd::catalog::manifest::{Manifest, Retry};
 use funcd::function::handle::ToControl;
 
+use crate::h2;
 use crate::host::{
     Caller, Host, Server, assert_problem, bounds, eventually, field, hello, manifest, metric, ok,
 };
@@ -154,6 +155,39 @@ fn deadlines_come_in_and_go_out() {
     eventually("the places are free again", || function.admitted() == 0);
 }
 
+/// Whether something is to be held against an instance, as far as `control` was told.
+fn is_blamed(host: &mut Host) -> bool {
+    let told: Vec<_> = std::iter::from_fn(|| host.control.try_recv().ok()).collect();
+    told.iter().any(|told| matches!(told, ToControl::Failing(_)))
+}
+
+#[test]
+fn a_caller_that_is_in_a_hurry_or_slow_is_not_held_against_the_function() {
+    let mut host = Host::new();
+    let silent = |conn: &mut crate::host::Conn, _: &str| {
+        // Until its caller is gone.
+        std::io::copy(&mut conn.stream, &mut std::io::sink()).is_err()
+    };
+    let (function, _) = host.serve("hurried", manifest(), silent);
+    let late = ask(&host, "/hurried", "x-request-timeout-ms: 50\r\n").rest();
+    assert_problem(&late, 504, "response-timeout", "http_response_timeout");
+    eventually("it is over", || function.admitted() == 0);
+    assert!(!is_blamed(&mut host));
+    let mut brief = manifest();
+    brief.request.timeout = std::time::Duration::from_millis(50);
+    let (function, _) = host.serve("brief", brief, silent);
+    // Its body never comes as a whole.
+    let late = ask(&host, "/brief", "Content-Length: 100000\r\n").rest();
+    assert_problem(&late, 504, "response-timeout", "http_response_timeout");
+    eventually("it is over", || function.admitted() == 0);
+    assert!(!is_blamed(&mut host));
+    // The control: nobody but the function is late.
+    let late = ask(&host, "/brief", "").rest();
+    assert_problem(&late, 504, "response-timeout", "http_response_timeout");
+    eventually("it is over", || function.admitted() == 0);
+    assert!(is_blamed(&mut host));
+}
+
 /// Ends under each request the first time, and answers it the second time.
 fn ends_once(conn: &mut crate::host::Conn, head: &str) -> bool {
     let body = conn.body(head);
@@ -267,4 +301,175 @@ fn a_crash_storm_is_not_made_worse_by_sending_again() {
         ),
         held
     );
+}
+
+/// Ends under the first request, and answers the others.
+fn ends_under_the_first(conn: &mut crate::host::Conn, head: &str) -> bool {
+    conn.server.seen().len() > 1 && hello(conn, head)
+}
+
+/// A process that was woken is told of only when its start is over: until then nobody knows whether it has read what was sent.
+#[test]
+fn what_a_process_may_have_read_is_not_sent_again_because_nobody_was_told_that_it_runs() {
+    let mut host = Host::new();
+    let ask = |host: &Host, name: &str| {
+        let mut caller = host.caller();
+        caller.send(format!(
+            "DELETE /{name} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
+        ));
+        caller
+    };
+    let ran = host.function("ran", manifest());
+    let server = host.instance_of_late(&ran, ends_under_the_first);
+    let mut caller = ask(&host, "ran");
+    eventually("it is asked", || !server.seen().is_empty());
+    server.instance.note_running();
+    assert_problem(
+        &caller.rest(),
+        502,
+        "connection-terminated",
+        "connection_terminated",
+    );
+    assert_eq!(server.seen().len(), 1);
+    // The control: what the launcher says never ran has read nothing.
+    let stillborn = host.function("stillborn", manifest());
+    let server = host.instance_of_late(&stillborn, ends_under_the_first);
+    let mut caller = ask(&host, "stillborn");
+    eventually("it is asked", || !server.seen().is_empty());
+    server.instance.note_stillborn();
+    assert!(caller.rest().ends_with("hello"));
+}
+
+/// Answers the head of a body that never ends, switches protocols, or says nothing: as the path says. Until its caller is gone.
+fn never_ends(conn: &mut crate::host::Conn, head: &str) -> bool {
+    let begun = match head.split(' ').nth(1) {
+        Some("/begins") => conn.send("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhel"),
+        Some("/switches") => {
+            conn.send("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\nhello")
+        }
+        _ => true,
+    };
+    begun && std::io::copy(&mut conn.stream, &mut std::io::sink()).is_err()
+}
+
+/// Wherever a request is when its caller leaves, its permit and its lease are given back once.
+#[test]
+fn who_leaves_gives_back_what_it_held_wherever_it_was() {
+    let mut host = Host::new();
+    let mut wide = manifest();
+    wide.request.retry = Retry::Idempotent;
+    let (function, server) = host.serve("f", wide, never_ends);
+    let mut patient = narrow();
+    patient.request.queue = Order::Fifo;
+    let queue = host.function("queue", patient);
+    let (drains, draining) = host.serve("drains", manifest(), never_ends);
+    draining.instance.stop_accepting();
+    let is_free = |function: &funcd::function::handle::Function| {
+        eventually("it is free again", || {
+            function.admitted() == 0 && function.waiting() == 0
+        });
+    };
+    for round in 0..3 {
+        for (function, path, rest) in [
+            (&function, "GET /f/silent", "\r\n"),
+            (&function, "POST /f/silent", "Content-Length: 5\r\n\r\nhello"),
+            (&function, "POST /f/silent", "Content-Length: 5\r\n\r\nhel"),
+            (&function, "PUT /f/kept", "Content-Length: 5\r\n\r\nhel"),
+            (&function, "GET /f/begins", "\r\n"),
+            (
+                &function,
+                "GET /f/switches",
+                "Connection: upgrade\r\nUpgrade: x\r\n\r\n",
+            ),
+            (&queue, "GET /queue", "\r\n"),
+            (&queue, "POST /queue", "Content-Length: 5\r\n\r\nhello"),
+            (&drains, "GET /drains", "\r\n"),
+        ] {
+            let seen = server.seen().len();
+            let mut caller = host.caller();
+            caller.send(format!("{path} HTTP/1.1\r\nHost: h\r\n{rest}"));
+            eventually("it is there", || function.admitted() == 1);
+            if path.contains("begins") || path.contains("switches") {
+                assert!(caller.head().is_some(), "{path}");
+            } else if path.contains("silent") {
+                eventually("it is asked", || server.seen().len() > seen);
+            }
+            drop(caller);
+            is_free(function);
+            assert_eq!(server.instance.in_flight(), 0, "{round} {path}");
+        }
+        for (function, path) in [
+            (&function, "/f/silent"),
+            (&function, "/f/begins"),
+            (&queue, "/queue"),
+            (&drains, "/drains"),
+        ] {
+            for reset in [true, false] {
+                let mut caller = h2::Caller::new(host.address);
+                for stream in [1, 3] {
+                    assert!(caller.ask(stream, &h2::get(path)));
+                }
+                eventually("they are there", || function.admitted() == 2);
+                if path.contains("begins") {
+                    assert_eq!(caller.outcome(3), h2::Came::Status(200));
+                }
+                if reset {
+                    for stream in [1, 3] {
+                        assert!(caller.send(&h2::frame(h2::RST_STREAM, 0, stream, &[0, 0, 0, 8])));
+                    }
+                    is_free(function);
+                }
+                drop(caller);
+                is_free(function);
+                assert_eq!(server.instance.in_flight(), 0, "{round} {path}");
+            }
+        }
+    }
+}
+
+/// A listen queue that is full says so at once, and again until the deadline: that is no refusal, and is not tried again.
+#[test]
+fn who_never_gets_into_the_listen_queue_is_too_late() {
+    use nix::sys::socket::{
+        AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket,
+    };
+    let mut host = Host::new();
+    let mut brief = manifest();
+    brief.request.timeout = std::time::Duration::from_millis(100);
+    let function = host.function("full", brief);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("socket");
+    let address = UnixAddr::new(&path).unwrap();
+    let open = || {
+        socket(
+            AddressFamily::Unix,
+            SockType::Stream,
+            SockFlag::SOCK_NONBLOCK,
+            None,
+        )
+        .unwrap()
+    };
+    let listener = open();
+    bind(std::os::fd::AsRawFd::as_raw_fd(&listener), &address).unwrap();
+    listen(&listener, Backlog::new(1).unwrap()).unwrap();
+    let waiting: Vec<_> = std::iter::repeat_with(open)
+        .take_while(|client| connect(std::os::fd::AsRawFd::as_raw_fd(client), &address).is_ok())
+        .collect();
+    assert!(!waiting.is_empty());
+    let live = function.live();
+    let revision = std::sync::Arc::clone(&live.revision);
+    let instance = funcd::function::instance::Instance::new(
+        funcd_sandbox::spec::InstanceId(1),
+        std::sync::Arc::clone(&revision),
+        funcd::function::instance::Address::Unix(path),
+    );
+    instance.note_running();
+    function.publish(funcd::function::handle::Live {
+        revision,
+        instances: vec![std::sync::Arc::new(instance)],
+        refusal: None,
+    });
+    assert_problem(&host.get("/full"), 504, "start-timeout", "connection_timeout");
+    let retries = metric("funcd_request_retries_total", "function=\"full\",result=\"sent\"");
+    assert_eq!(retries, 0);
 }

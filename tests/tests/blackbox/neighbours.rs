@@ -291,7 +291,12 @@ fn a_host_that_is_short_of_descriptors_holds_back_and_recovers() {
         .arguments(&["--workers", "1"])
         .start();
     let few = "limits = { files = 64 }\n";
-    host.deploy("awake", "echo", &format!("{few}scale = {{ idle = \"1h\" }}\n"));
+    let critical = "request = { priority = \"critical\" }\n";
+    host.deploy(
+        "awake",
+        "echo",
+        &format!("{few}{critical}scale = {{ idle = \"1h\" }}\n"),
+    );
     host.deploy("idle", "hello", &format!("{few}scale = {{ idle = \"1h\" }}\n"));
     host.deploy(
         "kept",
@@ -332,13 +337,23 @@ fn a_host_that_is_short_of_descriptors_holds_back_and_recovers() {
     );
     let ps = String::from_utf8(host.funcd(&["ps"]).output().unwrap().stdout).unwrap();
     assert!(ps.contains("the host is short of descriptors"), "{ps}");
-    until("the idle instance to be stopped", || !idle.is_there());
+    // Until the idle one is stopped only what is refused is asked of the other: by then nobody looks at it any more.
+    let bulk = Request::get("/awake/").header("x-funcd-class", "bulk");
+    let mut is_refused = || caller.ask(&bulk).unwrap().header("x-funcd-shed") == Some("brownout");
+    until("bulk to be refused", &mut is_refused);
+    until("the idle instance to be stopped", || {
+        assert!(is_refused());
+        !idle.is_there()
+    });
     assert!(kept.is_there(), "a minimum is kept");
 
     drop(callers);
     eventually("it to be over", || match state_of(&host)["brownout"].clone() {
         over if over["stage"] == "none" => Ok(()),
         other => Err(other.to_string()),
+    });
+    until("nobody to be refused any more", || {
+        host.ask(&bulk).status() == 200
     });
     assert_eq!(told(&mut caller), None);
     assert_eq!(caller.ask(&Request::get("/idle/")).unwrap().status(), 200);
