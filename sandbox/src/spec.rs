@@ -48,6 +48,9 @@ pub struct Spec {
     pub env: Vec<(String, String)>,
     /// How requests reach the process.
     pub socket: Socket,
+    /// TCP ports of 127.0.0.1 in a network namespace of its own, on which sockets listen before it starts: not its own
+    /// sockets, but the supervisor's, which answers there what the function asks. At most [`MAX_PORTS`], no two alike.
+    pub ports: Vec<u16>,
     /// What it may use.
     pub limits: Limits,
     /// What of the system it sees.
@@ -69,6 +72,9 @@ pub const CREDENTIALS: &str = "/run/credentials";
 
 /// Secrets of one function, at most.
 pub const MAX_SECRETS: usize = 64;
+
+/// Ports that the supervisor listens on within one instance's network namespace, at most.
+pub const MAX_PORTS: usize = 16;
 
 /// Whether something may be the name of a secret: 1 to 64 letters, digits, `.`, `_` and `-`, with no `.` in front.
 pub fn is_secret_name(name: &str) -> bool {
@@ -111,6 +117,15 @@ pub enum Socket {
     Unix,
     /// The process itself listens on this TCP port in a network namespace of its own.
     Port(u16),
+    /// Not at all: it has no descriptor 3, and asks for its requests on one of [`Spec::ports`].
+    None,
+}
+
+impl Spec {
+    /// Whether it gets a network namespace of its own, in which 127.0.0.1 works.
+    pub fn has_own_network(&self) -> bool {
+        matches!(self.socket, Socket::Port(_)) || !self.ports.is_empty()
+    }
 }
 
 /// What an instance may use.

@@ -130,8 +130,9 @@ pub enum Event {
         /// Which instance.
         id: InstanceId,
     },
-    /// The instance runs: exec succeeded. Descriptors: the read ends of its stdout and stderr (in the inventory too), and
-    /// its listening socket if it has one, to be dropped once the instance has accepted a connection.
+    /// The instance runs: exec succeeded. Descriptors: the read ends of its stdout and stderr and a listening socket for each
+    /// of [`Spec::ports`], in that order (in the inventory too); then its own listening socket if it has one, to be dropped once
+    /// the instance has accepted a connection.
     Launched {
         /// Which instance.
         id: InstanceId,
@@ -450,6 +451,7 @@ mod tests {
                 args,
                 env,
                 socket: Socket::Port(numbers.5),
+                ports: Vec::new(),
                 limits: Limits {
                     memory_bytes: numbers.0,
                     cpu_millis: numbers.1,

@@ -2,7 +2,7 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -19,6 +19,7 @@ use crate::cgroup::{Ceiling, Leaf};
 use crate::confine::{self, Confinement, Mounts, Spawned, Standby};
 use crate::exit::Step;
 use crate::floor::Grants;
+use crate::namespace;
 use crate::rlimit;
 use crate::sandbox::Sandbox;
 use crate::spec::{Image, InstanceId, Socket, Spec, System};
@@ -53,6 +54,8 @@ pub(super) struct Started {
 /// What is bound for an instance before it exists.
 pub(super) struct Ends {
     pub(super) listener: Option<OwnedFd>,
+    /// Those of the supervisor, in the instance's network namespace.
+    pub(super) ports: Vec<Rc<OwnedFd>>,
     pub(super) stdout: (OwnedFd, OwnedFd),
     pub(super) stderr: (OwnedFd, OwnedFd),
 }
@@ -141,6 +144,7 @@ impl Launcher {
                     stderr: Rc::new(ends.stderr.0),
                     network,
                     has_port: matches!(spec.socket, Socket::Port(_)),
+                    ports: ends.ports,
                     oom: None,
                     memo: spec.memo.into(),
                     is_unreachable: false,
@@ -207,11 +211,14 @@ impl Launcher {
         when: When,
     ) -> Result<Started, Failed> {
         confinement.credentials = self.deliver(id, spec, confinement.identity)?;
-        let ends = self.ends(id, spec)?;
+        let mut ends = self.ends(id, spec)?;
         let network = self
             .networks
-            .take(&self.plan, spec.socket)
+            .take(&self.plan, spec)
             .map_err(|e| Failed::new(Step::Network, &e, "see `funcd doctor`"))?;
+        if !spec.ports.is_empty() {
+            ends.ports = listen_within(network.as_ref(), &spec.ports)?;
+        }
         if ends.listener.is_some() && when == When::Now {
             // While the process is made on this core, the request finds its way to the socket on another.
             self.tell(&Event::Bound { id }, Vec::new());
@@ -301,7 +308,7 @@ impl Launcher {
 
     fn ends(&self, id: InstanceId, spec: &Spec) -> Result<Ends, Failed> {
         let listener = match spec.socket {
-            Socket::Port(_) => None,
+            Socket::Port(_) | Socket::None => None,
             Socket::Unix => Some(
                 self.bind(id)
                     .map_err(|e| Failed::new(Step::Socket, &e, "look at the run folder"))?,
@@ -310,6 +317,7 @@ impl Launcher {
         let pipe = || pipe().map_err(|e| Failed::new(Step::Descriptors, &e, "raise the limit of open files"));
         Ok(Ends {
             listener,
+            ports: Vec::new(),
             stdout: pipe()?,
             stderr: pipe()?,
         })
@@ -342,8 +350,8 @@ impl Launcher {
                 None => Ok(()),
             });
         let waits = instance.waiting.is_some();
-        let mut output = instance.output();
-        output.extend(listener.map(Rc::new));
+        let mut descriptors = instance.descriptors();
+        descriptors.extend(listener.map(Rc::new));
         self.children.insert(instance.sandbox.child, id);
         self.instances.insert(id, instance);
         if let Err(e) = watched {
@@ -357,7 +365,7 @@ impl Launcher {
             return Err(Failed::new(Step::Clone, &e, "raise fs.epoll.max_user_watches"));
         }
         if !waits {
-            self.tell(&Event::Launched { id, pid }, output);
+            self.tell(&Event::Launched { id, pid }, descriptors);
             self.rest_until = Instant::now() + REST;
         }
         // From here on nobody waits.
@@ -391,6 +399,23 @@ impl Launcher {
     }
 }
 
+/// Sockets of the supervisor within an instance's network namespace, made before its process exists: what it connects to first
+/// is there.
+fn listen_within(network: Option<&Network>, ports: &[u16]) -> Result<Vec<Rc<OwnedFd>>, Failed> {
+    let Some(network) = network else {
+        let why = "what it asks for is answered on a port of its own network namespace, and this host can't make one: see \
+                   `funcd doctor`";
+        return Err(Failed {
+            step: Step::Network,
+            errno: libc::EOPNOTSUPP,
+            why: why.to_owned(),
+        });
+    };
+    let made = namespace::listeners_in(network.namespace().as_fd(), ports);
+    let made = made.map_err(|e| Failed::new(Step::Network, &e, "raise the limit of open files"))?;
+    Ok(made.into_iter().map(Rc::new).collect())
+}
+
 fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
     // The reader shares it with the launcher; the function's own end stays as programs expect it.
@@ -412,7 +437,7 @@ fn environment(spec: &Spec) -> Vec<String> {
         .collect();
     let contract: &[(&str, &str)] = match spec.socket {
         Socket::Unix => &[("LISTEN_FDS", "1"), ("LISTEN_FDNAMES", "http")],
-        Socket::Port(_) => &[],
+        Socket::Port(_) | Socket::None => &[],
     };
     for (name, value) in contract {
         if !spec.env.iter().any(|(given, _)| given == name) {

@@ -44,6 +44,7 @@ impl std::fmt::Display for Profile {
         let socket = match self.socket {
             Socket::Unix => "a Unix socket",
             Socket::Port(_) => "a port",
+            Socket::None => "no socket",
         };
         write!(f, "{image} on {socket}")
     }
@@ -149,6 +150,7 @@ impl Launcher {
             args: name.into_iter().chain(target.arguments()).collect(),
             env: Vec::new(),
             socket: profile.socket,
+            ports: Vec::new(),
             limits: Limits {
                 memory_bytes: MEMORY,
                 cpu_millis: 1000,

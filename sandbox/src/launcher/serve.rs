@@ -82,6 +82,8 @@ pub(super) struct Instance {
     pub(super) network: Option<Network>,
     /// Whether the function listens on a port, so that sockets are made in its namespace.
     pub(super) has_port: bool,
+    /// What the supervisor listens on in its namespace; every supervisor gets them.
+    pub(super) ports: Vec<Rc<OwnedFd>>,
     pub(super) oom: Option<OwnedFd>,
     /// Shared by instances that were started alike.
     pub(super) memo: Rc<[u8]>,
@@ -95,8 +97,12 @@ pub(super) struct Instance {
 
 impl Instance {
     /// The descriptors that a supervisor gets with it.
-    pub(super) fn output(&self) -> Vec<Rc<OwnedFd>> {
-        vec![Rc::clone(&self.stdout), Rc::clone(&self.stderr)]
+    pub(super) fn descriptors(&self) -> Vec<Rc<OwnedFd>> {
+        let output = [Rc::clone(&self.stdout), Rc::clone(&self.stderr)];
+        output
+            .into_iter()
+            .chain(self.ports.iter().map(Rc::clone))
+            .collect()
     }
 }
 

@@ -39,7 +39,7 @@ pub(super) fn refusal(plan: &Plan, spec: &Spec) -> Option<&'static str> {
         Some(
             "this host starts functions below a mini-init (Landlock before ABI 6, or no uids): none is prepared ahead",
         )
-    } else if spec.socket != Socket::Unix {
+    } else if spec.socket != Socket::Unix || !spec.ports.is_empty() {
         Some("an instance with a port of its own can't be prepared ahead")
     } else if !spec.read.is_empty() || !spec.write.is_empty() || !spec.secrets.is_empty() {
         Some("an instance with grants or secrets can't be prepared ahead")
@@ -64,10 +64,10 @@ impl Launcher {
                 Progress::Ready(go) => self.tell(&Event::Prepared { id }, vec![Rc::new(go)]),
                 Progress::Executed => {
                     let listener = instance.waiting.take().and_then(|waiting| waiting.listener);
-                    let mut output = instance.output();
-                    output.extend(listener.map(Rc::new));
+                    let mut descriptors = instance.descriptors();
+                    descriptors.extend(listener.map(Rc::new));
                     let pid = instance.sandbox.pid;
-                    self.tell(&Event::Launched { id, pid }, output);
+                    self.tell(&Event::Launched { id, pid }, descriptors);
                     self.rest_until = Instant::now() + REST;
                 }
                 Progress::Failed(failure) => {

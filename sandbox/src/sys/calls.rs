@@ -200,6 +200,18 @@ pub(crate) fn socket(domain: i32, kind: i32) -> Result<RawFd> {
     call(libc::SYS_socket, [domain as usize, kind as usize, 0, 0, 0, 0]).map(|fd| fd as RawFd)
 }
 
+/// Binds a TCP socket to a port of 127.0.0.1 and listens.
+pub(crate) fn listen_on_loopback(socket: RawFd, port: u16, backlog: u32) -> Result {
+    // struct sockaddr_in (ip(7)): family, port and address in network order, 8 bytes of nothing.
+    let mut address = [0u8; 16];
+    address[..2].copy_from_slice(&(libc::AF_INET as u16).to_ne_bytes());
+    address[2..4].copy_from_slice(&port.to_be_bytes());
+    address[4..8].copy_from_slice(&[127, 0, 0, 1]);
+    let bind = [socket as usize, address.as_ptr() as usize, address.len(), 0, 0, 0];
+    call(libc::SYS_bind, bind)?;
+    call(libc::SYS_listen, [socket as usize, backlog as usize, 0, 0, 0, 0]).map(drop)
+}
+
 /// Sets the loopback interface of this network namespace up, through any socket.
 pub(crate) fn loopback_up(socket: RawFd) -> Result {
     // struct ifreq: the name in 16 bytes, then the flags; 40 bytes in all.

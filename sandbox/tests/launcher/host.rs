@@ -259,6 +259,7 @@ impl Running {
                 .collect(),
             env: vec![("GREETING".into(), "hello".into())],
             socket: Socket::Unix,
+            ports: Vec::new(),
             limits: Limits {
                 memory_bytes: 32 << 20,
                 cpu_millis: 2000,
