@@ -9,12 +9,26 @@ use std::sync::OnceLock;
 use nix::fcntl::{Flock, FlockArg};
 
 /// The example functions' executables.
-const EXECUTABLES: [&str; 14] = [
-    "hello", "thumbs", "notes", "ticker", "slow", "crash", "hog", "forkbomb", "fuzzer", "deaf", "daemon",
-    "garbage", "echo", "attack",
+const EXECUTABLES: [&str; 16] = [
+    "hello",
+    "thumbs",
+    "notes",
+    "ticker",
+    "slow",
+    "crash",
+    "hog",
+    "forkbomb",
+    "fuzzer",
+    "deaf",
+    "daemon",
+    "garbage",
+    "echo",
+    "attack",
+    "lambda-http",
+    "lambda-tries",
 ];
 /// The files of the examples that tests use as they are.
-const FILES: [&str; 14] = [
+const FILES: [&str; 17] = [
     "py-port/server.py",
     "py-port/function.toml",
     "notes/function.toml",
@@ -29,9 +43,19 @@ const FILES: [&str; 14] = [
     "sh-port/function.toml",
     "c-http/hello.c",
     "go-http/main.go",
+    "lambda-http/function.toml",
+    "lambda-py/bootstrap",
+    "lambda-py/function.toml",
 ];
 /// Of those, the ones that run as they are.
-const SCRIPTS: [&str; 5] = ["server.py", "server.js", "server.pl", "server", "server.sh"];
+const SCRIPTS: [&str; 6] = [
+    "server.py",
+    "server.js",
+    "server.pl",
+    "server",
+    "server.sh",
+    "bootstrap",
+];
 
 /// Where what is tested lies: `funcd`, `bin/<example>`, `examples/<file of an example>`, `peers/`, and the tests
 /// themselves, by name.

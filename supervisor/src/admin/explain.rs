@@ -206,6 +206,19 @@ impl Items {
                 self.add("network", "descriptor 3", "a listening Unix socket", contract);
                 self.add("network", "reachable", "nothing, not even 127.0.0.1", PROFILE);
             }
+            Socket::None => {
+                for port in &spec.ports {
+                    let what = format!("port {port}");
+                    let how = "where it asks funcd for its requests, in a network of its own";
+                    self.add("network", what, how, contract.clone());
+                }
+                self.add(
+                    "network",
+                    "reachable",
+                    "that port, and itself, over 127.0.0.1",
+                    PROFILE,
+                );
+            }
             Socket::Port(port) => {
                 self.add(
                     "network",

@@ -52,6 +52,11 @@ pub enum Contract {
     Http,
     /// It listens on `$PORT` itself.
     Port(u16),
+    /// It asks for its requests itself, at `$AWS_LAMBDA_RUNTIME_API`.
+    Lambda {
+        /// Whether callers may also send events as they are.
+        invoke: bool,
+    },
 }
 
 /// Which requests a function answers.
@@ -103,6 +108,11 @@ pub struct Health {
 }
 
 impl Manifest {
+    /// Whether a connection that is kept open would keep the instance from serving others.
+    pub fn takes_one_connection(&self) -> bool {
+        self.scale.concurrency == 1 && !matches!(self.contract, Contract::Lambda { .. })
+    }
+
     /// The manifest of a function: what its `function.toml` says, over the host's `[defaults]`, over the built-in defaults.
     /// `text` is `None` for a plain executable and for a folder without the file. `file` is how errors call the file.
     ///

@@ -17,7 +17,7 @@ type Layers<'a> = &'a [Layer<ManifestFile>];
 /// Arguments, environment and grants together, in bytes: they travel to the launcher in one message of 64 KiB.
 const MAX_TEXT: usize = 32 * 1024;
 /// Contracts that the design knows and this version does not.
-const LATER_CONTRACTS: [&str; 5] = ["lambda", "fn", "stdio", "cgi", "ironhttp"];
+const LATER_CONTRACTS: [&str; 4] = ["fn", "stdio", "cgi", "ironhttp"];
 
 /// The manifest of the function `name`; layers strongest first.
 ///
@@ -25,18 +25,26 @@ const LATER_CONTRACTS: [&str; 5] = ["lambda", "fn", "stdio", "cgi", "ironhttp"];
 /// [`TypedError`] with the place of the first mistake.
 pub(super) fn manifest(name: &str, layers: Layers<'_>) -> Result<Manifest, TypedError> {
     not_in_this_version(layers)?;
+    let contract = contract(layers)?;
+    // What those functions find elsewhere: one request at a time, 6 MB, and 2 seconds to end.
+    let is_lambda = matches!(contract, Contract::Lambda { .. });
     let manifest = Manifest {
         exec: exec(name, layers)?,
         args: args(layers)?,
         env: env(layers)?,
         secrets: secrets(layers)?,
-        contract: contract(layers)?,
+        contract,
         routes: routes(layers)?,
-        scale: scale(layers)?,
+        scale: scale(layers, if is_lambda { 1 } else { 64 })?,
         limits: limits(layers)?,
         request: RequestBounds {
             timeout: span(layers, |f| f.request.timeout.as_ref(), MILLI..=DAY, secs(30))?,
-            body: size(layers, |f| f.request.body.as_ref(), 0..=1 << 40, 16 << 20)?,
+            body: size(
+                layers,
+                |f| f.request.body.as_ref(),
+                0..=1 << 40,
+                if is_lambda { 6 << 20 } else { 16 << 20 },
+            )?,
         },
         health: Health {
             path: health_path(layers)?,
@@ -46,7 +54,7 @@ pub(super) fn manifest(name: &str, layers: Layers<'_>) -> Result<Manifest, Typed
                 layers,
                 |f| f.health.stop_within.as_ref(),
                 Duration::ZERO..=HOUR,
-                secs(10),
+                secs(if is_lambda { 2 } else { 10 }),
             )?,
         },
         system: scope(layers)?,
@@ -128,7 +136,14 @@ fn env_name_refusal(name: &str) -> Option<&'static str> {
         Some("is refused: LD_* changes what code runs, and what runs is what was stored")
     } else if name.starts_with("LISTEN_")
         || name.starts_with("FUNCD_")
-        || ["PORT", "NOTIFY_SOCKET", "CREDENTIALS_DIRECTORY"].contains(&name)
+        || [
+            "PORT",
+            "NOTIFY_SOCKET",
+            "CREDENTIALS_DIRECTORY",
+            "AWS_LAMBDA_RUNTIME_API",
+            "AWS_LAMBDA_MAX_CONCURRENCY",
+        ]
+        .contains(&name)
     {
         Some("is reserved: funcd sets it")
     } else {
@@ -160,6 +175,15 @@ fn contract(layers: Layers<'_>) -> Result<Contract, TypedError> {
     let found = pick(layers, |f| f.contract.as_ref());
     let port = pick(layers, |f| f.port.as_ref());
     let contract = found.as_ref().map_or("auto", |f| f.value.as_str());
+    let invoke = pick(layers, |f| f.invoke.as_ref());
+    if let Some(invoke) = invoke
+        .as_ref()
+        .filter(|invoke| contract != "lambda" && in_first(layers, invoke))
+    {
+        return Err(invoke
+            .refuse(format!("`invoke` means nothing with contract = {contract:?}"), "")
+            .help("set contract = \"lambda\" if the function is one for AWS Lambda"));
+    }
     match contract {
         "auto" | "http" => match port {
             // A port in [defaults] is for those functions that want one; in the function's own manifest it is a mistake.
@@ -175,15 +199,23 @@ fn contract(layers: Layers<'_>) -> Result<Contract, TypedError> {
                 u16::try_from(port).expect("the range was checked"),
             ))
         }
+        "lambda" => match port {
+            Some(port) if in_first(layers, &port) => {
+                Err(port.refuse("`port` means nothing with contract = \"lambda\"", ""))
+            }
+            _ => Ok(Contract::Lambda {
+                invoke: invoke.is_some_and(|invoke| *invoke.value),
+            }),
+        },
         other => {
             let found = found.expect("the default is \"auto\"");
-            let known = ["auto", "http", "port"];
+            let known = ["auto", "http", "port", "lambda"];
             if LATER_CONTRACTS.contains(&other) {
                 let message = format!("contract {other:?} is not supported by this version of funcd");
-                return Err(found.refuse(message, "use \"auto\", \"http\" or \"port\""));
+                return Err(found.refuse(message, "use \"auto\", \"http\", \"port\" or \"lambda\""));
             }
             let label = error::nearest(other, &known).map(|near| format!("did you mean {near:?}?"));
-            let label = label.unwrap_or_else(|| "use \"auto\", \"http\" or \"port\"".into());
+            let label = label.unwrap_or_else(|| "use \"auto\", \"http\", \"port\" or \"lambda\"".into());
             Err(found.refuse(format!("unknown contract {other:?}"), label))
         }
     }
@@ -282,7 +314,7 @@ fn path_refusal(path: &str) -> Option<&'static str> {
     None
 }
 
-fn scale(layers: Layers<'_>) -> Result<Scale, TypedError> {
+fn scale(layers: Layers<'_>, concurrency: u64) -> Result<Scale, TypedError> {
     let max = number(layers, |f| f.scale.max.as_ref(), 1..=10_000, 8)?;
     let min = number(layers, |f| f.scale.min.as_ref(), 0..=10_000, 0)?;
     if min > max {
@@ -305,7 +337,12 @@ fn scale(layers: Layers<'_>) -> Result<Scale, TypedError> {
     Ok(Scale {
         min: to_u32(min),
         max: to_u32(max),
-        concurrency: to_u32(number(layers, |f| f.scale.concurrency.as_ref(), 1..=65_535, 64)?),
+        concurrency: to_u32(number(
+            layers,
+            |f| f.scale.concurrency.as_ref(),
+            1..=65_535,
+            concurrency,
+        )?),
         prewarm: to_u32(number(layers, |f| f.scale.prewarm.as_ref(), 0..=10_000, 0)?),
         idle,
         freeze: freeze(layers, min, idle)?,

@@ -20,6 +20,8 @@ pub struct ManifestFile {
     pub contract: Option<Spanned<String>>,
     /// The port that it listens on, with `contract = "port"`.
     pub port: Option<Spanned<i64>>,
+    /// Whether callers may send events as they are, with `contract = "lambda"`.
+    pub invoke: Option<Spanned<bool>>,
     /// Secrets that it is given as files.
     pub secrets: Option<Spanned<Vec<Spanned<String>>>>,
     /// Environment.

@@ -1,5 +1,7 @@
 //! How requests get into the process. `http` and `port` both speak HTTP/1.1 over a byte stream, so they differ only in
-//! how that stream is opened. Never parses HTTP.
+//! how that stream is opened; behind the stream of a `lambda` instance is its [`lambda`] desk. Never parses HTTP.
+
+pub mod lambda;
 
 use std::io;
 use std::time::{Duration, Instant};

@@ -34,6 +34,7 @@ use super::sweep::Agenda;
 use crate::catalog::manifest::Contract;
 use crate::catalog::manifest::Defaults;
 use crate::catalog::{Candidate, Change};
+use crate::contract::lambda;
 use crate::ingress::Routes;
 use crate::launcher::Launcher;
 use crate::name::FunctionName;
@@ -66,6 +67,8 @@ pub struct Parts {
     pub next_id: u64,
     /// How many instances may wait right before exec.
     pub standbys: usize,
+    /// How many workers there are.
+    pub workers: usize,
     /// Whether instances can be frozen on this host.
     pub can_freeze: bool,
     /// What tells what the host has left.
@@ -114,6 +117,8 @@ pub struct Inherited {
     pub stdout: OwnedFd,
     /// The read end of its stderr.
     pub stderr: OwnedFd,
+    /// Where it asks the supervisor, within its network namespace.
+    pub ports: Vec<OwnedFd>,
 }
 
 /// The one writer of what exists.
@@ -146,6 +151,8 @@ pub struct Control {
     /// Starts that were not told of yet.
     pub(super) started: Vec<(InstanceId, FunctionName)>,
     pub(super) standbys: Standbys,
+    /// Where Lambda functions ask.
+    pub(super) desks: lambda::Threads,
     pub(super) can_freeze: bool,
     /// When which function is due.
     pub(super) agenda: Agenda,
@@ -190,6 +197,7 @@ impl Control {
             launches: Vec::new(),
             started: Vec::new(),
             standbys: Standbys::new(parts.standbys),
+            desks: lambda::Threads::new(parts.workers),
             can_freeze: parts.can_freeze,
             agenda: Agenda::default(),
             in_use: BTreeSet::new(),
@@ -334,6 +342,11 @@ impl Control {
                 }
             }
             ToControl::Woken(id) => self.on_woken(id),
+            ToControl::Overdue(id) => {
+                if let Some(name) = self.owners.get(&id).cloned() {
+                    self.with(&name, |entry, effects| entry.overdue(id, effects));
+                }
+            }
             ToControl::SocketsLow(id) => {
                 self.requests.push(Request::Sockets {
                     id,
@@ -434,7 +447,7 @@ impl Control {
         let Some(revision) = slot.map(|slot| Arc::clone(&slot.revision)) else {
             return;
         };
-        let instance = self.make_instance(id, revision);
+        let instance = self.make_instance(&name, id, revision);
         self.with(&name, |entry, effects| entry.bound(id, instance, effects));
     }
 
@@ -453,21 +466,38 @@ impl Control {
             self.report
                 .attach(&name, &instance.revision, id, [stdout, stderr]);
         }
+        let listener = match &instance.address {
+            Address::Unix(_) => fds.next(),
+            Address::Port { .. } => None,
+            Address::Lambda(api) => {
+                fds.next().map(|listener| api.listen(listener));
+                None
+            }
+        };
         let requests_wait = self
             .entries
             .get(&name)
             .is_some_and(|entry| entry.handle.admitted() > 0);
-        let listener = fds.next();
         tokio::spawn(prove(instance, listener, requests_wait, self.to_control.clone()));
     }
 
-    pub(super) fn make_instance(&self, id: InstanceId, revision: Arc<Revision>) -> Arc<Instance> {
+    pub(super) fn make_instance(
+        &self,
+        name: &FunctionName,
+        id: InstanceId,
+        revision: Arc<Revision>,
+    ) -> Arc<Instance> {
         let address = match revision.manifest.contract {
             Contract::Http => Address::Unix(self.sockets.join(id.to_string())),
             Contract::Port(port) => Address::Port {
                 port,
                 stock: SocketStock::new(self.to_control.clone()),
             },
+            Contract::Lambda { invoke } => {
+                let whose = (id, &*revision);
+                let setting = lambda::Setting::new(name, whose, invoke, self.to_control.clone());
+                Address::Lambda(self.desks.open(setting))
+            }
         };
         Arc::new(Instance::new(id, revision, address))
     }

@@ -329,6 +329,14 @@ impl Entry {
         rollout
     }
 
+    /// It did not do in time what it has to: it ends, and what goes on in it may finish.
+    pub(super) fn overdue(&mut self, id: InstanceId, effects: &mut Effects<'_>) {
+        if let Some(index) = self.slots.iter().position(|slot| slot.id == Some(id)) {
+            self.apply(index, Event::Retire, effects);
+            self.settle(effects);
+        }
+    }
+
     /// A draining instance has no lease left.
     pub(super) fn drained(&mut self, id: InstanceId, effects: &mut Effects<'_>) {
         if let Some(index) = self.slots.iter().position(|slot| slot.id == Some(id)) {

@@ -44,6 +44,8 @@ pub enum ToControl {
     Answered(InstanceId),
     /// An instance that was prepared ahead was leased, and told to execute.
     Woken(InstanceId),
+    /// An instance did not do in time what it has to: it takes nothing more, and ends.
+    Overdue(InstanceId),
     /// A stock of sockets runs low.
     SocketsLow(InstanceId),
 }

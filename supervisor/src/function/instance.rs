@@ -15,6 +15,7 @@ use tokio::net::{TcpSocket, TcpStream, UnixStream};
 use tokio::sync::{Notify, mpsc};
 
 use super::handle::{Revision, ToControl};
+use crate::contract::lambda;
 
 /// One running process of a revision.
 #[derive(Debug)]
@@ -125,8 +126,10 @@ impl Instance {
     /// It has ended: who waits to connect gets an error.
     pub fn close(&self) {
         self.stop_accepting();
-        if let Address::Port { stock, .. } = &self.address {
-            stock.close();
+        match &self.address {
+            Address::Unix(_) => {}
+            Address::Port { stock, .. } => stock.close(),
+            Address::Lambda(api) => api.close(),
         }
     }
 
@@ -162,6 +165,7 @@ impl Instance {
     pub async fn dial(&self) -> io::Result<Stream> {
         match &self.address {
             Address::Unix(path) => Ok(Stream::Unix(UnixStream::connect(path).await?)),
+            Address::Lambda(api) => Ok(Stream::Unix(api.dial()?)),
             Address::Port { port, stock } => {
                 let socket = std::net::TcpStream::from(stock.take(self.id).await?);
                 socket.set_nonblocking(true)?;
@@ -186,6 +190,8 @@ pub enum Address {
         /// Sockets made in there.
         stock: SocketStock,
     },
+    /// It asks for its requests itself, at its desk.
+    Lambda(lambda::Api),
 }
 
 /// Unconnected TCP sockets of an instance's network namespace; refilled by the launcher before they run out.

@@ -31,6 +31,11 @@ pub(super) async fn prove(
     control: mpsc::UnboundedSender<ToControl>,
 ) {
     let health = instance.revision.manifest.health.path.clone();
+    if let Address::Lambda(api) = &instance.address
+        && !api.ready().await
+    {
+        return;
+    }
     if requests_wait && is_leased_while_starting(&instance) {
         tokio::time::sleep(PATIENCE).await;
     }
@@ -45,6 +50,8 @@ pub(super) async fn prove(
                 probed = probed || instance.dial().await.is_ok();
                 probed && queue_is_empty(listener)
             }
+            // It has asked for a request.
+            (None, Address::Lambda(_), _) => true,
             (None, _, _) => instance.dial().await.is_ok(),
         };
         if ready {

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::handle::Revision;
 use crate::catalog::manifest::{Contract, Defaults, Manifest};
 use crate::catalog::view::{Asks, Wanted};
+use crate::contract::lambda;
 use crate::name::{FunctionName, RevisionId};
 
 /// What the next supervisor must know about an instance to take it over.
@@ -75,6 +76,11 @@ pub(crate) fn spec(function: &FunctionName, revision: &Revision) -> Spec {
         socket: match manifest.contract {
             Contract::Http => Socket::Unix,
             Contract::Port(port) => Socket::Port(port),
+            Contract::Lambda { .. } => Socket::None,
+        },
+        ports: match manifest.contract {
+            Contract::Http | Contract::Port(_) => Vec::new(),
+            Contract::Lambda { .. } => vec![lambda::PORT],
         },
         limits: manifest.limits,
         system: revision.wanted.view(manifest.system).system(),
@@ -109,6 +115,7 @@ fn environment(function: &FunctionName, revision: &Revision) -> Vec<(String, Str
             env.push(("K_REVISION", format!("{function}-{}", revision.id.short())));
             env.push(("K_CONFIGURATION", function.to_string()));
         }
+        Contract::Lambda { .. } => env.extend(lambda::environment(function, revision)),
     }
     if !manifest.secrets.is_empty() {
         // As systemd calls it for its services (systemd.exec(5)).

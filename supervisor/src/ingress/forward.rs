@@ -19,8 +19,9 @@ use super::respond::{Kind, Problem};
 use super::watch::Watch;
 use super::worker::Worker;
 use crate::contract;
+use crate::contract::lambda::{self, Trouble};
 use crate::function::handle::{Function, Lease, ToControl, Unavailable};
-use crate::function::instance::Instance;
+use crate::function::instance::{Address, Instance};
 use crate::ledger::record::{Outcome, Record, Start};
 
 /// An instance that just died is still listed for a moment: so many refused connections, with pauses that double from
@@ -59,7 +60,10 @@ pub(super) async fn forward(
         let lease = lease(function, record, deadline).await.map_err(unavailable)?;
         let instance = lease.instance();
         record.borrow_mut().leases(instance.id.0, start(instance));
-        let keep = instance.revision.manifest.scale.concurrency > 1;
+        let keep = !instance.revision.manifest.takes_one_connection();
+        if let Address::Lambda(_) = instance.address {
+            lambda::set_deadline(request.headers_mut(), deadline);
+        }
         let parked = if keep {
             pool::pop_open(&worker.pool, instance, !safe).await
         } else {
@@ -99,6 +103,11 @@ pub(super) async fn forward(
                 record.borrow_mut().answers();
                 if instance.note_answer() {
                     function.tell(ToControl::Answered(instance.id));
+                }
+                if let Address::Lambda(_) = instance.address
+                    && let Some((trouble, detail)) = Trouble::of(response.headers())
+                {
+                    return Err(of_lambda(trouble, detail));
                 }
                 return Ok(Answer {
                     response,
@@ -272,6 +281,17 @@ pub(super) fn unavailable(why: Unavailable) -> Problem {
             "no instance had a free place within the function's time-out",
         ),
     }
+}
+
+/// What a Lambda function's desk says instead of a response.
+fn of_lambda(trouble: Trouble, detail: String) -> Problem {
+    let kind = match trouble {
+        Trouble::Failed => Kind::FunctionError,
+        Trouble::Malformed | Trouble::TooLarge => Kind::MalformedResponse,
+        Trouble::Ended => Kind::ConnectionTerminated,
+        Trouble::BadInvoke => Kind::BadRequest,
+    };
+    Problem::new(kind, detail).because(trouble.slug())
 }
 
 fn refused() -> Problem {

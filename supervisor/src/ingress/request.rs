@@ -70,7 +70,7 @@ async fn answer(
         (
             manifest.request.timeout,
             manifest.request.body,
-            manifest.scale.concurrency == 1,
+            manifest.takes_one_connection(),
         )
     };
     if body.size_hint().lower() > body_limit {

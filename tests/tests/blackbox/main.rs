@@ -16,6 +16,7 @@ mod grading;
 #[allow(dead_code, reason = "these tests need fewer of them")]
 mod h2;
 mod http;
+mod lambda;
 mod launcher;
 mod lifecycle;
 mod refusals;
@@ -36,6 +37,7 @@ fn main() -> std::process::ExitCode {
     strangers::register(&mut suite);
     refusals::register(&mut suite);
     contract::register(&mut suite);
+    lambda::register(&mut suite);
     runtimes::register(&mut suite);
     sandbox::register(&mut suite);
     secrets::register(&mut suite);
