@@ -30,10 +30,15 @@ const EXTENSION_ID: HeaderName = HeaderName::from_static("lambda-extension-ident
 /// What streams a response whose head stands before its body.
 pub(super) const INTEGRATION: &str = "application/vnd.awslambda.http-integration-response";
 
+/// What is read of a body that nobody wants, in bytes: so far clients write before they read, and who is cut off while it does
+/// sees no answer.
+const LARGEST_DRAINED: usize = 64 << 20;
+
 /// Answers one request of the function's process.
 pub(super) async fn answer(desk: Rc<Desk>, request: Request<Incoming>) -> Result<Response<Out>, Infallible> {
-    let (parts, body) = request.into_parts();
+    let (parts, mut body) = request.into_parts();
     let (method, path) = (&parts.method, parts.uri.path());
+    let body = &mut body;
     let response = if let Some(path) = path.strip_prefix(RUNTIME) {
         let path: Vec<&str> = path.split('/').collect();
         match (method, path.as_slice()) {
@@ -54,7 +59,20 @@ pub(super) async fn answer(desk: Rc<Desk>, request: Request<Incoming>) -> Result
     } else {
         unknown()
     };
+    drain(body).await;
     Ok(response)
+}
+
+/// Reads what is left of a body.
+async fn drain(body: &mut Incoming) {
+    let mut left = LARGEST_DRAINED;
+    while let Some(Ok(frame)) = body.frame().await {
+        let length = frame.data_ref().map_or(0, Bytes::len);
+        let Some(less) = left.checked_sub(length) else {
+            return;
+        };
+        left = less;
+    }
 }
 
 /// Waits, for as long as it takes, for something to do.
@@ -72,7 +90,7 @@ async fn next(desk: &Rc<Desk>) -> Response<Out> {
     response
 }
 
-async fn respond(desk: &Rc<Desk>, id: &str, headers: &HeaderMap, body: Incoming) -> Response<Out> {
+async fn respond(desk: &Rc<Desk>, id: &str, headers: &HeaderMap, body: &mut Incoming) -> Response<Out> {
     let mode = headers.get(MODE).map(HeaderValue::as_bytes);
     if mode.is_some_and(|mode| !mode.eq_ignore_ascii_case(b"streaming")) {
         return error(
@@ -130,11 +148,22 @@ async fn respond(desk: &Rc<Desk>, id: &str, headers: &HeaderMap, body: Incoming)
 
 /// Passes on what comes as the caller takes it; true at its end. When the caller is gone the rest is read for nobody: the
 /// function is not to notice.
-async fn stream(desk: &Desk, id: &str, mut body: Incoming, pieces: tokio::sync::mpsc::Sender<Piece>) -> bool {
+async fn stream(
+    desk: &Desk,
+    id: &str,
+    body: &mut Incoming,
+    pieces: tokio::sync::mpsc::Sender<Piece>,
+) -> bool {
+    // The crate of AWS (1.5) writes its trailers as a last chunk of the body, and its callers would read them.
+    let mut held: Option<Bytes> = None;
     while let Some(frame) = body.frame().await {
         let Ok(frame) = frame else { return false };
+        if let Some(held) = held.take() {
+            let _ = pieces.send(Piece::Bytes(held)).await;
+        }
         match frame.into_data() {
             Ok(bytes) if bytes.is_empty() => {}
+            Ok(bytes) if written_trailers(&bytes).is_some() => held = Some(bytes),
             Ok(bytes) => drop(pieces.send(Piece::Bytes(bytes)).await),
             Err(frame) => {
                 let trailers = frame.into_trailers().unwrap_or_default();
@@ -145,8 +174,26 @@ async fn stream(desk: &Desk, id: &str, mut body: Incoming, pieces: tokio::sync::
             }
         }
     }
+    if let Some(trailers) = held.as_deref().and_then(written_trailers) {
+        desk.failed(id, &document_of(&trailers));
+        return true;
+    }
     let _ = pieces.send(Piece::End).await;
     true
+}
+
+/// Trailers about an error that were written as if they were part of the body.
+fn written_trailers(chunk: &[u8]) -> Option<HeaderMap> {
+    let text = std::str::from_utf8(chunk).ok()?;
+    let (first, second) = text.strip_suffix("\r\n")?.split_once("\r\n")?;
+    let mut trailers = HeaderMap::new();
+    for (line, name, begin) in [
+        (first, ERROR_TYPE, "Lambda-Runtime-Function-Error-Type: "),
+        (second, ERROR_BODY, "Lambda-Runtime-Function-Error-Body: "),
+    ] {
+        trailers.insert(name, HeaderValue::try_from(line.strip_prefix(begin)?).ok()?);
+    }
+    Some(trailers)
 }
 
 /// What trailers say of an error: the document, or as much of one as they say.
@@ -165,7 +212,7 @@ fn document_of(trailers: &HeaderMap) -> Bytes {
     }
 }
 
-async fn fail(desk: &Rc<Desk>, id: &str, headers: &HeaderMap, body: Incoming) -> Response<Out> {
+async fn fail(desk: &Rc<Desk>, id: &str, headers: &HeaderMap, body: &mut Incoming) -> Response<Out> {
     let claim = match claim(desk, id) {
         Ok(claim) => claim,
         Err(refusal) => return *refusal,
@@ -207,7 +254,7 @@ fn with_type(body: Bytes, headers: &HeaderMap) -> Bytes {
     }
 }
 
-async fn init_error(desk: &Desk, headers: &HeaderMap, body: Incoming) -> Response<Out> {
+async fn init_error(desk: &Desk, headers: &HeaderMap, body: &mut Incoming) -> Response<Out> {
     if desk.has_asked() {
         return error(
             StatusCode::FORBIDDEN,
@@ -289,7 +336,7 @@ enum Unread {
     BrokeOff,
 }
 
-async fn read(mut body: Incoming, most: usize) -> Result<(Bytes, Option<HeaderMap>), Unread> {
+async fn read(body: &mut Incoming, most: usize) -> Result<(Bytes, Option<HeaderMap>), Unread> {
     use hyper::body::Body;
     if body.size_hint().lower() > most as u64 {
         return Err(Unread::TooLarge);
@@ -307,4 +354,30 @@ async fn read(mut body: Incoming, most: usize) -> Result<(Bytes, Option<HeaderMa
 
 fn shortened(text: &str) -> String {
     text.chars().take(64).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trailers_are_understood_in_both_places() {
+        let chunk = b"Lambda-Runtime-Function-Error-Type: Runtime.StreamError\r\nLambda-Runtime-Function-Error-Body: Ym9vbQ==\r\n";
+        let trailers = written_trailers(chunk).unwrap();
+        let document: Value = serde_json::from_slice(&document_of(&trailers)).unwrap();
+        assert_eq!(
+            document,
+            json!({"errorMessage": "boom", "errorType": "Runtime.StreamError"})
+        );
+        for end in 0..chunk.len() {
+            assert!(written_trailers(&chunk[..end]).is_none(), "{end}");
+        }
+        // {"errorType":"E"}
+        let mut trailers = HeaderMap::new();
+        trailers.insert(ERROR_TYPE, HeaderValue::from_static("E"));
+        trailers.insert(ERROR_BODY, HeaderValue::from_static("eyJlcnJvclR5cGUiOiJFIn0="));
+        assert_eq!(document_of(&trailers), "{\"errorType\":\"E\"}");
+        trailers.insert(ERROR_BODY, HeaderValue::from_static("?"));
+        assert!(document_of(&trailers).starts_with(b"{\"errorMessage\":\"the response broke off\""));
+    }
 }
