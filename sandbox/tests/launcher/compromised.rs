@@ -287,7 +287,7 @@ fn spec(host: &Running, digest: Digest, chance: &mut Chance) -> Spec {
     for _ in 0..chance.below(3) {
         match chance.below(16) {
             15 => {
-                spec.ports = vec![chance.pick(&[0, 1, 9001]); chance.below(20) as usize];
+                spec.ports = vec![chance.pick(&[0, 1, 9001]); chance.below(20)];
                 spec.socket = chance.pick(&[Socket::Unix, Socket::Port(1), Socket::None]);
             }
             0 => spec.function = text(chance).chars().take(20_000).collect(),

@@ -27,6 +27,24 @@ fn refused(text: &str) -> String {
 }
 
 #[test]
+fn lambda_functions_find_what_they_find_elsewhere() {
+    let lambda = read("contract = \"lambda\"").unwrap();
+    assert_eq!(lambda.contract, Contract::Lambda { invoke: false });
+    assert_eq!((lambda.scale.concurrency, lambda.request.body), (1, 6 << 20));
+    assert_eq!(lambda.health.stop_within, Duration::from_secs(2));
+    assert!(
+        !lambda.takes_one_connection(),
+        "its connections end at funcd itself"
+    );
+    let own = "contract = \"lambda\"\ninvoke = true\n[scale]\nconcurrency = 16\n[request]\nbody = \"1M\"\n[health]\nstop_within = \"9s\"";
+    let own = read(own).unwrap();
+    assert_eq!(own.contract, Contract::Lambda { invoke: true });
+    assert_eq!((own.scale.concurrency, own.request.body), (16, 1 << 20));
+    assert_eq!(own.health.stop_within, Duration::from_secs(9));
+    assert!(read("[scale]\nconcurrency = 1").unwrap().takes_one_connection());
+}
+
+#[test]
 fn every_default() {
     let plain = read("").unwrap();
     let name = FunctionName::parse("thumbs").unwrap();
@@ -202,12 +220,24 @@ fn refusals_say_where_and_why() {
         ),
         ("h2c = true", "`h2c` is not supported by this version"),
         (
-            "contract = \"lambda\"",
-            "contract \"lambda\" is not supported by this version",
+            "contract = \"stdio\"",
+            "contract \"stdio\" is not supported by this version",
         ),
         (
             "contract = \"prot\"",
             ":1:12: unknown contract \"prot\"; did you mean \"port\"?",
+        ),
+        (
+            "invoke = true",
+            ":1:10: `invoke` means nothing with contract = \"auto\"",
+        ),
+        (
+            "contract = \"lambda\"\nport = 8080",
+            ":2:8: `port` means nothing with contract = \"lambda\"",
+        ),
+        (
+            "env = { AWS_LAMBDA_RUNTIME_API = \"x\" }",
+            "AWS_LAMBDA_RUNTIME_API",
         ),
         (
             "port = 8080",

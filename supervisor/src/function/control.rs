@@ -470,7 +470,9 @@ impl Control {
             Address::Unix(_) => fds.next(),
             Address::Port { .. } => None,
             Address::Lambda(api) => {
-                fds.next().map(|listener| api.listen(listener));
+                if let Some(listener) = fds.next() {
+                    api.listen(listener);
+                }
                 None
             }
         };

@@ -48,3 +48,54 @@ pub(crate) fn environment(function: &FunctionName, revision: &Revision) -> Vec<(
 
 /// The region unless the manifest's `env` says another.
 pub(super) const REGION: &str = "us-east-1";
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use funcd_sandbox::spec::Digest;
+
+    use super::*;
+    use crate::name::RevisionId;
+
+    #[test]
+    fn clients_find_what_they_panic_without() {
+        let function = FunctionName::parse("greeter").unwrap();
+        let mut manifest = crate::ingress::tests::manifest();
+        manifest.limits.memory_bytes = 300 << 20;
+        let with = |concurrency| {
+            let mut manifest = manifest.clone();
+            manifest.scale.concurrency = concurrency;
+            let revision = Revision {
+                id: RevisionId(Digest([0; 32])),
+                artifact: Digest([0; 32]),
+                image: Image::Static,
+                wanted: crate::catalog::view::Wanted::default(),
+                manifest: Arc::new(manifest),
+                manifest_text: String::new(),
+            };
+            environment(&function, &revision)
+        };
+        let env = with(1);
+        let find = |env: &[(&str, String)], wanted| {
+            let found = env.iter().find(|(name, _)| *name == wanted);
+            found.map(|(_, value)| value.clone())
+        };
+        for (name, value) in [
+            ("AWS_LAMBDA_RUNTIME_API", Some("127.0.0.1:9001")),
+            ("AWS_LAMBDA_FUNCTION_NAME", Some("greeter")),
+            ("AWS_LAMBDA_FUNCTION_VERSION", Some("$LATEST")),
+            ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", Some("300")),
+            ("AWS_LAMBDA_INITIALIZATION_TYPE", Some("on-demand")),
+            ("AWS_LAMBDA_MAX_CONCURRENCY", None),
+            ("_X_AMZN_TRACE_ID", None),
+            ("AWS_EXECUTION_ENV", None),
+        ] {
+            assert_eq!(find(&env, name).as_deref(), value, "{name}");
+        }
+        assert_eq!(
+            find(&with(16), "AWS_LAMBDA_MAX_CONCURRENCY").as_deref(),
+            Some("16")
+        );
+    }
+}

@@ -196,20 +196,23 @@ fn written_trailers(chunk: &[u8]) -> Option<HeaderMap> {
     Some(trailers)
 }
 
-/// What trailers say of an error: the document, or as much of one as they say.
+/// What trailers say of an error: the document, or one made of as much as they say.
 fn document_of(trailers: &HeaderMap) -> Bytes {
     let written = trailers.get(ERROR_BODY).and_then(|body| body.to_str().ok());
-    match written.and_then(super::base64::decode) {
-        Some(document) => document.into(),
-        None => {
-            let kind = trailers
-                .get(ERROR_TYPE)
-                .map(|kind| String::from_utf8_lossy(kind.as_bytes()));
-            json!({"errorMessage": "the response broke off", "errorType": kind})
-                .to_string()
-                .into()
-        }
+    let written = written.and_then(super::base64::decode);
+    if let Some(document) = written
+        .as_ref()
+        .filter(|document| document.first() == Some(&b'{'))
+    {
+        return Bytes::copy_from_slice(document);
     }
+    let kind = trailers.get(ERROR_TYPE);
+    let kind = kind.map(|kind| String::from_utf8_lossy(kind.as_bytes()));
+    let message = written.as_deref().map(String::from_utf8_lossy);
+    let message = message.unwrap_or("the response broke off".into());
+    json!({"errorMessage": message, "errorType": kind})
+        .to_string()
+        .into()
 }
 
 async fn fail(desk: &Rc<Desk>, id: &str, headers: &HeaderMap, body: &mut Incoming) -> Response<Out> {
