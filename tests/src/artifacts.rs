@@ -379,13 +379,23 @@ pub fn static_web_server() -> PathBuf {
 
 /// The folder that gunicorn is installed to from PyPI, as its authors released it; its script is `bin/gunicorn`.
 pub fn gunicorn() -> PathBuf {
-    let folder = folder().join("peers/gunicorn");
-    let script = folder.join("bin/gunicorn");
-    if script.exists() {
+    of_pypi("gunicorn")
+}
+
+/// cargo-lambda from PyPI, as its authors released it.
+pub fn cargo_lambda() -> PathBuf {
+    of_pypi("cargo-lambda").join("bin/cargo-lambda")
+}
+
+/// The folder that a package of PyPI is installed to; the program of its name is in `bin`.
+fn of_pypi(package: &str) -> PathBuf {
+    let folder = folder().join("peers").join(package);
+    let program = folder.join("bin").join(package);
+    if program.exists() {
         return folder;
     }
     let _lock = lock(&folder);
-    if !script.exists() {
+    if !program.exists() {
         // Debian's own python3, which the sandbox shows, not one of a version manager in somebody's home.
         run(Command::new("/usr/bin/python3")
             .args([
@@ -398,7 +408,7 @@ pub fn gunicorn() -> PathBuf {
                 "--target",
             ])
             .arg(&folder)
-            .arg("gunicorn")
+            .arg(package)
             .current_dir("/"));
     }
     folder

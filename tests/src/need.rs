@@ -32,8 +32,8 @@ pub enum Need {
     CurlHttp2,
     /// static-web-server: built already, or a C compiler and crates.io to build it.
     StaticWebServer,
-    /// gunicorn: installed already, or /usr/bin/python3 with pip, and PyPI.
-    Gunicorn,
+    /// A program of PyPI: installed already, or /usr/bin/python3 with pip, and PyPI.
+    OfPypi(&'static str),
 }
 
 impl fmt::Display for Need {
@@ -54,7 +54,7 @@ impl fmt::Display for Need {
             Need::OpenFiles(count) => write!(f, "a limit of open files of {count} (ulimit -Hn)"),
             Need::CurlHttp2 => f.write_str("curl with HTTP/2"),
             Need::StaticWebServer => f.write_str("static-web-server from crates.io"),
-            Need::Gunicorn => f.write_str("/usr/bin/python3 with pip, and gunicorn from PyPI"),
+            Need::OfPypi(package) => write!(f, "/usr/bin/python3 with pip, and {package} from PyPI"),
         }
     }
 }
@@ -159,11 +159,16 @@ impl Need {
                             .current_dir("/"),
                     )
             }
-            Need::Gunicorn => {
+            Need::OfPypi(package) => {
                 let mut pip = Command::new("/usr/bin/python3");
                 let pip = pip.args(["-m", "pip", "download", "--quiet", "--no-deps", "--dest"]);
-                artifacts::folder().join("peers/gunicorn/bin/gunicorn").exists()
-                    || tempfile::tempdir().is_ok_and(|to| succeeds(pip.arg(to.path()).arg("gunicorn")))
+                artifacts::folder()
+                    .join("peers")
+                    .join(package)
+                    .join("bin")
+                    .join(package)
+                    .exists()
+                    || tempfile::tempdir().is_ok_and(|to| succeeds(pip.arg(to.path()).arg(package)))
             }
         }
     }

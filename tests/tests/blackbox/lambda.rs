@@ -1,9 +1,10 @@
 //! Functions written for AWS Lambda: with the crates of AWS, by hand, and such that break the contract.
 
 use std::fs;
+use std::process::Command;
 use std::sync::Arc;
 
-use funcd_tests::artifacts::example_file;
+use funcd_tests::artifacts::{cargo_lambda, example_file};
 use funcd_tests::host::Host;
 use funcd_tests::http::{Request, Response};
 use funcd_tests::need::Need;
@@ -28,6 +29,7 @@ pub(crate) fn register(suite: &mut Suite) {
         a_stream_that_breaks_off_is_seen_to: RUST,
         sixteen_are_worked_on_at_once: RUST,
         raw_invocations_are_for_those_who_ask_for_them: RUST,
+        cargo_lambda_invokes: &[NETWORK, Need::OfPypi("cargo-lambda")],
         one_that_does_not_answer_in_time_ends: RUST,
         one_that_dies_is_told_and_started_again: RUST,
         a_response_of_more_than_six_mebibytes_is_refused: RUST,
@@ -260,6 +262,48 @@ fn raw_invocations_are_for_those_who_ask_for_them() {
     host.remove("raw");
 }
 
+fn cargo_lambda_invokes() {
+    let host = host();
+    host.deploy(
+        "invoked",
+        "lambda-tries",
+        "contract = \"lambda\"\ninvoke = true\n",
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let invoke = |event: &str| {
+        let mut command = Command::new(cargo_lambda());
+        command.args([
+            "lambda",
+            "invoke",
+            "--invoke-address",
+            "127.0.0.1",
+            "--invoke-port",
+        ]);
+        command.arg(host.address().port().to_string());
+        command.args([
+            "invoked",
+            "--data-ascii",
+            event,
+            "--client-context-ascii",
+            "{\"custom\":{\"a\":\"1\"}}",
+        ]);
+        let ran = command
+            .env("HOME", folder.path())
+            .current_dir(folder.path())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&ran.stdout).into_owned();
+        (ran.status.success(), said + &String::from_utf8_lossy(&ran.stderr))
+    };
+    let (succeeds, said) = invoke("{\"do\":\"event\",\"n\":7}");
+    assert!(succeeds && said.contains("\"n\":7"), "{said}");
+    let (succeeds, said) = invoke("{\"do\":\"context\"}");
+    assert!(succeeds && said.contains("\"custom\":{\"a\":\"1\"}"), "{said}");
+    let (_, said) = invoke("{\"do\":\"fail\"}");
+    assert!(said.contains("told to fail"), "{said}");
+    host.remove("invoked");
+}
+
 fn one_that_does_not_answer_in_time_ends() {
     let host = host();
     host.deploy(
@@ -487,10 +531,7 @@ fn the_guide_does_what_it_says() {
     for step in shown.split("$ ").filter(|step| !step.is_empty()) {
         let (command, output) = step.split_once('\n').unwrap();
         let command = command.replace("127.0.0.1:8080", &host.address().to_string());
-        let ran = std::process::Command::new("sh")
-            .args(["-c", &command])
-            .output()
-            .unwrap();
+        let ran = Command::new("sh").args(["-c", &command]).output().unwrap();
         assert_eq!(
             String::from_utf8_lossy(&ran.stdout).trim_end(),
             output.trim_end(),

@@ -25,7 +25,8 @@ use super::{Message, invoke, runtime_api};
 use crate::function::handle::{Revision, ToControl};
 use crate::name::FunctionName;
 
-/// How often it is looked for invocations that are late, while there are any.
+/// How often it is looked for invocations that are late, at least, while there are any: one that waited may be due earlier than
+/// those before it.
 const LOOK: Duration = Duration::from_millis(250);
 /// Connections of a function's process beyond one for each place: extensions, and those that are about to be closed.
 const MORE_CONNECTIONS: usize = 16;
@@ -142,13 +143,24 @@ impl Desk {
                 Some(_) = callers.join_next() => {}
                 Some(_) = processes.join_next() => {}
                 () = self.invocations.begun.notified(), if !watched => {}
-                () = tokio::time::sleep(LOOK), if watched => self.look(),
+                () = self.late(), if watched => self.look(),
             }
         }
         // Whoever waits for an answer is told before the connections go.
         self.invocations.end();
         drop(processes);
         while callers.join_next().await.is_some() {}
+    }
+
+    /// Waits until one may be late. The worker notices a little later, so that the place of one that is not answered is not given
+    /// to the next request.
+    async fn late(&self) {
+        let look = Instant::now() + LOOK;
+        let at = self
+            .invocations
+            .next_deadline()
+            .map_or(look, |deadline| deadline.min(look));
+        tokio::time::sleep_until(at.into()).await;
     }
 
     /// A function that does not answer in time is not waited for: as its like elsewhere, it ends.

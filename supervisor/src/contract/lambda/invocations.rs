@@ -84,9 +84,11 @@ struct State {
 
 #[derive(Debug)]
 struct Running {
-    /// Gone once the answer has begun.
+    /// Gone while an answer is being read, and after.
     answer: Option<oneshot::Sender<Answer>>,
     deadline: Instant,
+    /// The caller has the head of its response, or will: how long the rest takes is between the two.
+    is_streamed: bool,
     /// It was told that this one is late.
     is_told: bool,
 }
@@ -160,6 +162,7 @@ impl Invocations {
                     let running = Running {
                         answer: Some(answer),
                         deadline,
+                        is_streamed: false,
                         is_told: false,
                     };
                     state.running.insert(id, running);
@@ -193,12 +196,22 @@ impl Invocations {
         self.state.borrow().running.len()
     }
 
-    /// Those that it should have answered by now, and has not begun to; each is told once.
+    /// When the first of those that it works on is late.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        let state = self.state.borrow();
+        let open = state
+            .running
+            .values()
+            .filter(|running| !running.is_streamed && !running.is_told);
+        open.map(|running| running.deadline).min()
+    }
+
+    /// Those that it should have answered by now, in whole or by a stream that has begun; each is told once.
     pub(super) fn overdue(&self, now: Instant) -> Vec<String> {
         let mut state = self.state.borrow_mut();
         let mut late = Vec::new();
         for (id, running) in &mut state.running {
-            if running.answer.is_some() && !running.is_told && running.deadline <= now {
+            if !running.is_streamed && !running.is_told && running.deadline <= now {
                 running.is_told = true;
                 late.push(id.clone());
             }
@@ -246,6 +259,9 @@ impl Claim {
         let (pieces, taken) = mpsc::channel(PIECES);
         if let Some(waiting) = self.answer.take() {
             let _ = waiting.send(Answer::Stream(content_type, taken));
+        }
+        if let Some(running) = self.invocations.state.borrow_mut().running.get_mut(&self.id) {
+            running.is_streamed = true;
         }
         pieces
     }
@@ -394,15 +410,18 @@ mod tests {
         let now = Instant::now();
         let _asked = [invocations.ask(), invocations.ask()];
         drop(offer(&invocations, "gone"));
-        let answer = offer(&invocations, "a");
-        drop(answer);
+        drop(offer(&invocations, "a"));
+        assert!(invocations.next_deadline().unwrap() >= now);
         assert_eq!(
             invocations.overdue(now - Duration::from_secs(9)),
             Vec::<String>::new()
         );
+        // An answer that is being read is none yet.
+        let _claim = invocations.claim("a").unwrap();
         let mut late = invocations.overdue(Instant::now());
         late.sort();
         assert_eq!(late, ["a", "gone"]);
+        assert_eq!(invocations.next_deadline(), None);
         assert!(invocations.overdue(Instant::now()).is_empty());
     }
 }
