@@ -26,6 +26,7 @@ const DEADLINE_MS: HeaderName = HeaderName::from_static("lambda-runtime-deadline
 const ARN: HeaderName = HeaderName::from_static("lambda-runtime-invoked-function-arn");
 const TRACE_ID: HeaderName = HeaderName::from_static("lambda-runtime-trace-id");
 const CLIENT_CONTEXT: HeaderName = HeaderName::from_static("lambda-runtime-client-context");
+const COGNITO_IDENTITY: HeaderName = HeaderName::from_static("lambda-runtime-cognito-identity");
 
 const X_AMZ_INVOCATION_TYPE: HeaderName = HeaderName::from_static("x-amz-invocation-type");
 const X_AMZ_CLIENT_CONTEXT: HeaderName = HeaderName::from_static("x-amz-client-context");
@@ -100,14 +101,18 @@ async fn raw(desk: &Rc<Desk>, request: Request<Incoming>) -> Outcome {
         return Err((Trouble::BadInvoke, format!("the event is no JSON: {error}")));
     }
     let mut said = said(desk, &mut parts);
-    let context = parts
-        .headers
-        .get(X_AMZ_CLIENT_CONTEXT)
-        .and_then(|context| context.to_str().ok());
+    let context = parts.headers.get(X_AMZ_CLIENT_CONTEXT);
+    let context = context.and_then(|context| context.to_str().ok());
     if let Some(context) = context.and_then(base64::decode)
         && let Ok(context) = HeaderValue::from_bytes(&context)
     {
         said.insert(CLIENT_CONTEXT, context);
+    }
+    // As `cargo lambda invoke` says them.
+    for name in [CLIENT_CONTEXT, COGNITO_IDENTITY] {
+        if let Some(told) = parts.headers.remove(&name) {
+            said.insert(name, told);
+        }
     }
     let id = said.get(AWS_REQUEST_ID).cloned();
     let mut response = match desk.invocations.offer(invocation(said, event)).await {
