@@ -3,10 +3,11 @@
 
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::failed::{explain, failed};
 use super::launch::REST;
+use super::poll::Token;
 use super::serve::Launcher;
 use crate::confine::{Progress, Standby};
 use crate::probe::Plan;
@@ -16,6 +17,9 @@ use crate::wire::Event;
 /// Instances that may wait at once, whatever the supervisor asks for: each costs the host a process. Twice as many as it may be
 /// configured to have (`standbys`), as each may be on its way out when the one in its place is asked for.
 pub(super) const MOST: usize = 2 * 64;
+
+/// How long after it let go of its status socket a prepared instance is told of: most have answered by then.
+const KEEP: Duration = Duration::from_millis(2);
 
 /// What an instance keeps until it runs.
 #[derive(Debug)]
@@ -54,6 +58,19 @@ impl Launcher {
         self.instances.values().filter(waits).count()
     }
 
+    /// Something is to be read from one that is on its way, or one that waited has executed or failed. The latter keeps: while
+    /// the request that woke it waits for its first answer, launcher and control leave it the processors.
+    pub(super) fn on_standby_event(&mut self, id: InstanceId) {
+        let instance = self.instances.get(&id);
+        match instance.and_then(|instance| instance.waiting.as_ref()) {
+            Some(waiting) if waiting.standby.is_ready() => {
+                self.gone_on.push_back((Instant::now() + KEEP, id))
+            }
+            Some(_) => self.on_standby(id),
+            None => {}
+        }
+    }
+
     /// It waits from now on, executed, or failed.
     pub(super) fn on_standby(&mut self, id: InstanceId) {
         while let Some(instance) = self.instances.get_mut(&id)
@@ -61,7 +78,13 @@ impl Launcher {
         {
             match waiting.standby.progress() {
                 Progress::Underway => return,
-                Progress::Ready(go) => self.tell(&Event::Prepared { id }, vec![Rc::new(go)]),
+                Progress::Ready(go) => {
+                    // Failing that, each look finds nothing to do.
+                    let _ = self
+                        .poll
+                        .watch_closing(waiting.standby.socket(), Token::Standby(id));
+                    self.tell(&Event::Prepared { id }, vec![Rc::new(go)]);
+                }
                 Progress::Executed => {
                     let listener = instance.waiting.take().and_then(|waiting| waiting.listener);
                     let mut descriptors = instance.descriptors();
@@ -81,10 +104,13 @@ impl Launcher {
         }
     }
 
-    /// A new supervisor knows nothing of them, and prepares its own.
+    /// A new supervisor knows nothing of them, and prepares its own. One that was woken by the last request of the old one
+    /// is an instance like any other.
     pub(super) fn drop_standbys(&mut self) {
         for instance in self.instances.values_mut() {
-            if instance.waiting.take().is_some() {
+            if let Some(mut waiting) = instance.waiting.take()
+                && !matches!(waiting.standby.progress(), Progress::Executed)
+            {
                 instance.end_is_told = true;
                 instance.sandbox.kill_all();
             }

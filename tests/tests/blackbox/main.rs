@@ -19,6 +19,7 @@ mod http;
 mod lambda;
 mod launcher;
 mod lifecycle;
+mod neighbours;
 mod refusals;
 mod runtimes;
 mod sandbox;
@@ -43,6 +44,7 @@ fn main() -> std::process::ExitCode {
     secrets::register(&mut suite);
     standby::register(&mut suite);
     scale::register(&mut suite);
+    neighbours::register(&mut suite);
     cli::register(&mut suite);
     explain::register(&mut suite);
     launcher::register(&mut suite);
