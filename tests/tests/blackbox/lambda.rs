@@ -37,6 +37,7 @@ pub(crate) fn register(suite: &mut Suite) {
         by_hand: PYTHON,
         a_supervisor_that_crashes_is_asked_on: PYTHON,
         answers_that_nobody_asked_for_are_refused: PYTHON,
+        a_stream_as_the_client_for_go_writes_it: PYTHON,
         one_that_never_asks_is_never_ready: PYTHON,
         an_init_error_is_in_the_log: PYTHON,
         nothing_but_the_api_is_reachable: PYTHON,
@@ -385,7 +386,7 @@ fn a_supervisor_that_crashes_is_asked_on() {
 
 /// A bootstrap that does what its event says, and answers with the statuses that it got for it.
 const ROGUE: &str = r#"#!/usr/bin/python3
-import http.client, json, os, socket, time
+import base64, http.client, json, os, socket, time
 api = http.client.HTTPConnection(os.environ["AWS_LAMBDA_RUNTIME_API"])
 got = []
 def call(method, path, body=None, headers={}):
@@ -422,6 +423,20 @@ while True:
         call("POST", runtime + "init/error", "{}")
         call("GET", runtime + "nothing")
         call("PUT", answer, "1")
+    if what in ("trailers", "breaks"):
+        # As the client for Go does it: no mode, the type alone; trailers are always declared.
+        chunks = [b'{"statusCode":203,"headers":{"x-go":"yes"},"cookies":["a=1"]}' + bytes(4), bytes(4), b"streamed"]
+        told = b"Lambda-Runtime-Function-Error-Type: errorString\r\nLambda-Runtime-Function-Error-Body: "
+        told += base64.b64encode(b'{"errorType":"errorString","errorMessage":"broken off"}') + b"\r\n"
+        with socket.create_connection(api.sock.getpeername()) as s:
+            s.sendall(f"POST {answer} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n".encode())
+            s.sendall(b"Content-Type: application/vnd.awslambda.http-integration-response\r\n")
+            s.sendall(b"Trailer: Lambda-Runtime-Function-Error-Type, Lambda-Runtime-Function-Error-Body\r\n\r\n")
+            for chunk in chunks:
+                s.sendall(b"%x\r\n%s\r\n" % (len(chunk), chunk))
+            s.sendall(b"0\r\n" + (told if what == "breaks" else b"") + b"\r\n")
+            assert s.recv(65536).startswith(b"HTTP/1.1 202"), "it ends on anything else"
+        continue
     if what == "scan":
         def opens(port):
             with socket.socket() as s:
@@ -464,6 +479,24 @@ fn answers_that_nobody_asked_for_are_refused() {
     );
     assert!(host.log().contains("breaks its contract"), "{}", host.log_tail());
     host.remove("rogue");
+}
+
+fn a_stream_as_the_client_for_go_writes_it() {
+    let host = host();
+    rogue(&host, "go", "");
+    let answer = host.wait_for("/go/trailers", "203", |answer| answer.status() == 203);
+    assert_eq!(
+        (answer.text().as_str(), answer.header("x-go")),
+        ("streamed", Some("yes"))
+    );
+    assert_eq!(answer.header("set-cookie"), Some("a=1"));
+    let broken = host.connect().ask(&Request::get("/go/breaks"));
+    assert!(broken.is_err(), "{broken:?}");
+    until("the log to say so", || host.log().contains("broken off"));
+    let before = host.instance("go").pid;
+    host.get_ok("/go/");
+    assert_eq!(host.instance("go").pid, before, "it got its 202 both times");
+    host.remove("go");
 }
 
 fn one_that_never_asks_is_never_ready() {
