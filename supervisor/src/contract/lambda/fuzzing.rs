@@ -65,21 +65,47 @@ pub fn request(bytes: &[u8]) {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    use rand::rngs::SmallRng;
+    use rand::{Rng, SeedableRng};
+
     use super::*;
 
+    fn each_seed(target: &str, mut act: impl FnMut(Vec<u8>)) {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../fuzz/seeds")
+            .join(target);
+        let seeds: Vec<_> = std::fs::read_dir(folder).unwrap().collect();
+        assert!(seeds.len() >= 3, "{target}");
+        for seed in seeds {
+            act(std::fs::read(seed.unwrap().path()).unwrap());
+        }
+    }
+
     #[test]
-    fn the_seeds_pass() {
-        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/seeds");
-        let mut seeds = 0;
+    fn the_seeds_pass_and_so_does_what_is_near_them() {
+        let mut chance = SmallRng::seed_from_u64(7);
         for (target, try_it) in [
             ("lambda_answer", answer as fn(&[u8])),
             ("lambda_request", request),
         ] {
-            for seed in std::fs::read_dir(folder.join(target)).unwrap() {
-                try_it(&std::fs::read(seed.unwrap().path()).unwrap());
-                seeds += 1;
-            }
+            each_seed(target, |seed| {
+                try_it(&seed);
+                for _ in 0..500 {
+                    let mut bytes = seed.clone();
+                    for _ in 0..chance.random_range(1..4) {
+                        let at = chance.random_range(0..bytes.len());
+                        match chance.random_range(0..4) {
+                            0 => bytes[at] = chance.random(),
+                            1 => bytes.insert(at, b"\0\"{}[]:,%\n"[chance.random_range(0..10)]),
+                            2 => bytes.truncate(at.max(1)),
+                            _ => bytes.extend_from_within(at..),
+                        }
+                    }
+                    try_it(&bytes);
+                }
+            });
         }
-        assert!(seeds > 5);
     }
 }
