@@ -31,7 +31,10 @@ async fn answer(event: LambdaEvent<Value>) -> Result<Answer, Error> {
     let path = event["rawPath"].as_str().unwrap_or_default();
     let mut words = path.trim_start_matches('/').split('/');
     let what = event["do"].as_str().or_else(|| words.next()).unwrap_or_default();
-    let number = event["number"].as_u64().or_else(|| words.next()?.parse().ok()).unwrap_or(0);
+    let number = event["number"]
+        .as_u64()
+        .or_else(|| words.next()?.parse().ok())
+        .unwrap_or(0);
     let whole = |value: Value| Ok(FunctionResponse::BufferedResponse(value));
     match what {
         "event" => whole(event),
@@ -70,7 +73,9 @@ async fn answer(event: LambdaEvent<Value>) -> Result<Answer, Error> {
 
 fn streamed(pieces: u64, breaks: bool) -> Answer {
     let mut prelude = MetadataPrelude::default();
-    prelude.headers.insert("content-type", "text/event-stream".parse().expect("a type"));
+    prelude
+        .headers
+        .insert("content-type", "text/event-stream".parse().expect("a type"));
     prelude.headers.insert("x-pieces", pieces.into());
     prelude.cookies.push("streamed=yes; Secure".to_owned());
     let data = |n| Ok::<_, Infallible>(format!("data: {n}\n\n").into_bytes());
