@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use nix::fcntl::{Flock, FlockArg};
 
 /// The example functions' executables.
-const EXECUTABLES: [&str; 16] = [
+const EXECUTABLES: [&str; 17] = [
     "hello",
     "thumbs",
     "notes",
@@ -23,6 +23,7 @@ const EXECUTABLES: [&str; 16] = [
     "daemon",
     "garbage",
     "echo",
+    "sour",
     "attack",
     "lambda-http",
     "lambda-tries",

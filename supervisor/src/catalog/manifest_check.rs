@@ -7,9 +7,11 @@ use std::time::Duration;
 use funcd_sandbox::property::Property;
 use funcd_sandbox::spec::{Limits, MAX_SECRETS, is_secret_name};
 
-use super::manifest::{Contract, Health, Manifest, RequestBounds, RoutePattern, Scale};
+use super::manifest::{Contract, Health, Manifest, RequestBounds, Retry, RoutePattern, Scale};
 use super::manifest_file::{ManifestFile, RouteFile};
 use super::view::Scope;
+use crate::admission::Class;
+use crate::admission::queue::Order;
 use crate::typed::{Found, Layer, Spanned, TypedError, error, number, pick, size, span};
 
 type Layers<'a> = &'a [Layer<ManifestFile>];
@@ -45,10 +47,14 @@ pub(super) fn manifest(name: &str, layers: Layers<'_>) -> Result<Manifest, Typed
                 0..=1 << 40,
                 if is_lambda { 6 << 20 } else { 16 << 20 },
             )?,
+            priority: word(layers, "priority", |f| f.request.priority.as_ref(), &PRIORITIES)?,
+            queue: word(layers, "queue", |f| f.request.queue.as_ref(), &QUEUES)?,
+            retry: word(layers, "retry", |f| f.request.retry.as_ref(), &RETRIES)?,
         },
         health: Health {
             path: health_path(layers)?,
             warmup: warmup(layers)?,
+            period: period(layers)?,
             ready_within: span(layers, |f| f.health.ready_within.as_ref(), MILLI..=HOUR, secs(10))?,
             stop_within: span(
                 layers,
@@ -73,7 +79,6 @@ fn not_in_this_version(layers: Layers<'_>) -> Result<(), TypedError> {
         ("bindings", pick(layers, |f| f.bindings.as_ref())),
         ("h2c", pick(layers, |f| f.h2c.as_ref())),
         ("scale.target", pick(layers, |f| f.scale.target.as_ref())),
-        ("request.priority", pick(layers, |f| f.request.priority.as_ref())),
     ];
     match keys.into_iter().find_map(|(key, found)| Some((key, found?))) {
         None => Ok(()),
@@ -81,6 +86,40 @@ fn not_in_this_version(layers: Layers<'_>) -> Result<(), TypedError> {
             .refuse(format!("`{key}` is not supported by this version of funcd"), "")
             .help("remove it: a key is never silently ignored")),
     }
+}
+
+const PRIORITIES: [(&str, Class); 4] = [
+    ("critical", Class::Critical),
+    ("degraded", Class::Degraded),
+    ("best-effort", Class::BestEffort),
+    ("bulk", Class::Bulk),
+];
+const QUEUES: [(&str, Order); 2] = [("adaptive", Order::Adaptive), ("fifo", Order::Fifo)];
+const RETRIES: [(&str, Retry); 3] = [
+    ("never", Retry::Never),
+    ("safe", Retry::Safe),
+    ("idempotent", Retry::Idempotent),
+];
+
+/// One of a few words.
+fn word<'a, T: Copy + Default>(
+    layers: Layers<'a>,
+    key: &str,
+    get: impl Fn(&'a ManifestFile) -> Option<&'a Spanned<String>>,
+    words: &[(&str, T)],
+) -> Result<T, TypedError> {
+    let Some(found) = pick(layers, get) else {
+        return Ok(T::default());
+    };
+    if let Some((_, value)) = words.iter().find(|(word, _)| word == found.value) {
+        return Ok(*value);
+    }
+    let known: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+    let label = match error::nearest(found.value, &known) {
+        Some(near) => format!("did you mean {near:?}?"),
+        None => format!("use {}", known.join(", ")),
+    };
+    Err(found.refuse(format!("unknown {key} {:?}", found.value), label))
 }
 
 fn exec(name: &str, layers: Layers<'_>) -> Result<String, TypedError> {
@@ -396,6 +435,19 @@ fn warmup(layers: Layers<'_>) -> Result<Vec<String>, TypedError> {
         None => Ok(path.get_ref().clone()),
     });
     each.collect()
+}
+
+fn period(layers: Layers<'_>) -> Result<Option<Duration>, TypedError> {
+    let Some(found) = pick(layers, |f| f.health.period.as_ref()) else {
+        return Ok(None);
+    };
+    if pick(layers, |f| f.health.path.as_ref()).is_none() {
+        return Err(found.refuse(
+            "there is nothing to ask for: `period` needs `health.path`".to_owned(),
+            "add `path = \"/healthz\"`, or leave `period` out",
+        ));
+    }
+    span(layers, |f| f.health.period.as_ref(), secs(1)..=HOUR, HOUR).map(Some)
 }
 
 fn health_path(layers: Layers<'_>) -> Result<Option<String>, TypedError> {

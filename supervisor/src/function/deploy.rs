@@ -232,6 +232,7 @@ impl Control {
             api.listen(listener);
         }
         self.owners.insert(id, name.clone());
+        self.watch_over(name, &instance);
         self.with(name, |entry, effects| {
             entry.adopt((id, pid), frozen, instance, effects)
         });

@@ -15,6 +15,7 @@ use tokio::net::{TcpSocket, TcpStream, UnixStream};
 use tokio::sync::{Notify, mpsc};
 
 use super::handle::{Revision, ToControl};
+use super::tally::Tally;
 use crate::contract::lambda;
 
 /// One running process of a revision.
@@ -30,6 +31,8 @@ pub struct Instance {
     accepting: AtomicBool,
     running: AtomicBool,
     answered: AtomicBool,
+    /// What requests to it came to.
+    pub(super) tally: Tally,
     /// Until it was woken, if it was prepared ahead.
     standby: Option<Standby>,
 }
@@ -53,6 +56,7 @@ impl Instance {
             accepting: AtomicBool::new(true),
             running: AtomicBool::new(false),
             answered: AtomicBool::new(false),
+            tally: Tally::default(),
         }
     }
 
@@ -65,17 +69,15 @@ impl Instance {
         }
     }
 
-    /// Lets its process execute if it waits for that: true for the one who did.
-    pub fn wake(&self) -> bool {
-        let Some(standby) = &self.standby else {
-            return false;
-        };
-        if standby.woken.swap(true, Ordering::SeqCst) {
-            return false;
+    /// Lets its process execute if it waits for that.
+    pub fn wake(&self) {
+        if let Some(standby) = &self.standby
+            && !standby.woken.load(Ordering::Relaxed)
+            && !standby.woken.swap(true, Ordering::SeqCst)
+        {
+            // One byte into an empty pipe; if the process is gone, the launcher tells.
+            let _ = nix::unistd::write(&standby.go, &[1]);
         }
-        // One byte into an empty pipe; if the process is gone, the launcher tells.
-        let _ = nix::unistd::write(&standby.go, &[1]);
-        true
     }
 
     /// Whether its process was prepared ahead of the request that woke it.

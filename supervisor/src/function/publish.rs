@@ -28,6 +28,11 @@ impl Entry {
                 (State::Draining { .. } | State::Backoff { .. }, _) => {}
             }
         }
+        let failed_until = failed_until.filter(|until| *until > effects.now);
+        if failed_until.is_some() {
+            // One that is still being started will most likely end like the others: nobody shall wait for that.
+            instances.retain(|instance| self.is_ready(instance.id));
+        }
         // Only where nothing runs: a request that finds an instance shall not wake another one.
         if self.slots.is_empty()
             && let Some(Standby::Waits(instance)) = &self.standby
@@ -40,7 +45,7 @@ impl Entry {
                 reason: "the function was removed".to_owned(),
                 until: None,
             }),
-            (false, Some(until)) if instances.is_empty() && until > effects.now => {
+            (false, Some(until)) if instances.is_empty() => {
                 // Callers get the kind of end alone: the launcher's words name paths and settings of this host.
                 let ended = self.last_exit.as_ref();
                 let ended = ended.map_or_else(String::new, |ended| ended.exit.to_string());
@@ -51,7 +56,7 @@ impl Entry {
             }
             (false, _) => None,
         };
-        let live = self.handle.live();
+        let live = Arc::clone(&*self.handle.live());
         let same_instances = live.instances.len() == instances.len()
             && live
                 .instances
@@ -66,6 +71,9 @@ impl Entry {
                 instances,
                 refusal,
             });
+        }
+        if self.tell_start() {
+            self.handle.refresh();
         }
     }
 }

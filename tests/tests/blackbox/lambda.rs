@@ -321,6 +321,12 @@ fn one_that_does_not_answer_in_time_ends() {
     until("the one that was late to end", || {
         host.instances("late").iter().all(|one| one.pid != Some(before))
     });
+    // A caller in a hurry ends nothing.
+    let before = host.instance("late").pid;
+    let hurried = Request::get("/late/sleep/100").header("x-request-timeout-ms", "20");
+    problem(&host.ask(&hurried), 504, "http_response_timeout");
+    host.wait_for("/late/text", "200", |answer| answer.status() == 200);
+    assert_eq!(host.instance("late").pid, before);
     assert!(
         host.log().contains("did not answer by the deadline"),
         "{}",
@@ -333,7 +339,8 @@ fn one_that_dies_is_told_and_started_again() {
     let host = host();
     host.deploy("dies", "lambda-tries", "contract = \"lambda\"\n");
     for path in ["/dies/exit/3", "/dies/panic"] {
-        problem(&host.get(path), 502, "connection_terminated");
+        // A GET would be sent again, to another one that dies of it.
+        problem(&host.ask(&Request::post(path, "")), 502, "connection_terminated");
         host.wait_for("/dies/text", "200", |answer| answer.status() == 200);
     }
     host.remove("dies");

@@ -19,7 +19,7 @@ use super::invocations::{Answer, Invocation, Piece};
 use super::out::Out;
 use super::reply::Malformed;
 use super::runtime_api::INTEGRATION;
-use super::{DEADLINE, Desk, TRACEPARENT, Trouble, base64, event, reply};
+use super::{DEADLINE, Desk, TRACEPARENT, Trouble, X_REQUEST_TIMEOUT_MS, base64, event, reply};
 
 const AWS_REQUEST_ID: HeaderName = HeaderName::from_static("lambda-runtime-aws-request-id");
 const DEADLINE_MS: HeaderName = HeaderName::from_static("lambda-runtime-deadline-ms");
@@ -59,10 +59,14 @@ fn is_raw(desk: &Desk, request: &Request<Incoming>) -> bool {
 async fn http(desk: &Rc<Desk>, request: Request<Incoming>) -> Outcome {
     let (mut parts, body) = request.into_parts();
     let body = collect(body).await?;
-    let said = said(desk, &mut parts);
+    let (said, deadline) = said(desk, &mut parts);
     let event = event::event(&parts, &body, &desk.function, SystemTime::now());
     drop(body);
-    match desk.invocations.offer(invocation(said, event.into())).await {
+    match desk
+        .invocations
+        .offer(invocation(said, event.into(), deadline))
+        .await
+    {
         Ok(Answer::Whole(answer)) => Ok(reply::whole(answer).map_err(odd)?.map(Out::whole)),
         Ok(Answer::Stream(kind, pieces)) => stream(kind, pieces).await,
         Ok(Answer::Failed(_)) => {
@@ -100,7 +104,7 @@ async fn raw(desk: &Rc<Desk>, request: Request<Incoming>) -> Outcome {
     if let Err(error) = serde_json::from_slice::<IgnoredAny>(&event) {
         return Err((Trouble::BadInvoke, format!("the event is no JSON: {error}")));
     }
-    let mut said = said(desk, &mut parts);
+    let (mut said, deadline) = said(desk, &mut parts);
     let context = parts.headers.get(X_AMZ_CLIENT_CONTEXT);
     let context = context.and_then(|context| context.to_str().ok());
     if let Some(context) = context.and_then(base64::decode)
@@ -115,7 +119,7 @@ async fn raw(desk: &Rc<Desk>, request: Request<Incoming>) -> Outcome {
         }
     }
     let id = said.get(AWS_REQUEST_ID).cloned();
-    let mut response = match desk.invocations.offer(invocation(said, event)).await {
+    let mut response = match desk.invocations.offer(invocation(said, event, deadline)).await {
         Ok(Answer::Whole(answer)) => Response::new(Out::whole(answer)),
         Ok(Answer::Stream(_, pieces)) => Response::new(Out::Stream(Bytes::new(), Some(pieces))),
         Ok(Answer::Failed(document)) => {
@@ -137,37 +141,34 @@ async fn raw(desk: &Rc<Desk>, request: Request<Incoming>) -> Outcome {
     Ok(response)
 }
 
-/// What a function is told beside the event.
-fn said(desk: &Desk, parts: &mut Parts) -> HeaderMap {
-    let deadline = parts.headers.remove(DEADLINE);
+/// What a function is told beside the event, and until when it may take: longer than some callers want to wait.
+fn said(desk: &Desk, parts: &mut Parts) -> (HeaderMap, Instant) {
+    let number = |value: &HeaderValue| value.to_str().ok()?.parse().ok();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let limit = parts.headers.remove(DEADLINE).as_ref().and_then(number);
+    // A worker always says; a health request has the time that any request has.
+    let limit = limit.map_or(now + desk.timeout, Duration::from_millis);
+    let wanted = parts.headers.get(X_REQUEST_TIMEOUT_MS).and_then(number);
+    let until = wanted.map_or(limit, |left| limit.min(now + Duration::from_millis(left)));
+
     let mut said = HeaderMap::with_capacity(6);
     let id = HeaderValue::try_from(desk.invocations.name()).expect("a UUID is a valid header value");
     said.insert(AWS_REQUEST_ID, id);
-    // A worker always says; a health request has the time that any request has.
-    let deadline = deadline.unwrap_or_else(|| {
-        let at = SystemTime::now() + desk.timeout;
-        let at = at.duration_since(UNIX_EPOCH).unwrap_or_default();
-        HeaderValue::from(u64::try_from(at.as_millis()).unwrap_or(u64::MAX))
-    });
-    said.insert(DEADLINE_MS, deadline);
+    let until = u64::try_from(until.as_millis()).unwrap_or(u64::MAX);
+    said.insert(DEADLINE_MS, HeaderValue::from(until));
     said.insert(ARN, desk.arn.clone());
     if let Some(trace) = parts.headers.get(TRACEPARENT).and_then(event::trace_id) {
         said.insert(TRACE_ID, trace);
     }
     said.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    said
+    (said, Instant::now() + limit.saturating_sub(now))
 }
 
-fn invocation(said: HeaderMap, event: Bytes) -> Invocation {
-    let text = |name: &HeaderName| said.get(name).and_then(|value| value.to_str().ok());
-    let until = text(&DEADLINE_MS)
-        .and_then(|millis| millis.parse().ok())
-        .map(Duration::from_millis);
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let left = until.unwrap_or(now).saturating_sub(now);
+fn invocation(said: HeaderMap, event: Bytes, deadline: Instant) -> Invocation {
+    let id = said.get(AWS_REQUEST_ID).and_then(|id| id.to_str().ok());
     Invocation {
-        id: text(&AWS_REQUEST_ID).unwrap_or_default().to_owned(),
-        deadline: Instant::now() + left,
+        id: id.unwrap_or_default().to_owned(),
+        deadline,
         said,
         event,
     }

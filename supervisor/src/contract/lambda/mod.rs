@@ -41,7 +41,11 @@ const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
-/// What a worker tells the desk: when the answer must be there, in milliseconds since 1970.
+/// What a caller may wait, in milliseconds, as workers tell every function.
+const X_REQUEST_TIMEOUT_MS: HeaderName = HeaderName::from_static("x-request-timeout-ms");
+
+/// What a worker tells the desk: until when the function may take, in milliseconds since 1970. A caller who wants the answer sooner
+/// does not change that.
 const DEADLINE: HeaderName = HeaderName::from_static("x-funcd-deadline-ms");
 /// What the desk tells the worker: why there is no response of the function's.
 const PROBLEM: HeaderName = HeaderName::from_static("x-funcd-problem");
@@ -157,6 +161,13 @@ impl Trouble {
         response
     }
 
+    /// Whether a desk's response tells that the process ended.
+    pub fn is_end(headers: &HeaderMap) -> bool {
+        headers
+            .get(PROBLEM)
+            .is_some_and(|slug| slug == Trouble::Ended.slug())
+    }
+
     /// What a desk's response tells: `None` when it is the function's own.
     pub fn of(headers: &HeaderMap) -> Option<(Trouble, String)> {
         let slug = headers.get(PROBLEM)?;
@@ -168,7 +179,7 @@ impl Trouble {
     }
 }
 
-/// Tells the desk when the answer must be there.
+/// Tells the desk until when the function may take.
 pub fn set_deadline(headers: &mut HeaderMap, deadline: Instant) {
     let left = deadline.saturating_duration_since(Instant::now());
     let at = (std::time::SystemTime::now() + left).duration_since(std::time::UNIX_EPOCH);
