@@ -55,7 +55,7 @@ impl Networks {
                         .map_or_else(|| namespace::network(Loopback::Up), Ok)?,
                 )
             }
-            Socket::Unix if plan.shared_network => match &self.shared {
+            Socket::Unix | Socket::Pipes | Socket::Directory if plan.shared_network => match &self.shared {
                 Some(shared) => Rc::clone(shared),
                 None => {
                     let made = Rc::new(namespace::network(Loopback::Down)?);
@@ -63,7 +63,7 @@ impl Networks {
                     made
                 }
             },
-            Socket::Unix => {
+            Socket::Unix | Socket::Pipes | Socket::Directory => {
                 self.wants_alone = true;
                 Rc::new(
                     self.alone
