@@ -6,6 +6,7 @@ use std::time::Duration;
 use funcd_sandbox::property::Property;
 use funcd_sandbox::spec::Limits;
 
+use super::guess::Guess;
 use super::manifest_check as check;
 use super::manifest_file::ManifestFile;
 use super::view::Scope;
@@ -25,6 +26,10 @@ pub struct Manifest {
     pub secrets: Vec<String>,
     /// How requests get in.
     pub contract: Contract,
+    /// With `contract = "auto"`: what was found in the executable, see [`Manifest::settle`].
+    pub found: Option<Guess>,
+    /// How a function with a process for each request answers.
+    pub stdio: Stdio,
     /// Which requests it answers; empty: `/<name>/…` with the prefix stripped.
     pub routes: Vec<RoutePattern>,
     /// How many instances, and when.
@@ -52,6 +57,61 @@ pub enum Contract {
     Http,
     /// It listens on `$PORT` itself.
     Port(u16),
+    /// A process for each request: the body on stdin, the answer on stdout, the rest in the environment.
+    Stdio,
+    /// The same by RFC 3875: the answer begins with headers.
+    Cgi,
+    /// HTTP requests on stdin and answers on stdout, one after the other.
+    Ironhttp,
+    /// It binds a Unix socket that `FN_LISTENER` names (Fn's FDKs).
+    Fn,
+}
+
+/// What becomes of what a `stdio` process writes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// OpenFaaS's classic watchdog: the whole output when it has ended well, else 500; 408 when it takes too long.
+    #[default]
+    Classic,
+    /// of-watchdog's `streaming`: the output as it comes, always 200.
+    Streaming,
+    /// of-watchdog's `serializing`: as classic, as `application/octet-stream`; 504 when it takes too long.
+    Serializing,
+}
+
+/// How a function with a process for each request answers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Stdio {
+    /// What becomes of what it writes.
+    pub mode: Mode,
+    /// The Content-Type of its answers, instead of what the mode says.
+    pub content_type: Option<String>,
+    /// The most output that is kept until the process has ended, in bytes.
+    pub output: u64,
+}
+
+impl Contract {
+    /// Its name in `function.toml`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Contract::Http => "http",
+            Contract::Port(_) => "port",
+            Contract::Stdio => "stdio",
+            Contract::Cgi => "cgi",
+            Contract::Ironhttp => "ironhttp",
+            Contract::Fn => "fn",
+        }
+    }
+
+    /// Whether each request gets a process of its own.
+    pub fn is_per_request(self) -> bool {
+        matches!(self, Contract::Stdio | Contract::Cgi)
+    }
+
+    /// Whether a process answers one request at a time whatever the manifest says.
+    pub fn is_one_at_a_time(self) -> bool {
+        self.is_per_request() || matches!(self, Contract::Ironhttp | Contract::Fn)
+    }
 }
 
 /// Which requests a function answers.
@@ -120,6 +180,25 @@ impl Manifest {
         }
         layers.extend(defaults.0.iter().cloned());
         check::manifest(name.as_str(), &layers)
+    }
+}
+
+impl Manifest {
+    /// Whether an instance is connected to anew for each request: one connection that idles would keep it from the others.
+    pub fn takes_one_connection(&self) -> bool {
+        self.scale.concurrency == 1 && !self.contract.is_per_request() && self.contract != Contract::Ironhttp
+    }
+
+    /// Takes the contract that was found in the executable, unless the manifest names one.
+    pub fn settle(&mut self, guess: Guess) {
+        if self.found.is_none() {
+            return;
+        }
+        self.contract = guess.contract();
+        self.found = Some(guess);
+        if self.contract.is_one_at_a_time() {
+            self.scale.concurrency = 1;
+        }
     }
 }
 

@@ -32,6 +32,8 @@ pub struct ManifestFile {
     pub limits: LimitsFile,
     /// Bounds on a request.
     pub request: RequestFile,
+    /// How a function with a process for each request answers.
+    pub stdio: StdioFile,
     /// When an instance is ready.
     pub health: HealthFile,
     /// What the sandbox lets in.
@@ -100,6 +102,18 @@ pub struct RequestFile {
     pub body: Option<Spanned<Size>>,
     /// Not in this version.
     pub priority: Option<Spanned<IgnoredAny>>,
+}
+
+/// `[stdio]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StdioFile {
+    /// What becomes of the output.
+    pub mode: Option<Spanned<String>>,
+    /// The Content-Type of answers.
+    pub content_type: Option<Spanned<String>>,
+    /// The most output that is kept.
+    pub output: Option<Spanned<Size>>,
 }
 
 /// `[health]`.

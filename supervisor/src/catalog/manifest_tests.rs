@@ -38,6 +38,12 @@ fn every_default() {
         env: vec![],
         secrets: vec![],
         contract: Contract::Http,
+        found: Some(Guess::default()),
+        stdio: Stdio {
+            mode: Mode::Classic,
+            content_type: None,
+            output: 4 << 20,
+        },
         routes: vec![],
         scale: Scale {
             min: 0,
@@ -119,6 +125,12 @@ degraded = ["P5", "cpu-limit", "memory-limit"]
         env: vec![("A_1".into(), String::new()), ("LOG".into(), "info".into())],
         secrets: vec!["api-key".into(), "db.pem".into()],
         contract: Contract::Port(9000),
+        found: None,
+        stdio: Stdio {
+            mode: Mode::Classic,
+            content_type: None,
+            output: 4 << 20,
+        },
         routes: vec![
             RoutePattern {
                 host: Some("img.example.com".into()),

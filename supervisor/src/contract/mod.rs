@@ -1,6 +1,11 @@
 //! How requests get into the process. `http` and `port` both speak HTTP/1.1 over a byte stream, so they differ only in
 //! how that stream is opened. Never parses HTTP.
 
+pub mod cgi;
+pub mod process;
+pub mod stdio;
+pub mod variables;
+
 use std::io;
 use std::time::{Duration, Instant};
 

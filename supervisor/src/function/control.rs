@@ -21,7 +21,7 @@ use super::effects::Effects;
 use super::entry::Entry;
 use super::facts::HostReader;
 use super::handle::{Revision, ToControl};
-use super::instance::{Address, Instance, SocketStock};
+use super::instance::{Address, Directory, Instance, Pipes, SocketStock};
 use super::place::{Ended, Rollout};
 use super::prove::prove;
 use super::report::Report;
@@ -146,6 +146,10 @@ pub struct Control {
     /// Starts that were not told of yet.
     pub(super) started: Vec<(InstanceId, FunctionName)>,
     pub(super) standbys: Standbys,
+    /// The most processes for one request each that may wait, on the whole host.
+    prepares_ahead: usize,
+    /// How many do.
+    singles_ahead: usize,
     pub(super) can_freeze: bool,
     /// When which function is due.
     pub(super) agenda: Agenda,
@@ -190,6 +194,8 @@ impl Control {
             launches: Vec::new(),
             started: Vec::new(),
             standbys: Standbys::new(parts.standbys),
+            prepares_ahead: parts.standbys,
+            singles_ahead: 0,
             can_freeze: parts.can_freeze,
             agenda: Agenda::default(),
             in_use: BTreeSet::new(),
@@ -248,6 +254,7 @@ impl Control {
         name: &FunctionName,
         decide: impl FnOnce(&mut Entry, &mut Effects<'_>) -> T,
     ) -> Option<T> {
+        let waited = self.entries.get(name).map_or(0, |entry| entry.singles.ahead());
         let mut effects = Effects {
             now: Instant::now(),
             wall: SystemTime::now(),
@@ -256,13 +263,19 @@ impl Control {
             restarts: &mut self.restarts,
             requests: &mut self.requests,
             launches: &mut self.launches,
+            may_prepare: self.prepares_ahead > 0,
+            ahead: self.prepares_ahead.saturating_sub(self.singles_ahead),
             next_id: &mut self.next_id,
         };
         let entry = self.entries.get_mut(name)?;
         let before = entry.state();
         let was_held = entry.held.is_some();
         let result = decide(entry, &mut effects);
-        let (after, gone) = (entry.state(), entry.is_removed() && entry.slots().is_empty());
+        let (after, gone) = (
+            entry.state(),
+            entry.is_removed() && entry.slots().is_empty() && entry.singles.is_empty(),
+        );
+        self.singles_ahead = (self.singles_ahead + entry.singles.ahead()).saturating_sub(waited);
         if before.as_str() != after.as_str() {
             tracing::debug!(function = %name, from = before.as_str(), to = after.as_str(), "state");
         }
@@ -324,7 +337,10 @@ impl Control {
             }
             ToControl::Drained(id) => {
                 if let Some(name) = self.owners.get(&id).cloned() {
-                    self.with(&name, |entry, effects| entry.drained(id, effects));
+                    self.with(&name, |entry, effects| match entry.singles.get(id) {
+                        Some(_) => entry.single_left(id, effects),
+                        None => entry.drained(id, effects),
+                    });
                 }
             }
             ToControl::Answered(id) => {
@@ -334,6 +350,7 @@ impl Control {
                 }
             }
             ToControl::Woken(id) => self.on_woken(id),
+            ToControl::Broken(id) => self.requests.push(Request::Kill { id }),
             ToControl::SocketsLow(id) => {
                 self.requests.push(Request::Sockets {
                     id,
@@ -439,6 +456,14 @@ impl Control {
     }
 
     fn on_launched(&mut self, id: InstanceId, pid: i32, fds: Vec<OwnedFd>) {
+        if let Some(name) = self.owners.get(&id).cloned()
+            && self
+                .entries
+                .get(&name)
+                .is_some_and(|entry| entry.singles.get(id).is_some())
+        {
+            return self.on_single_launched(&name, id, pid, fds);
+        }
         // Who has woken it may be slower to say so than it was to start.
         self.on_woken(id);
         if self.instance(id).is_none() {
@@ -451,7 +476,7 @@ impl Control {
         let mut fds = fds.into_iter();
         if let (Some(stdout), Some(stderr)) = (fds.next(), fds.next()) {
             self.report
-                .attach(&name, &instance.revision, id, [stdout, stderr]);
+                .attach(&name, &instance.revision, id, [Some(stdout), Some(stderr)]);
         }
         let requests_wait = self
             .entries
@@ -461,6 +486,17 @@ impl Control {
         tokio::spawn(prove(instance, listener, requests_wait, self.to_control.clone()));
     }
 
+    /// Its word came at once with that of its request, if that was slower.
+    fn on_single_launched(&mut self, name: &FunctionName, id: InstanceId, pid: i32, fds: Vec<OwnedFd>) {
+        self.with(name, |entry, effects| entry.single_woken(id, effects));
+        let revision = self
+            .with(name, |entry, _| entry.single_launched(id, pid))
+            .flatten();
+        if let (Some(revision), Some(stderr)) = (revision, fds.into_iter().next()) {
+            self.report.attach(name, &revision, id, [None, Some(stderr)]);
+        }
+    }
+
     pub(super) fn make_instance(&self, id: InstanceId, revision: Arc<Revision>) -> Arc<Instance> {
         let address = match revision.manifest.contract {
             Contract::Http => Address::Unix(self.sockets.join(id.to_string())),
@@ -468,6 +504,8 @@ impl Control {
                 port,
                 stock: SocketStock::new(self.to_control.clone()),
             },
+            Contract::Stdio | Contract::Cgi | Contract::Ironhttp => Address::Pipes(Pipes::default()),
+            Contract::Fn => Address::Directory(Directory::default()),
         };
         Arc::new(Instance::new(id, revision, address))
     }
@@ -483,12 +521,29 @@ impl Control {
         let Some(name) = self.owners.remove(&id) else {
             return;
         };
+        let entry = self.entries.get(&name);
+        let unproven = entry.filter(|entry| !entry.current.proven).map(Entry::current);
+        let found = unproven.and_then(|revision| revision.manifest.found.as_ref());
+        let message = match found.filter(|_| message.is_empty() && !exit.is_asked_for()) {
+            Some(found) => format!("{exit}{}", found.advice()),
+            None => message,
+        };
         let ended = Ended {
             instance: id,
             exit,
             message,
             at: SystemTime::now(),
         };
+        if self
+            .entries
+            .get(&name)
+            .is_some_and(|entry| entry.singles.get(id).is_some())
+        {
+            self.report
+                .ended_single(&name, id, &ended.exit, &ended.describe());
+            self.with(&name, |entry, effects| entry.single_ended(ended, effects));
+            return;
+        }
         self.report.ended(&name, id, &ended.exit, &ended.describe());
         if let Some(rollout) = self.with(&name, |entry, effects| entry.exited(ended, effects)) {
             self.after_rollout(&name, rollout);

@@ -224,7 +224,8 @@ impl Control {
         };
         let revision = Arc::clone(entry.current());
         tracing::info!(function = %name, instance = %id, pid, "taken over");
-        self.report.attach(name, &revision, id, [stdout, stderr]);
+        self.report
+            .attach(name, &revision, id, [Some(stdout), Some(stderr)]);
         let instance = self.make_instance(id, revision);
         self.owners.insert(id, name.clone());
         self.with(name, |entry, effects| {

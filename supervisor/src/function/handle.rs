@@ -44,6 +44,8 @@ pub enum ToControl {
     Answered(InstanceId),
     /// An instance that was prepared ahead was leased, and told to execute.
     Woken(InstanceId),
+    /// What an instance said makes no sense: it is to be killed.
+    Broken(InstanceId),
     /// A stock of sockets runs low.
     SocketsLow(InstanceId),
 }
@@ -233,7 +235,8 @@ impl Function {
                 return Ok(None);
             };
             if instance.try_lease() {
-                if instance.wake() {
+                // One for a single request is told to execute with what that brings.
+                if !instance.is_for_one_request() && instance.wake() {
                     self.tell(ToControl::Woken(instance.id));
                 }
                 self.touch();

@@ -15,6 +15,7 @@ pub mod handle;
 mod handle_tests;
 pub mod instance;
 pub mod metrics;
+mod pipes;
 mod place;
 mod prove;
 mod publish;
@@ -24,6 +25,7 @@ mod rescale;
 mod rescale_tests;
 pub mod room;
 pub mod scale;
+mod singles;
 mod standby;
 #[cfg(test)]
 mod standby_tests;

@@ -35,6 +35,13 @@ impl Entry {
         {
             instances.push(Arc::clone(instance));
         }
+        instances.extend(
+            self.singles
+                .waiting(&self.current.revision)
+                .filter(|single| single.is_accepting())
+                .map(Arc::clone),
+        );
+        failed_until = failed_until.or(self.singles.refused_until());
         let refusal = match (self.removed, failed_until) {
             (true, _) => Some(Refusal {
                 reason: "the function was removed".to_owned(),

@@ -13,7 +13,8 @@ use http::{Method, Request, Response};
 use hyper::body::{Body, Incoming};
 use tracing::{debug, info};
 
-use super::body::{Fault, Upload};
+use super::body::{Fault, Source, Upload};
+use super::per_request;
 use super::pool::{self, Upstream};
 use super::respond::{Kind, Problem};
 use super::watch::Watch;
@@ -29,8 +30,9 @@ const REFUSALS: u32 = 8;
 
 /// A response head and all that its body needs.
 pub(super) struct Answer {
-    pub(super) response: Response<Incoming>,
-    pub(super) upstream: Box<Upstream>,
+    pub(super) response: Response<Source>,
+    /// `None`: it came from no connection.
+    pub(super) upstream: Option<Box<Upstream>>,
     pub(super) lease: Lease,
 }
 
@@ -51,6 +53,10 @@ pub(super) async fn forward(
     (worker, watch, record): (&Worker, &Arc<Watch>, &RefCell<Record>),
     deadline: Instant,
 ) -> Result<Answer, Problem> {
+    let contract = function.live().revision.manifest.contract;
+    if contract.is_per_request() {
+        return per_request::answer(function, request, (watch, record), deadline).await;
+    }
     let repeatable = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
     let safe = repeatable && request.body().is_end_stream();
     let (mut refusals, mut repeated) = (0, false);
@@ -59,7 +65,7 @@ pub(super) async fn forward(
         let lease = lease(function, record, deadline).await.map_err(unavailable)?;
         let instance = lease.instance();
         record.borrow_mut().leases(instance.id.0, start(instance));
-        let keep = instance.revision.manifest.scale.concurrency > 1;
+        let keep = !instance.revision.manifest.takes_one_connection();
         let parked = if keep {
             pool::pop_open(&worker.pool, instance, !safe).await
         } else {
@@ -101,8 +107,8 @@ pub(super) async fn forward(
                     function.tell(ToControl::Answered(instance.id));
                 }
                 return Ok(Answer {
-                    response,
-                    upstream,
+                    response: response.map(Source::Wire),
+                    upstream: Some(upstream),
                     lease,
                 });
             }
@@ -155,7 +161,7 @@ pub(super) async fn forward(
 }
 
 /// A place in an instance. A wait for it is noted; a place that is free costs no look at the clock.
-async fn lease(
+pub(super) async fn lease(
     function: &Arc<Function>,
     record: &RefCell<Record>,
     deadline: Instant,
@@ -281,7 +287,7 @@ fn refused() -> Problem {
     )
 }
 
-fn faulty(fault: Fault) -> Problem {
+pub(super) fn faulty(fault: Fault) -> Problem {
     let kind = match fault {
         Fault::TooLarge => Kind::BodyTooLarge,
         Fault::Stalled => Kind::UploadStalled,

@@ -70,7 +70,7 @@ async fn answer(
         (
             manifest.request.timeout,
             manifest.request.body,
-            manifest.scale.concurrency == 1,
+            manifest.takes_one_connection(),
         )
     };
     if body.size_hint().lower() > body_limit {
@@ -195,7 +195,9 @@ fn pass_on(
     }
     let reply = match client {
         Some(client) => {
-            upgrade::open(client, upstream, (lease, permit), visit);
+            if let Some(upstream) = upstream {
+                upgrade::open(client, upstream, (lease, permit), visit);
+            }
             Reply::Own {
                 bytes: bytes::Bytes::new(),
                 _visit: None,
@@ -240,7 +242,7 @@ fn refuse(mut visit: Visit, problem: &Problem, version: Version, id: &RequestId)
                 );
             }
         }
-        _ if row.status.is_client_error() => {}
+        kind if row.status.is_client_error() && kind != Kind::ExecTimeout => {}
         _ => warn!(
             function = visit.function(),
             request_id = id_text,

@@ -18,6 +18,7 @@ mod h2;
 mod http;
 mod launcher;
 mod lifecycle;
+mod programs;
 mod refusals;
 mod runtimes;
 mod sandbox;
@@ -36,6 +37,7 @@ fn main() -> std::process::ExitCode {
     strangers::register(&mut suite);
     refusals::register(&mut suite);
     contract::register(&mut suite);
+    programs::register(&mut suite);
     runtimes::register(&mut suite);
     sandbox::register(&mut suite);
     secrets::register(&mut suite);
