@@ -2,34 +2,53 @@
 
 use crate::spec::Limits;
 
+/// `RLIMIT_*` as one type: glibc has them as `u32`, musl as `i32`.
+macro_rules! resources {
+    ($($name:ident = $number:ident),* $(,)?) => {$(
+        #[allow(clippy::unnecessary_cast, reason = "glibc and musl differ in the type")]
+        pub(crate) const $name: u32 = libc::$number as u32;
+    )*};
+}
+
+resources! {
+    CORE = RLIMIT_CORE,
+    NOFILE = RLIMIT_NOFILE,
+    NPROC = RLIMIT_NPROC,
+    MEMLOCK = RLIMIT_MEMLOCK,
+    MSGQUEUE = RLIMIT_MSGQUEUE,
+    FSIZE = RLIMIT_FSIZE,
+    RTPRIO = RLIMIT_RTPRIO,
+    NICE = RLIMIT_NICE,
+}
+
 /// The limits of one instance as `(RLIMIT_*, value)`, for [`crate::confine::Confinement::rlimits`].
 pub fn limits(limits: &Limits) -> Vec<(u32, u64)> {
     vec![
         // 1, not 0: with 0 the kernel still starts a pipe handler of core_pattern, with 1 it does nothing (core(5)).
-        (libc::RLIMIT_CORE, 1),
-        (libc::RLIMIT_NOFILE, u64::from(limits.files)),
+        (CORE, 1),
+        (NOFILE, u64::from(limits.files)),
         // The cgroup counts exactly; this one holds where there is none.
-        (libc::RLIMIT_NPROC, 256),
-        (libc::RLIMIT_MEMLOCK, 64 * 1024),
-        (libc::RLIMIT_MSGQUEUE, 0),
-        (libc::RLIMIT_FSIZE, limits.tmp_bytes),
+        (NPROC, 256),
+        (MEMLOCK, 64 * 1024),
+        (MSGQUEUE, 0),
+        (FSIZE, limits.tmp_bytes),
         // Desktops let their users take real-time priorities, before which everything else would wait.
-        (libc::RLIMIT_RTPRIO, 0),
-        (libc::RLIMIT_NICE, 0),
+        (RTPRIO, 0),
+        (NICE, 0),
     ]
 }
 
 /// The name of a resource in [`limits`].
 pub fn name(resource: u32) -> &'static str {
     match resource {
-        libc::RLIMIT_CORE => "RLIMIT_CORE",
-        libc::RLIMIT_NOFILE => "RLIMIT_NOFILE",
-        libc::RLIMIT_NPROC => "RLIMIT_NPROC",
-        libc::RLIMIT_MEMLOCK => "RLIMIT_MEMLOCK",
-        libc::RLIMIT_MSGQUEUE => "RLIMIT_MSGQUEUE",
-        libc::RLIMIT_FSIZE => "RLIMIT_FSIZE",
-        libc::RLIMIT_RTPRIO => "RLIMIT_RTPRIO",
-        libc::RLIMIT_NICE => "RLIMIT_NICE",
+        CORE => "RLIMIT_CORE",
+        NOFILE => "RLIMIT_NOFILE",
+        NPROC => "RLIMIT_NPROC",
+        MEMLOCK => "RLIMIT_MEMLOCK",
+        MSGQUEUE => "RLIMIT_MSGQUEUE",
+        FSIZE => "RLIMIT_FSIZE",
+        RTPRIO => "RLIMIT_RTPRIO",
+        NICE => "RLIMIT_NICE",
         _ => "another",
     }
 }
@@ -48,6 +67,6 @@ mod tests {
             tmp_bytes: 0,
             files: 0,
         });
-        assert!(limits.contains(&(libc::RLIMIT_RTPRIO, 0)) && limits.contains(&(libc::RLIMIT_NICE, 0)));
+        assert!(limits.contains(&(RTPRIO, 0)) && limits.contains(&(NICE, 0)));
     }
 }

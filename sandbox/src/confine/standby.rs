@@ -102,6 +102,11 @@ impl Standby {
         self.main
     }
 
+    /// Whether it has said that it waits: what comes after is that it executed, or failed.
+    pub fn is_ready(&self) -> bool {
+        self.go.is_none()
+    }
+
     /// What became of it so far; waits for nothing.
     pub fn progress(&mut self) -> Progress {
         loop {

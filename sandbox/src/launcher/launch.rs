@@ -32,9 +32,6 @@ use crate::wire::Event;
 /// up is replaced later.
 pub(super) const REST: Duration = Duration::from_millis(5);
 
-/// Connections that wait in an instance's socket; the kernel lowers it to net.core.somaxconn.
-const BACKLOG: i32 = 1024;
-
 /// How far an id may lie above the last: a supervisor that took the largest at once would leave none to those after it.
 const ID_GAP: u64 = 1 << 16;
 
@@ -328,7 +325,7 @@ impl Launcher {
     fn rlimits(&self, spec: &Spec) -> Vec<(u32, u64)> {
         let mut limits = rlimit::limits(&spec.limits);
         if self.counts_pids {
-            limits.retain(|(limit, _)| *limit != libc::RLIMIT_NPROC);
+            limits.retain(|(limit, _)| *limit != crate::rlimit::NPROC);
         }
         limits
     }
@@ -381,7 +378,7 @@ impl Launcher {
     /// Binds the instance's socket, for the supervisor's user alone; callers queue in it before the process exists.
     fn bind(&self, id: InstanceId) -> io::Result<OwnedFd> {
         let path = self.folders.socket(&id.to_string());
-        let listener = listeners::unix(&path, BACKLOG)?;
+        let listener = listeners::unix(&path)?;
         if let Some((uid, gid)) = self.host.supervisor {
             std::os::unix::fs::lchown(&path, Some(uid), Some(gid))?;
         }

@@ -16,8 +16,8 @@ use nix::sys::socket::{
 
 use super::{Host, LauncherError};
 
-/// Connections that wait for a worker; the kernel lowers it to net.core.somaxconn.
-const BACKLOG: i32 = 4096;
+/// Connections that wait to be accepted: as many as net.core.somaxconn allows.
+const BACKLOG: Backlog = Backlog::MAXALLOWABLE;
 
 /// The sockets of a host.
 #[derive(Debug)]
@@ -108,7 +108,7 @@ impl Listeners {
 ///
 /// # Errors
 /// Those of socket, bind and listen.
-pub(super) fn unix(path: &Path, backlog: i32) -> io::Result<OwnedFd> {
+pub(super) fn unix(path: &Path) -> io::Result<OwnedFd> {
     let fd = socket(
         AddressFamily::Unix,
         SockType::Stream,
@@ -116,7 +116,7 @@ pub(super) fn unix(path: &Path, backlog: i32) -> io::Result<OwnedFd> {
         None,
     )?;
     bind(fd.as_raw_fd(), &UnixAddr::new(path)?)?;
-    listen(&fd, Backlog::new(backlog)?)?;
+    listen(&fd, BACKLOG)?;
     Ok(fd)
 }
 
@@ -133,7 +133,7 @@ fn tcp(address: SocketAddr, share: bool) -> io::Result<OwnedFd> {
         setsockopt(&fd, sockopt::ReusePort, &true)?;
     }
     bind(fd.as_raw_fd(), &SockaddrStorage::from(address))?;
-    listen(&fd, Backlog::new(BACKLOG)?)?;
+    listen(&fd, BACKLOG)?;
     Ok(fd)
 }
 
@@ -180,7 +180,7 @@ fn bind_admin(path: &Path, supervisor: Option<(u32, u32)>) -> io::Result<OwnedFd
         }
         remove_socket(&short)?;
     }
-    let fd = unix(&short, 128)?;
+    let fd = unix(&short)?;
     if let Some((_, gid)) = supervisor {
         std::os::unix::fs::lchown(&short, None, Some(gid))?;
     }

@@ -101,6 +101,17 @@ impl Poll {
         Ok(())
     }
 
+    /// From now on tells once, when the other end is closed, and never that something can be read.
+    ///
+    /// # Errors
+    /// Those of epoll_ctl.
+    pub(super) fn watch_closing(&self, fd: impl AsFd, token: Token) -> io::Result<()> {
+        // A closed end is told of without being asked for.
+        self.epoll
+            .modify(fd, &mut EpollEvent::new(EpollFlags::EPOLLONESHOT, token.encode()))?;
+        Ok(())
+    }
+
     /// Waits for events; `None` waits for ever. Wakes up early at times.
     ///
     /// # Errors

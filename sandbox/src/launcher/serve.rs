@@ -62,6 +62,8 @@ pub(super) struct Launcher {
     pub(super) usage: VecDeque<InstanceId>,
     /// Nothing is made ahead before then.
     pub(super) rest_until: Instant,
+    /// Instances that were prepared and let go of their status socket, and when they are looked at.
+    pub(super) gone_on: VecDeque<(Instant, InstanceId)>,
     pub(super) last_id: u64,
     pub(super) supervisor: Option<Supervisor>,
     pub(super) generation: u32,
@@ -149,7 +151,7 @@ impl Launcher {
             Token::SupervisorEnd => self.on_supervisor_end(),
             Token::InstanceEnd(id) => self.on_instance_end(id),
             Token::InstanceOom(id) => self.on_oom(id),
-            Token::Standby(id) => self.on_standby(id),
+            Token::Standby(id) => self.on_standby_event(id),
             Token::Secrets => self.secrets.renew(),
         }
     }
@@ -168,10 +170,20 @@ impl Launcher {
         let leaving = self.leaving.iter().map(|leaving| leaving.next).min();
         let refill = self.is_low().then_some(self.rest_until);
         let secrets = self.secrets.look_at();
-        let next = [drain, stuck, looks, leaving, self.restart_at, refill, secrets]
-            .into_iter()
-            .flatten()
-            .min();
+        let gone_on = self.gone_on.front().map(|(at, _)| *at);
+        let next = [
+            drain,
+            stuck,
+            looks,
+            leaving,
+            self.restart_at,
+            refill,
+            secrets,
+            gone_on,
+        ]
+        .into_iter()
+        .flatten()
+        .min();
         next.map(|next| next.saturating_duration_since(now))
     }
 
@@ -199,6 +211,12 @@ impl Launcher {
         }
         if self.secrets.look_at().is_some_and(|at| now >= at) {
             self.secrets.renew();
+        }
+        while let Some(&(at, id)) = self.gone_on.front()
+            && at <= now
+        {
+            self.gone_on.pop_front();
+            self.on_standby(id);
         }
         self.look_for_oom_kills(now);
         self.remove_leaving(now);

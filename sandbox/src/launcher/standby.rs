@@ -3,10 +3,11 @@
 
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::failed::{explain, failed};
 use super::launch::REST;
+use super::poll::Token;
 use super::serve::Launcher;
 use crate::confine::{Progress, Standby};
 use crate::probe::Plan;
@@ -17,6 +18,9 @@ use crate::wire::Event;
 /// configured to have (`standbys`), as each may be on its way out when the one in its place is asked for.
 /// Those for one request each wait only until that has come, and are bounded like what runs.
 pub(super) const MOST: usize = 2 * 64;
+
+/// How long after it let go of its status socket a prepared instance is told of: most have answered by then.
+const KEEP: Duration = Duration::from_millis(2);
 
 /// What an instance keeps until it runs.
 #[derive(Debug)]
@@ -61,6 +65,19 @@ impl Launcher {
         self.instances.values().filter(waits).count()
     }
 
+    /// Something is to be read from one that is on its way, or one that waited has executed or failed. The latter keeps: while
+    /// the request that woke it waits for its first answer, launcher and control leave it the processors.
+    pub(super) fn on_standby_event(&mut self, id: InstanceId) {
+        let instance = self.instances.get(&id);
+        match instance.and_then(|instance| instance.waiting.as_ref()) {
+            Some(waiting) if waiting.standby.is_ready() => {
+                self.gone_on.push_back((Instant::now() + KEEP, id))
+            }
+            Some(_) => self.on_standby(id),
+            None => {}
+        }
+    }
+
     /// It waits from now on, executed, or failed.
     pub(super) fn on_standby(&mut self, id: InstanceId) {
         while let Some(instance) = self.instances.get_mut(&id)
@@ -69,6 +86,10 @@ impl Launcher {
             match waiting.standby.progress() {
                 Progress::Underway => return,
                 Progress::Ready(go) => {
+                    // Failing that, each look finds nothing to do.
+                    let _ = self
+                        .poll
+                        .watch_closing(waiting.standby.socket(), Token::Standby(id));
                     let mut fds = vec![Rc::new(go)];
                     if instance.with_supervisor {
                         fds.append(&mut waiting.gifts);
@@ -96,10 +117,13 @@ impl Launcher {
         }
     }
 
-    /// A new supervisor knows nothing of them, and prepares its own; what an earlier one had the pipes of answers nobody.
+    /// A new supervisor knows nothing of them, and prepares its own. One that was woken by the last request of the old one
+    /// is an instance like any other, unless that had its pipes: it answers nobody.
     pub(super) fn drop_standbys(&mut self) {
         for instance in self.instances.values_mut() {
-            if instance.waiting.take().is_some() || instance.with_supervisor {
+            let executed = |mut waiting: Waiting| matches!(waiting.standby.progress(), Progress::Executed);
+            let waits = instance.waiting.take().is_some_and(|waiting| !executed(waiting));
+            if waits || instance.with_supervisor {
                 instance.end_is_told = true;
                 instance.sandbox.kill_all();
             }

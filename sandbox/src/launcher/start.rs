@@ -171,6 +171,7 @@ fn build(
         copies: VecDeque::new(),
         usage: VecDeque::new(),
         rest_until: Instant::now(),
+        gone_on: VecDeque::new(),
         last_id: 0,
         supervisor: None,
         generation: 0,

@@ -275,7 +275,7 @@ fn environment() -> Vec<CString> {
 fn rlimits() -> Vec<(u32, u64)> {
     let (_, files) =
         nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).unwrap_or((1024, 1024));
-    vec![(libc::RLIMIT_CORE, 1), (libc::RLIMIT_NOFILE, files)]
+    vec![(crate::rlimit::CORE, 1), (crate::rlimit::NOFILE, files)]
 }
 
 #[cfg(test)]

@@ -172,7 +172,7 @@ const PRCTL: Check = &[
 const PERSONALITY: Check = &[among(0, ALL, &[0, u32::MAX], libc::EPERM)];
 
 /// The core limit is 1, which stops a handler that core_pattern pipes to; 0 would start it again.
-const CORE: u32 = libc::RLIMIT_CORE;
+const CORE: u32 = crate::rlimit::CORE;
 const SETRLIMIT: Check = &[none_of(0, &[CORE], libc::EPERM)];
 /// Reading it (no new limit: a null pointer, both halves) is fine.
 const PRLIMIT: Check = &[

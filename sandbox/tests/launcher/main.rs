@@ -169,6 +169,10 @@ fn run_tests() {
             standby::one_that_waits_ends_with_whoever_could_tell_it,
         ),
         (
+            "one_that_was_woken_last_is_kept_for_the_next_supervisor",
+            standby::one_that_was_woken_last_is_kept_for_the_next_supervisor,
+        ),
+        (
             "what_can_not_be_prepared_is_refused_by_name",
             standby::what_can_not_be_prepared_is_refused_by_name,
         ),

@@ -140,6 +140,30 @@ pub(super) fn one_that_waits_ends_with_whoever_could_tell_it(who: As) {
     }
 }
 
+pub(super) fn one_that_was_woken_last_is_kept_for_the_next_supervisor(who: As) {
+    let (mut host, digest) = started(who);
+    let spec = host.spec(digest, &["serve"]);
+    let Some(mut ready) = prepared(&mut host, spec) else {
+        return;
+    };
+    let caller = host.connect(ready.id);
+    // The launcher sees both at once: that it executed, and that nobody is left to be told so.
+    host.signal(Signal::SIGSTOP);
+    ready.go.write_all(&[1]).unwrap();
+    while waiting(&host) == [ready.pid] {
+        std::thread::yield_now();
+    }
+    kill(Pid::from_raw(host.supervisor()), Signal::SIGKILL).unwrap();
+    host.signal(Signal::SIGCONT);
+    host.take_over();
+    let kept: Vec<_> = host.inventory.iter().map(|(id, ..)| *id).collect();
+    assert_eq!(kept, [ready.id]);
+    assert_eq!(read_all(caller), "hello\n");
+    host.send(&Request::Terminate { id: ready.id }, &[]);
+    assert_eq!(host.exit_of(ready.id), Exit::Stopped);
+    host.stop();
+}
+
 pub(super) fn what_can_not_be_prepared_is_refused_by_name(who: As) {
     let (mut host, digest) = started(who);
     let data = host.dir.path().join("data");

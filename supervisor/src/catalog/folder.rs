@@ -163,7 +163,8 @@ pub fn clock_is_ours(folder: &impl AsFd) -> bool {
     // From statfs(2).
     const LOCAL: [FsType; 5] = [
         statfs::EXT4_SUPER_MAGIC,
-        statfs::XFS_SUPER_MAGIC,
+        // XFS, which nix does not name on musl.
+        FsType(0x5846_5342),
         statfs::BTRFS_SUPER_MAGIC,
         statfs::TMPFS_MAGIC,
         statfs::OVERLAYFS_SUPER_MAGIC,
