@@ -117,7 +117,8 @@ pub enum Socket {
     /// Requests come on descriptor 0 and answers go to descriptor 1, each a pipe to the supervisor: it ends with that. A
     /// start that is prepared takes a request's variables ([`crate::variables`]) with the word to execute.
     Pipes,
-    /// The process itself binds a Unix socket in [`EXCHANGE`], which the supervisor is given a descriptor of.
+    /// The process itself binds a Unix socket in [`EXCHANGE`], which the supervisor is given a descriptor of: it ends with
+    /// that.
     Directory,
 }
 

@@ -152,10 +152,10 @@ impl Launcher {
                     ends,
                 } = started;
                 // Its ends of the pipes go to the supervisor alone: they end with it, and with that the instance.
-                let (mut stdout, with_supervisor) =
-                    (Some(Rc::new(ends.stdout.0)), spec.socket == Socket::Pipes);
+                let mut stdout = Some(Rc::new(ends.stdout.0));
+                let with_supervisor = matches!(spec.socket, Socket::Pipes | Socket::Directory);
                 let mut gifts: Vec<Rc<OwnedFd>> = ends.way.into_gift().into_iter().map(Rc::new).collect();
-                if with_supervisor {
+                if spec.socket == Socket::Pipes {
                     gifts.extend(stdout.take());
                 }
                 let waiting = standby.map(|standby| Waiting {

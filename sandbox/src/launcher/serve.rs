@@ -92,7 +92,7 @@ pub(super) struct Instance {
     pub(super) is_unreachable: bool,
     /// Until it runs, if it was prepared ahead.
     pub(super) waiting: Option<Waiting>,
-    /// Whether it ends with the supervisor, which holds its pipes.
+    /// Whether it ends with the supervisor, which alone holds what it is reached by.
     pub(super) with_supervisor: bool,
     /// Its end is nothing that the supervisor must be told any more.
     pub(super) end_is_told: bool,

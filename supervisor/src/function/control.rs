@@ -21,7 +21,7 @@ use super::effects::Effects;
 use super::entry::Entry;
 use super::facts::HostReader;
 use super::handle::{Revision, ToControl};
-use super::instance::{Address, Directory, Instance, Pipes, SocketStock};
+use super::instance::{Address, Directory, Ends, Instance, Pipes, SocketStock};
 use super::place::{Ended, Rollout};
 use super::prove::prove;
 use super::report::Report;
@@ -150,6 +150,8 @@ pub struct Control {
     prepares_ahead: usize,
     /// How many do.
     singles_ahead: usize,
+    /// Instances that were killed because they can't be reached, and why.
+    refused_instances: HashMap<InstanceId, String>,
     pub(super) can_freeze: bool,
     /// When which function is due.
     pub(super) agenda: Agenda,
@@ -196,6 +198,7 @@ impl Control {
             standbys: Standbys::new(parts.standbys),
             prepares_ahead: parts.standbys,
             singles_ahead: 0,
+            refused_instances: HashMap::new(),
             can_freeze: parts.can_freeze,
             agenda: Agenda::default(),
             in_use: BTreeSet::new(),
@@ -351,6 +354,13 @@ impl Control {
             }
             ToControl::Woken(id) => self.on_woken(id),
             ToControl::Broken(id) => self.requests.push(Request::Kill { id }),
+            ToControl::Refused(id, why) => {
+                if let Some(name) = self.owners.get(&id) {
+                    self.report.refused_instance(name, id, &why);
+                }
+                self.refused_instances.insert(id, why);
+                self.requests.push(Request::Kill { id });
+            }
             ToControl::SocketsLow(id) => {
                 self.requests.push(Request::Sockets {
                     id,
@@ -474,7 +484,14 @@ impl Control {
         };
         self.with(&name, |entry, effects| entry.launched(id, pid, effects));
         let mut fds = fds.into_iter();
-        if let (Some(stdout), Some(stderr)) = (fds.next(), fds.next()) {
+        // One with pipes brings its stderr first, and the ends of the pipes.
+        if let Address::Pipes(pipes) = &instance.address {
+            if let (Some(stderr), Some(stdin), Some(stdout)) = (fds.next(), fds.next(), fds.next()) {
+                pipes.put(Ends { stdin, stdout });
+                self.report
+                    .attach(&name, &instance.revision, id, [None, Some(stderr)]);
+            }
+        } else if let (Some(stdout), Some(stderr)) = (fds.next(), fds.next()) {
             self.report
                 .attach(&name, &instance.revision, id, [Some(stdout), Some(stderr)]);
         }
@@ -482,7 +499,12 @@ impl Control {
             .entries
             .get(&name)
             .is_some_and(|entry| entry.handle.admitted() > 0);
-        let listener = fds.next();
+        let mut listener = fds.next();
+        if let Address::Directory(directory) = &instance.address
+            && let Some(found) = listener.take()
+        {
+            directory.found(found);
+        }
         tokio::spawn(prove(instance, listener, requests_wait, self.to_control.clone()));
     }
 
@@ -524,10 +546,12 @@ impl Control {
         let entry = self.entries.get(&name);
         let unproven = entry.filter(|entry| !entry.current.proven).map(Entry::current);
         let found = unproven.and_then(|revision| revision.manifest.found.as_ref());
+        let refused = self.refused_instances.remove(&id);
         let message = match found.filter(|_| message.is_empty() && !exit.is_asked_for()) {
             Some(found) => format!("{exit}{}", found.advice()),
             None => message,
         };
+        let message = refused.unwrap_or(message);
         let ended = Ended {
             instance: id,
             exit,

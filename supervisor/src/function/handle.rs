@@ -46,6 +46,8 @@ pub enum ToControl {
     Woken(InstanceId),
     /// What an instance said makes no sense: it is to be killed.
     Broken(InstanceId),
+    /// An instance can't be reached, for this reason, and never will: it is to be killed.
+    Refused(InstanceId, String),
     /// A stock of sockets runs low.
     SocketsLow(InstanceId),
 }
@@ -300,6 +302,10 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
+        if self.instance.has_lost_its_pipes() {
+            self.instance.stop_accepting();
+            self.function.tell(ToControl::Broken(self.instance.id));
+        }
         self.instance.release();
         self.function.touch();
         if !self.instance.is_accepting() && self.instance.in_flight() == 0 {

@@ -105,6 +105,14 @@ impl Instance {
             .is_none_or(|standby| standby.woken.load(Ordering::SeqCst))
     }
 
+    /// Whether nobody can speak to it any more: its pipes broke off within an answer.
+    pub(super) fn has_lost_its_pipes(&self) -> bool {
+        match &self.address {
+            Address::Pipes(pipes) => !self.is_for_one_request() && !pipes.is_there(),
+            Address::Unix(_) | Address::Port { .. } | Address::Directory(_) => false,
+        }
+    }
+
     /// It is of no use to anybody any more, and need not be waited for.
     pub fn spoil(&self) {
         self.spoiled.store(true, Ordering::SeqCst);

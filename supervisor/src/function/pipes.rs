@@ -29,6 +29,11 @@ impl Pipes {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
+    /// Whether they are there to be taken.
+    pub fn is_there(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
     /// Puts them there, for the first request or the next.
     pub fn put(&self, ends: Ends) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(ends);

@@ -50,6 +50,13 @@ impl Report {
         tracing::info!(%function, %instance, revision = revision.id.short(), "starting");
     }
 
+    /// An instance can't be reached, whatever is tried.
+    pub(super) fn refused_instance(&self, function: &FunctionName, instance: InstanceId, why: &str) {
+        self.logs
+            .note(function, &format!("instance {instance} is killed: {why}"));
+        tracing::warn!(%function, %instance, reason = why, "it can't be reached, and is killed");
+    }
+
     /// An instance ended.
     pub(super) fn ended(&self, function: &FunctionName, instance: InstanceId, exit: &Exit, message: &str) {
         counter!(names::INSTANCE_EXITS_TOTAL, "function" => function.to_string(), "reason" => exit.reason())

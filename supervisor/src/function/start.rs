@@ -93,10 +93,10 @@ pub(crate) fn spec(function: &FunctionName, revision: &Revision) -> Spec {
         write: manifest.write.clone(),
         secrets: manifest.secrets.clone(),
         degraded: manifest.degraded.clone(),
-        // What has pipes ends with this supervisor: there is nothing to take over.
+        // What is reached by pipes or in a directory ends with this supervisor: there is nothing to take over.
         memo: match manifest.contract {
-            Contract::Stdio | Contract::Cgi | Contract::Ironhttp => Vec::new(),
-            Contract::Http | Contract::Port(_) | Contract::Fn => {
+            Contract::Stdio | Contract::Cgi | Contract::Ironhttp | Contract::Fn => Vec::new(),
+            Contract::Http | Contract::Port(_) => {
                 serde_json::to_vec(&Memo::of(function, revision)).expect("names and digests are JSON strings")
             }
         },

@@ -17,6 +17,7 @@ use super::visit::Visit;
 use super::watch::Watch;
 use crate::contract::process::{Output, Trouble};
 use crate::function::handle::{Lease, Permit};
+use crate::function::instance::Address;
 use crate::ledger::record::End;
 
 /// Why a request body ended early.
@@ -358,7 +359,15 @@ impl Download {
             {
                 let _ = upstream.poll(cx);
             }
-            if upstream.is_idle() && !self.early {
+            if let Address::Pipes(pipes) = &lease.instance().address {
+                // Else they are lost, and with them the instance: its next answer could be to this request.
+                if upstream.is_idle()
+                    && !self.early
+                    && let Some(ends) = upstream.into_ends()
+                {
+                    pipes.put(ends);
+                }
+            } else if upstream.is_idle() && !self.early {
                 let now = Instant::now();
                 let pool = &self.visit.worker().pool;
                 let stale = pool.borrow_mut().put(lease.instance(), upstream, now);

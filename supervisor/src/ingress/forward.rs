@@ -19,7 +19,8 @@ use super::pool::{self, Upstream};
 use super::respond::{Kind, Problem};
 use super::watch::Watch;
 use super::worker::Worker;
-use crate::contract;
+use crate::catalog::manifest::Contract;
+use crate::contract::{self, fdk, ironhttp};
 use crate::function::handle::{Function, Lease, ToControl, Unavailable};
 use crate::function::instance::Instance;
 use crate::ledger::record::{Outcome, Record, Start};
@@ -56,6 +57,16 @@ pub(super) async fn forward(
     let contract = function.live().revision.manifest.contract;
     if contract.is_per_request() {
         return per_request::answer(function, request, (watch, record), deadline).await;
+    }
+    match contract {
+        Contract::Fn => fdk::call(&mut request, deadline.saturating_duration_since(Instant::now())),
+        Contract::Ironhttp if !ironhttp::call(function.name.as_str(), &mut request) => {
+            return Err(Problem::new(
+                Kind::LengthRequired,
+                "its length is to be said before the body: send it with Content-Length",
+            ));
+        }
+        _ => {}
     }
     let repeatable = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
     let safe = repeatable && request.body().is_end_stream();
@@ -106,6 +117,13 @@ pub(super) async fn forward(
                 if instance.note_answer() {
                     function.tell(ToControl::Answered(instance.id));
                 }
+                let response = understand(contract, response).map_err(|trouble| {
+                    if trouble.is_fatal {
+                        function.tell(ToControl::Broken(instance.id));
+                        instance.stop_accepting();
+                    }
+                    trouble.problem
+                })?;
                 return Ok(Answer {
                     response: response.map(Source::Wire),
                     upstream: Some(upstream),
@@ -157,6 +175,51 @@ pub(super) async fn forward(
                 ));
             }
         }
+    }
+}
+
+/// What is no answer for the caller.
+struct NoAnswer {
+    problem: Problem,
+    /// Whether the instance is of no use any more.
+    is_fatal: bool,
+}
+
+/// The answer in what an instance said.
+fn understand(contract: Contract, response: Response<Incoming>) -> Result<Response<Incoming>, NoAnswer> {
+    let no_answer = |kind, detail: String, is_fatal| {
+        let problem = Problem::new(kind, detail);
+        Err(NoAnswer { problem, is_fatal })
+    };
+    match contract {
+        Contract::Fn => fdk::answer(response).or_else(|trouble| match trouble {
+            fdk::Trouble::Failed => no_answer(
+                Kind::FunctionError,
+                "the function failed: its log may say why".to_owned(),
+                false,
+            ),
+            fdk::Trouble::TooLate => no_answer(
+                Kind::ResponseTimeout,
+                "the function did not end by its deadline".to_owned(),
+                false,
+            ),
+            fdk::Trouble::Malformed => no_answer(
+                Kind::MalformedResponse,
+                "its status or headers make no HTTP".to_owned(),
+                false,
+            ),
+            fdk::Trouble::Broken(status) => no_answer(
+                Kind::MalformedResponse,
+                format!("its FDK answered {}, and was ended", status.as_u16()),
+                true,
+            ),
+        }),
+        Contract::Ironhttp if !ironhttp::has_an_end(&response) => no_answer(
+            Kind::MalformedResponse,
+            "it does not say how long its response is (Content-Length), and was ended".to_owned(),
+            true,
+        ),
+        _ => Ok(response),
     }
 }
 
