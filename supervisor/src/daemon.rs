@@ -11,7 +11,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::AtomicU8;
+use std::time::{Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use funcd_sandbox::launcher::{self, Host, LauncherError};
@@ -24,6 +25,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::admin::peer::Peers;
 use crate::admin::{self, Readiness, Sources};
+use crate::admission::brownout::Brownout;
 use crate::catalog::manifest::Defaults;
 use crate::catalog::{self, Catalog};
 use crate::config::Config;
@@ -31,6 +33,7 @@ use crate::function::control::{Ask, Control, Notice, Parts};
 use crate::function::facts::HostReader;
 use crate::function::report::Report;
 use crate::handover::{self, Handover, Settings};
+use crate::host::{self, Gauges};
 use crate::ingress::{self, Routes, Shared};
 use crate::launcher::Launcher;
 use crate::snapshot::snapshot;
@@ -178,8 +181,9 @@ pub fn supervise() -> Result<(), DaemonError> {
         read: own.into_iter().chain(system.iter().map(AsFd::as_fd)).collect(),
         write: vec![handover.logs.as_fd()],
     };
-    // Opened now, as nothing of /proc but its own can be opened afterwards.
+    // Opened now, as nothing of /proc but its own, and no cgroup, can be opened afterwards.
     let facts = HostReader::open().map_err(supervisor("/proc/stat and /proc/meminfo"))?;
+    let gauges = Gauges::open().map_err(supervisor("/proc/stat and /proc/meminfo"))?;
     let enforced = own::confine_self(&access).map_err(supervisor("confining itself"))?;
     tracing::debug!(
         ?enforced,
@@ -188,7 +192,7 @@ pub fn supervise() -> Result<(), DaemonError> {
     );
 
     let control = runtime().map_err(supervisor("the runtime of control"))?;
-    let outcome = control.block_on(run(socket, handover, facts, enforced.landlock_abi));
+    let outcome = control.block_on(run(socket, handover, (facts, gauges), enforced.landlock_abi));
     // Tasks that are left, such as followers of logs, end with the process.
     control.shutdown_background();
     outcome
@@ -198,7 +202,7 @@ pub fn supervise() -> Result<(), DaemonError> {
 async fn run(
     socket: OwnedFd,
     handover: Handover,
-    facts: HostReader,
+    (facts, gauges): (HostReader, Gauges),
     landlock_abi: Option<u32>,
 ) -> Result<(), DaemonError> {
     let Handover {
@@ -231,6 +235,9 @@ async fn run(
     let (asks, asked) = mpsc::unbounded_channel();
     let (notices, mut noticed) = mpsc::unbounded_channel();
     let (questions, answers) = mpsc::channel(16);
+    let brownout_threshold = Arc::new(AtomicU8::new(Brownout::NONE.threshold));
+    let (brownout, held_back) = watch::channel(Brownout::NONE);
+    let (host_state, host_seen) = watch::channel(host::State::new(SystemTime::now()));
     let sources = Arc::new(Sources {
         control: questions,
         entries: entries_seen,
@@ -239,11 +246,19 @@ async fn run(
         readiness,
         metrics: metrics.clone(),
         ledgers: shared.ledgers(),
+        host: host_seen,
         config: watch::channel(Arc::clone(&config)).1,
     });
     house.spawn(catalog.run(changed));
     house.spawn(answer(answers, asks.clone()));
     house.spawn(telemetry::metrics::upkeep(metrics));
+    let told = host::Told {
+        threshold: Arc::clone(&brownout_threshold),
+        header: shared.brownout_header(),
+        control: brownout,
+        admin: host_state,
+    };
+    house.spawn(host::watch(gauges, told, config.brownout));
     let peers = Peers {
         trusted: vec![geteuid().as_raw()],
         group: true,
@@ -281,6 +296,7 @@ async fn run(
         standbys: if handover.can_stand_by { config.standbys } else { 0 },
         can_freeze: handover.can_freeze,
         facts,
+        brownout: held_back,
         sockets: handover.sockets,
         routes,
         changes,

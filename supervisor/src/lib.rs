@@ -11,6 +11,7 @@ pub mod contract;
 pub mod daemon;
 pub mod function;
 pub mod handover;
+pub mod host;
 pub mod ingress;
 pub mod launcher;
 pub mod ledger;

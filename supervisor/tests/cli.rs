@@ -58,6 +58,7 @@ impl Host {
                 readiness: watch::channel(Readiness::Ready).1,
                 metrics: metrics::install(),
                 ledgers: Default::default(),
+                host: watch::channel(funcd::host::State::new(std::time::UNIX_EPOCH)).1,
                 config: watch::channel(Arc::new(config)).1,
             });
             let peers = Peers {
@@ -114,6 +115,7 @@ fn config(dir: &Path) -> Config {
         write_roots: vec![],
         secrets: "/etc/funcd/secrets".into(),
         degraded: vec![],
+        brownout: true,
         max_instances: 1,
         standbys: 8,
         client: ClientBounds {

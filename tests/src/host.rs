@@ -292,6 +292,7 @@ impl Host {
             folder: this,
             arguments: Vec::new(),
             environment: Vec::new(),
+            open_files: None,
         }
         .start()
     }

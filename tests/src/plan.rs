@@ -21,6 +21,7 @@ pub struct Plan {
     pub(crate) log: PathBuf,
     pub(crate) arguments: Vec<String>,
     pub(crate) environment: Vec<(String, String)>,
+    pub(crate) open_files: Option<u64>,
 }
 
 impl Default for Plan {
@@ -52,6 +53,7 @@ impl Plan {
             folder,
             arguments: Vec::new(),
             environment: Vec::new(),
+            open_files: None,
         }
     }
 
@@ -74,6 +76,12 @@ impl Plan {
         self
     }
 
+    /// With at most so many open descriptors in each of its processes; takes prlimit(1).
+    pub fn open_files(mut self, most: u64) -> Plan {
+        self.open_files = Some(most);
+        self
+    }
+
     /// The host's own folder: `functions`, `state`, `run`, `log`, and whatever a test puts there.
     pub fn path(&self) -> &Path {
         self.folder.path()
@@ -82,7 +90,17 @@ impl Plan {
     /// The command that starts it.
     fn command(&self) -> Command {
         let at = |name: &str| self.folder.path().join(name);
-        let mut command = Command::new(artifacts::funcd());
+        let mut command = match self.open_files {
+            // It executes what it is given: the pid stays.
+            Some(most) => {
+                let mut limited = Command::new("prlimit");
+                limited
+                    .arg(format!("--nofile={most}:{most}"))
+                    .arg(artifacts::funcd());
+                limited
+            }
+            None => Command::new(artifacts::funcd()),
+        };
         command
             .env_clear()
             .env("PATH", "/usr/local/bin:/usr/bin:/bin")

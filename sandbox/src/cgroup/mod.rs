@@ -381,6 +381,27 @@ mod tests {
         tree.remove().unwrap();
     }
 
+    /// Among the machine's processes all of it, and within it the supervisor: each is worth nothing without the other.
+    #[test]
+    fn weights_are_ten_times_the_usual_and_functions_have_the_usual_one() {
+        let Some(tree) = tree("weights") else { return };
+        let (file, dir, ten, usual) = match (tree.dirs.v2(Controller::Cpu), tree.dirs.v1(Controller::Cpu)) {
+            (Some(v2), _) => ("cpu.weight", &v2.dir, "1000", "100"),
+            (None, Some(v1)) => ("cpu.shares", &v1.dir, "10240", "1024"),
+            (None, None) => return println!("skipped: no cpu controller"),
+        };
+        for (below, weight) in [("", ten), ("supervisor", ten), ("i", usual)] {
+            let path = dir.join(below).join(file);
+            assert_eq!(
+                fs::read_to_string(&path).unwrap().trim(),
+                weight,
+                "{}",
+                path.display()
+            );
+        }
+        tree.remove().unwrap();
+    }
+
     #[test]
     fn what_a_crash_left_is_ended_by_the_next_start() {
         let Some(tree) = tree("crash") else { return };

@@ -8,6 +8,9 @@ use std::path::PathBuf;
 use super::discover::FoundV1;
 use super::{Controller, clear, make_dir, v2, write};
 
+/// Ten times the weight that everything has by default.
+const SHARES: &str = "10240";
+
 /// Our subtree in one v1 hierarchy.
 #[derive(Debug)]
 pub(crate) struct Subtree {
@@ -51,7 +54,10 @@ impl Subtree {
         if subtree.controllers.contains(&Controller::Cpu) {
             make_dir(&subtree.dir.join("supervisor"))?;
             // 1024 is what all the leaves together have: `i` is its sibling.
-            write(&subtree.dir.join("supervisor/cpu.shares"), "10240")?;
+            write(&subtree.dir.join("supervisor/cpu.shares"), SHARES)?;
+            // That of the supervisor is worth nothing while what all of this has counts as one process among those of the machine:
+            // functions use it up, and the supervisor has to wait for the others.
+            write(&subtree.dir.join("cpu.shares"), SHARES)?;
         }
         Ok(subtree)
     }

@@ -1,9 +1,10 @@
 //! Our subtree in the v2 hierarchy. Enables controllers in it, and in the cgroup above only if that one was delegated
 //! to us.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::discover::FoundV2;
@@ -16,6 +17,8 @@ const WANTED: [(Controller, &str); 3] = [
     (Controller::Cpu, "cpu"),
 ];
 
+/// Ten times the weight that everything has by default.
+const WEIGHT: &str = "1000";
 /// What the supervisor keeps when the host runs out of memory, in bytes.
 const SUPERVISOR_MEMORY_MIN: u64 = 32 << 20;
 
@@ -80,6 +83,10 @@ impl Subtree {
         }
         make_dir(&self.leaves())?;
         make_dir(&self.dir.join("supervisor"))?;
+        // Whatever the umask: the supervisor's user finds its way to the pressure files of its own cgroup, and nothing else.
+        for dir in [&self.dir, &self.dir.join("supervisor")] {
+            fs::set_permissions(dir, Permissions::from_mode(0o711))?;
+        }
         for (controller, name) in WANTED {
             let enable = format!("+{name}");
             if write(&self.dir.join("cgroup.subtree_control"), &enable).is_ok()
@@ -89,7 +96,9 @@ impl Subtree {
             }
         }
         // Best effort: without the controllers there is nothing to weigh or protect.
-        let _ = write(&self.dir.join("supervisor/cpu.weight"), "1000");
+        let _ = write(&self.dir.join("supervisor/cpu.weight"), WEIGHT);
+        // See v1.rs. Below a unit of systemd it is the weight of its slice that counts: `funcd.slice`.
+        let _ = write(&self.dir.join("cpu.weight"), WEIGHT);
         for dir in [&self.dir, &self.dir.join("supervisor")] {
             let _ = write(&dir.join("memory.min"), &SUPERVISOR_MEMORY_MIN.to_string());
         }

@@ -19,9 +19,11 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::explain::explain;
+use super::host::{brownout, now as host_now};
 use super::requests::{Now, Requests};
 use super::view::{ConfigView, Document, Instances, Problem, Snapshot, Version, functions};
 use super::{Ask, Readiness, Sources};
+use crate::admission::brownout::Stage;
 use crate::ledger::Wanted;
 use crate::name::FunctionName;
 use crate::telemetry::capture::Follow;
@@ -60,6 +62,7 @@ pub fn full(sources: Arc<Sources>) -> Router {
         .route("/v1/requests", get(requests))
         .route("/v1/requests/{id}", get(request))
         .route("/v1/doctor", get(doctor))
+        .route("/v1/host", get(host))
         .route("/v1/config", get(config))
         .route("/v1/version", get(version))
         .with_state(context);
@@ -132,7 +135,15 @@ async fn list(State(context): State<Shared>) -> Result<Response, Response> {
 async fn instances(State(context): State<Shared>) -> Result<Response, Response> {
     let instances = snapshot(&context.sources).await?.instances;
     let degraded = context.sources.doctor.degraded();
-    Ok(document(Instances { instances, degraded }))
+    let state = context.sources.host.borrow().clone();
+    let acts = context.sources.config.borrow().brownout;
+    let held_back = state.brownout.stage() != Stage::None;
+    let brownout = held_back.then(|| brownout(&state, acts));
+    Ok(document(Instances {
+        instances,
+        degraded,
+        brownout,
+    }))
 }
 
 async fn sandbox(State(context): State<Shared>, Path(name): Path<String>) -> Result<Response, Response> {
@@ -214,6 +225,11 @@ async fn remembered(sources: &Sources, wanted: Wanted) -> Result<Requests, Respo
         (exit.instance == Some(instance)).then_some(exit)
     };
     Ok(super::requests::requests(&found, Now::read(), exits))
+}
+
+async fn host(State(context): State<Shared>) -> Response {
+    let acts = context.sources.config.borrow().brownout;
+    document(host_now(&context.sources.host.borrow(), acts))
 }
 
 async fn doctor(State(context): State<Shared>) -> Response {

@@ -22,6 +22,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::catalog::Entry;
 use crate::config::Config;
+use crate::host::State as HostState;
 use crate::ledger::Ledgers;
 use crate::telemetry::Logs;
 use view::{Doctor, Snapshot};
@@ -58,6 +59,8 @@ pub struct Sources {
     pub metrics: PrometheusHandle,
     /// What the workers remember of the last requests.
     pub ledgers: Ledgers,
+    /// What the host is like, and what it holds back.
+    pub host: watch::Receiver<HostState>,
     /// The configuration in use.
     pub config: watch::Receiver<Arc<Config>>,
 }

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc as channel;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use funcd_sandbox::property::Property;
 use funcd_sandbox::spec::{Digest, InstanceId};
@@ -17,8 +17,8 @@ use super::peer::Peers;
 use super::requests::Requests;
 use super::view::tests::state;
 use super::view::{
-    ConfigView, Doctor, ExitView, Functions, InstanceView, Instances, PropertyView, Snapshot, State, Status,
-    Version,
+    ConfigView, Doctor, ExitView, Functions, HostView, InstanceView, Instances, PropertyView, Snapshot,
+    State, Status, Version,
 };
 use super::*;
 use crate::config::ClientBounds;
@@ -130,6 +130,7 @@ fn sources(
         readiness,
         metrics: PrometheusBuilder::new().build_recorder().handle(),
         ledgers: ledgers(),
+        host: watch::channel(crate::host::State::new(SystemTime::UNIX_EPOCH)).1,
         config: watch::channel(Arc::new(config())).1,
     }
 }
@@ -216,6 +217,7 @@ pub(crate) fn config() -> Config {
         degraded: vec![],
         max_instances: 100,
         standbys: 0,
+        brownout: true,
         client: ClientBounds {
             head_timeout: second,
             body_idle: second,
@@ -246,6 +248,7 @@ fn documents_arrive_as_they_were_sent() {
     assert_eq!(instances.instances, snapshot().instances);
     assert_eq!(client.get::<Doctor>("/v1/doctor").unwrap(), doctor());
     assert_eq!(client.get::<ConfigView>("/v1/config").unwrap().config, config());
+    assert_eq!(client.get::<HostView>("/v1/host").unwrap().brownout.stage, "none");
     assert_eq!(
         client.get::<Version>("/v1/version").unwrap(),
         Version::of_this_program()

@@ -170,13 +170,62 @@ pub struct Rejected {
 }
 
 /// `GET /v1/instances`: every instance, and a row for each function without one.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Instances {
     /// By function, then by instance.
     pub instances: Vec<InstanceView>,
     /// As in [`Functions::degraded`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub degraded: Vec<Property>,
+    /// What the host holds back; absent while that is nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub brownout: Option<BrownoutView>,
+}
+
+/// What a host that is short of something holds back.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BrownoutView {
+    /// A word from a closed list: `no-scale-up`, `bulk`, `told`, `reclaim`, `best-effort`, `degraded`, `critical`, in this order;
+    /// `none`.
+    pub stage: String,
+    /// What is done, for people.
+    pub message: String,
+    /// Since when: RFC 3339.
+    pub since: String,
+    /// What the host has too little of: `cpu`, `memory-pressure`, `memory`, `descriptors`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<String>,
+    /// How much too little, 0 to 1.
+    pub overload: f64,
+    /// Requests with a score above this are refused; 100: none.
+    pub threshold: u8,
+    /// Whether that is done: `brownout` of the configuration.
+    pub acts: bool,
+}
+
+/// `GET /v1/host`: what the host is like now.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct HostView {
+    /// What it holds back.
+    pub brownout: BrownoutView,
+    /// How long the supervisor waited for a CPU each time it wanted one, in milliseconds.
+    pub cpu_delay_ms: f64,
+    /// The part of the time for which some thread of the supervisor waited for memory, 0 to 1.
+    pub memory_pressure: f64,
+    /// The same for a CPU; nothing follows from it.
+    pub cpu_pressure: f64,
+    /// The same for input and output; nothing follows from it.
+    pub io_pressure: f64,
+    /// CPU of the host in use, 0 to 1; nothing follows from it.
+    pub cpu_busy: f64,
+    /// Memory that can be had, in bytes.
+    pub memory_available: u64,
+    /// All of it, in bytes.
+    pub memory_total: u64,
+    /// Open descriptors of the supervisor.
+    pub descriptors_open: u64,
+    /// How many it may have.
+    pub descriptors_limit: u64,
 }
 
 /// An instance, or a function that has none.

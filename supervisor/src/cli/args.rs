@@ -65,6 +65,8 @@ pub enum Command {
     ExplainSandbox(Explain),
     /// Show how this machine keeps the promises of the sandbox
     Doctor,
+    /// Show what the host is short of, and what it holds back because of that
+    Host,
     /// Check or show the configuration
     #[command(subcommand)]
     Config(ConfigCommand),

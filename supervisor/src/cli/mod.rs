@@ -11,6 +11,7 @@ mod deploy;
 mod docs;
 pub mod doctor;
 mod explain;
+mod host;
 mod logs;
 mod ls;
 mod ps;
@@ -83,6 +84,7 @@ fn run(cli: &Cli, hooks: &Hooks) -> Result<(), Failure> {
         Command::Requests(command) => requests::list(global, command),
         Command::ExplainSandbox(command) => explain::run(global, command, hooks.probe),
         Command::Doctor => doctor::run(global, hooks.probe),
+        Command::Host => host::run(global),
         Command::Config(command) => config::run(global, command),
         Command::Run(run) => deploy::run(global, run),
         Command::Rm(rm) => deploy::rm(global, rm),

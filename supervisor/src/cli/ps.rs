@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use super::args::{Global, Ps};
 use super::exit::{Code, Failure};
 use super::output::{BAD, GOOD, WARN, age, degraded_note, print, print_json, safe, short, styled, table};
-use crate::admin::view::{InstanceView, Instances, LimitsView, State};
+use crate::admin::view::{BrownoutView, InstanceView, Instances, LimitsView, State};
 use crate::typed::units::Size;
 
 pub(super) fn run(global: &Global, ps: &Ps) -> Result<(), Failure> {
@@ -45,6 +45,21 @@ fn render(instances: &Instances, wide: bool, now: SystemTime) -> String {
         &heading,
         instances.instances.iter().map(|view| row(view, wide, now)),
     ) + &degraded_note(&instances.degraded)
+        + &brownout_note(instances.brownout.as_ref())
+}
+
+fn brownout_note(brownout: Option<&BrownoutView>) -> String {
+    brownout.map_or_else(String::new, |brownout| {
+        format!(
+            "\n{} the host is short of {}: {}; `funcd host` shows it\n",
+            styled(WARN, "note:"),
+            safe(brownout.cause.as_deref().unwrap_or("something")),
+            match brownout.acts {
+                true => safe(&brownout.message),
+                false => "nothing is done, because `brownout` is off".to_owned(),
+            }
+        )
+    })
 }
 
 fn row(view: &InstanceView, wide: bool, now: SystemTime) -> Vec<String> {
@@ -81,7 +96,9 @@ fn row(view: &InstanceView, wide: bool, now: SystemTime) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admin::host;
     use crate::admin::view::ExitView;
+    use crate::admission::brownout::{Brownout, Overloads};
     use funcd_sandbox::exit::Exit;
     use std::time::Duration;
 
@@ -113,9 +130,14 @@ mod tests {
             limits: None,
             ..running.clone()
         };
+        let short = crate::host::State {
+            brownout: Brownout::of(&Overloads([0.0, 0.0, 0.0, 0.4])),
+            ..crate::host::State::new(SystemTime::UNIX_EPOCH)
+        };
         let instances = Instances {
             instances: vec![running, idle],
             degraded: vec![funcd_sandbox::property::Property::Network],
+            brownout: Some(host::brownout(&short, true)),
         };
         let now = SystemTime::from(since.parse::<jiff::Timestamp>().unwrap()) + Duration::from_secs(75);
         let expected = "\
@@ -124,6 +146,8 @@ hello     abababababab  7         4242  ready  75s    2          out of memory: 
 notes     abababababab  -         -     idle   75s    0          -
 
 note: functions run without network, which was accepted; `funcd doctor` says why
+
+note: the host is short of descriptors: functions are told by x-funcd-brownout; `funcd host` shows it
 ";
         assert_eq!(
             anstream::adapter::strip_str(&render(&instances, false, now)).to_string(),

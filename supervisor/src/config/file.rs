@@ -31,6 +31,7 @@ pub(super) struct ConfigFile {
     pub(super) degraded: Texts,
     pub(super) max_instances: Number,
     pub(super) standbys: Number,
+    pub(super) brownout: Option<Spanned<bool>>,
     pub(super) rescan: Option<Spanned<Span>>,
     pub(super) drain: Option<Spanned<Span>>,
     pub(super) client: ClientFile,
@@ -57,10 +58,12 @@ pub(super) enum Shape {
     List,
     /// A number where it looks like one.
     Number,
+    /// `true` or `false`.
+    Switch,
 }
 
 /// The keys that `FUNCD_<KEY>` can set (upper case, `.` as `_`), in the order of [`ConfigFile`].
-pub(super) const KEYS: [(&str, Shape); 24] = [
+pub(super) const KEYS: [(&str, Shape); 25] = [
     ("functions", Shape::Text),
     ("state", Shape::Text),
     ("run", Shape::Text),
@@ -78,6 +81,7 @@ pub(super) const KEYS: [(&str, Shape); 24] = [
     ("degraded", Shape::List),
     ("max_instances", Shape::Number),
     ("standbys", Shape::Number),
+    ("brownout", Shape::Switch),
     ("rescan", Shape::Text),
     ("drain", Shape::Text),
     ("client.head_timeout", Shape::Text),
@@ -101,6 +105,7 @@ pub(super) fn as_toml(key: &str, shape: Shape, value: &str) -> String {
             let parts = value.split(',').map(str::trim).filter(|part| !part.is_empty());
             toml::Value::Array(parts.map(text).collect())
         }
+        Shape::Switch => value.parse().map_or_else(|_| text(value), toml::Value::Boolean),
         Shape::Number => value.parse().map_or_else(|_| text(value), toml::Value::Integer),
     };
     format!("{key} = {value}")

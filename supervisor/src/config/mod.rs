@@ -54,6 +54,8 @@ pub struct Config {
     pub max_instances: usize,
     /// Idle functions whose next start is prepared: a process each that waits right before exec.
     pub standbys: usize,
+    /// Whether a host that is short of something holds back what matters least; if not, that is measured and shown only.
+    pub brownout: bool,
     /// Bounds on what clients may do.
     pub client: ClientBounds,
     /// Rescan the folder this often, whatever inotify says.

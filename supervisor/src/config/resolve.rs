@@ -85,6 +85,9 @@ pub(super) fn resolve(read: Typed, environment: &Environment) -> Result<Loaded, 
             1..=1 << 20,
             4096,
         )?),
+        brownout: keys
+            .find("brownout", |f| f.brownout.as_ref())
+            .is_none_or(|found| *found.value),
         standbys: to_usize(keys.number("standbys", |f| f.standbys.as_ref(), 0..=64, 8)?),
         client: keys.client()?,
         rescan: keys.span("rescan", |f| f.rescan.as_ref(), MILLI..=HOUR, secs(30))?,

@@ -60,6 +60,7 @@ fn defaults_of_root() {
         degraded: vec![],
         max_instances: 4096,
         standbys: 8,
+        brownout: true,
         client: ClientBounds {
             head_timeout: Duration::from_secs(10),
             body_idle: Duration::from_secs(30),
@@ -377,6 +378,7 @@ fn every_key_can_be_set_by_its_variable() {
             ("rescan" | "drain" | "client.head_timeout" | "client.body_idle" | "client.idle", _) => "1s",
             ("client.head_bytes", _) => "8192",
             (_, file::Shape::Number) => "2000",
+            (_, file::Shape::Switch) => "false",
             (_, file::Shape::Text | file::Shape::List) => "/a",
         };
         let value = match key {

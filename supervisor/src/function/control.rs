@@ -14,7 +14,7 @@ use funcd_sandbox::spec::InstanceId;
 use funcd_sandbox::wire::{Event, Request, Usage};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::deploy::{Sync, Tidiness};
 use super::effects::Effects;
@@ -31,6 +31,7 @@ use super::starts::Bucket;
 use super::state::State;
 use super::status::{self, FunctionStatus};
 use super::sweep::Agenda;
+use crate::admission::brownout::Brownout;
 use crate::catalog::manifest::Contract;
 use crate::catalog::manifest::Defaults;
 use crate::catalog::{Candidate, Change};
@@ -70,6 +71,8 @@ pub struct Parts {
     pub can_freeze: bool,
     /// What tells what the host has left.
     pub facts: HostReader,
+    /// What the host holds back.
+    pub brownout: watch::Receiver<Brownout>,
     /// The folder of the instances' sockets.
     pub sockets: OwnedFd,
     /// The route table that request paths look at.
@@ -162,6 +165,8 @@ pub struct Control {
     pub(super) facts_at: Instant,
     /// What the host has left, as of `facts_at`.
     pub(super) host: HostFacts,
+    /// What it holds back.
+    pub(super) brownout: Brownout,
     /// What may be started again.
     pub(super) restarts: Bucket,
 }
@@ -206,10 +211,11 @@ impl Control {
             facts: parts.facts,
             facts_at: Instant::now(),
             host: HostFacts::UNKNOWN,
+            brownout: Brownout::NONE,
             restarts: Bucket::HOST,
         };
         control.inherit(parts.inventory, &parts.defaults);
-        let (mut changes, mut asks) = (parts.changes, parts.asks);
+        let (mut changes, mut asks, mut brownout) = (parts.changes, parts.asks, parts.brownout);
         let mut survey = tokio::time::interval(SURVEY);
         survey.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -224,6 +230,7 @@ impl Control {
                 },
                 Some(change) = changes.recv() => control.on_change(change),
                 Some(ask) = asks.recv() => control.on_ask(ask),
+                Ok(()) = brownout.changed() => control.on_brownout(*brownout.borrow_and_update()),
                 () = sleep_until(deadline) => control.on_tick(),
                 _ = survey.tick() => control.on_survey(),
             }

@@ -47,12 +47,13 @@ impl HostReader {
             cpu_idle,
             memory_available,
             memory_total,
+            brownout: false,
         }
     }
 }
 
 /// The beginning of a file: what is read of it stands there.
-fn first<'a>(file: &File, buffer: &'a mut [u8; 4096]) -> Option<&'a str> {
+pub(crate) fn first<'a>(file: &File, buffer: &'a mut [u8; 4096]) -> Option<&'a str> {
     let length = file.read_at(buffer, 0).ok()?;
     let text = &buffer[..length];
     // A line cut short is none.
@@ -62,14 +63,15 @@ fn first<'a>(file: &File, buffer: &'a mut [u8; 4096]) -> Option<&'a str> {
 
 /// Idle and all time of all cores, in ticks: `cpu user nice system idle iowait irq softirq steal …` (proc_stat(5)). The time of
 /// guests is part of user's.
-fn cpu_times(stat: &str) -> Option<(u64, u64)> {
+pub(crate) fn cpu_times(stat: &str) -> Option<(u64, u64)> {
     let line = stat.lines().find_map(|line| line.strip_prefix("cpu "))?;
     let times: Vec<u64> = line.split_whitespace().map_while(|n| n.parse().ok()).collect();
     let idle = times.get(3)? + times.get(4)?;
     Some((idle, times.iter().take(8).sum()))
 }
 
-fn idle_share(before: (u64, u64), now: (u64, u64)) -> f64 {
+/// The part of the time between two readings that was idle, 0 to 1.
+pub(crate) fn idle_share(before: (u64, u64), now: (u64, u64)) -> f64 {
     let (idle, all) = (now.0.saturating_sub(before.0), now.1.saturating_sub(before.1));
     match all {
         // Read twice within a tick.
@@ -79,7 +81,7 @@ fn idle_share(before: (u64, u64), now: (u64, u64)) -> f64 {
 }
 
 /// `MemAvailable` and `MemTotal`, in bytes (proc_meminfo(5)).
-fn memory(meminfo: &str) -> Option<(u64, u64)> {
+pub(crate) fn memory(meminfo: &str) -> Option<(u64, u64)> {
     let find = |key: &str| {
         let value = meminfo.lines().find_map(|line| line.strip_prefix(key))?;
         let kib: u64 = value.trim().strip_suffix(" kB")?.parse().ok()?;

@@ -14,6 +14,9 @@ use super::state::{Event, State};
 /// What an instance of which nothing is known yet is expected to use: this part of what it may use.
 const EXPECTED: u64 = 4;
 
+/// A function that was used within this time may be about to be used again.
+const RECLAIM_AFTER: Duration = Duration::from_secs(2);
+
 impl Entry {
     /// Thaws and starts what is missing.
     pub(super) fn rescale(&mut self, effects: &mut Effects<'_>) {
@@ -92,6 +95,24 @@ impl Entry {
             for index in self.ready() {
                 self.freeze(index, effects);
             }
+        }
+    }
+
+    /// Since when nobody has used it, if a host that is short of memory may have its instances back: not of one that was
+    /// used just now, and never below `scale.min`.
+    pub(super) fn reclaimable(&self, now: Instant) -> Option<Instant> {
+        let used = self.handle.last_used();
+        let is_idle = self.handle.admitted() == 0 && now.saturating_duration_since(used) >= RECLAIM_AFTER;
+        let surplus = scale::surplus(&self.current.revision.manifest.scale, self.rested().len());
+        (is_idle && surplus > 0).then_some(used)
+    }
+
+    /// Stops what is idle beyond `scale.min`, frozen or not.
+    pub(super) fn reclaim(&mut self, effects: &mut Effects<'_>) {
+        let rested = self.rested();
+        let surplus = scale::surplus(&self.current.revision.manifest.scale, rested.len());
+        for &index in rested.iter().rev().take(surplus) {
+            self.apply(index, Event::Retire, effects);
         }
     }
 

@@ -294,3 +294,46 @@ fn many_that_crash_together_are_started_again_within_the_budget() {
     }
     assert!(story.now - crashed < 30 * SECOND);
 }
+
+#[test]
+fn a_host_that_is_short_of_memory_gets_back_what_is_idle_and_nothing_else() {
+    let mut story = freezing(|_| {});
+    let used = story.entry.handle.last_used();
+    assert_eq!(
+        story.entry.reclaimable(used + SECOND),
+        None,
+        "it was used just now"
+    );
+    assert!(story.entry.reclaimable(used + 5 * SECOND).is_some());
+    let permit = admitted(&story, 1);
+    assert_eq!(story.entry.reclaimable(used + 5 * SECOND), None, "it is in use");
+    drop(permit);
+    story.with(Entry::reclaim);
+    assert_eq!(story.asked(), ["terminate 1"]);
+
+    let story = freezing(|manifest| manifest.scale.min = 1);
+    let used = story.entry.handle.last_used();
+    assert_eq!(
+        story.entry.reclaimable(used + 60 * SECOND),
+        None,
+        "its minimum stays"
+    );
+}
+
+#[test]
+fn a_brownout_adds_no_instances_but_the_first() {
+    let mut story = Story::new(revision(1, |manifest| manifest.scale.max = 8));
+    story.host.brownout = true;
+    let _permits = admitted(&story, 3);
+    story.with(Entry::wanted);
+    assert_eq!(story.asked(), ["launch 1 of 1"]);
+    assert_eq!(story.entry.held, Some(Held::Brownout));
+    story.host.brownout = false;
+    story.ready(1);
+    sweeps(&mut story, SECOND);
+    assert_eq!(
+        story.asked(),
+        ["launch 2 of 1", "launch 3 of 1"],
+        "afterwards it is made up for"
+    );
+}

@@ -12,6 +12,8 @@ pub struct HostFacts {
     pub memory_available: u64,
     /// All of it, in bytes.
     pub memory_total: u64,
+    /// It is short of something, and adds no instances until it is not.
+    pub brownout: bool,
 }
 
 impl HostFacts {
@@ -21,6 +23,7 @@ impl HostFacts {
         cpu_idle: 1.0,
         memory_available: u64::MAX,
         memory_total: 0,
+        brownout: false,
     };
 }
 
@@ -44,6 +47,8 @@ pub enum Held {
     Cpu,
     /// It would not fit into the host's memory.
     Memory,
+    /// The host is in a brownout: [`crate::admission::brownout`].
+    Brownout,
 }
 
 impl Held {
@@ -52,6 +57,7 @@ impl Held {
         match self {
             Held::Cpu => "cpu",
             Held::Memory => "memory",
+            Held::Brownout => "brownout",
         }
     }
 }
@@ -68,6 +74,9 @@ const RESERVE: u64 = 20;
 /// How many of `wanted` instances there is room for, and why not for all. What is needed to answer at all (the first
 /// instance, and the minimum) is not asked of this.
 pub fn room(host: &HostFacts, appetite: &Appetite, wanted: usize) -> (usize, Option<Held>) {
+    if host.brownout {
+        return (0, Some(Held::Brownout));
+    }
     if !has_cpu(host, appetite) {
         return (0, Some(Held::Cpu));
     }
@@ -100,6 +109,7 @@ mod tests {
         cpu_idle: 0.5,
         memory_available: 4 * GIB,
         memory_total: 8 * GIB,
+        brownout: false,
     };
     const BUSY: HostFacts = HostFacts {
         cpu_idle: 0.01,
@@ -162,6 +172,15 @@ mod tests {
             ..HOST
         };
         assert_eq!(room(&none, &HUNGRY, 1), (0, Some(Held::Memory)));
+    }
+
+    #[test]
+    fn a_host_in_a_brownout_adds_none() {
+        let short = HostFacts {
+            brownout: true,
+            ..HOST
+        };
+        assert_eq!(room(&short, &HUNGRY, 1), (0, Some(Held::Brownout)));
     }
 
     proptest! {

@@ -141,7 +141,8 @@ impl Control {
         let Some(revision) = entry.and_then(Entry::wants_standby).map(Arc::clone) else {
             return;
         };
-        if self.draining || self.said_goodbye {
+        // Nothing is prepared for later on a host that is short of what it would hold.
+        if self.draining || self.said_goodbye || self.brownout.reclaim_idle {
             return;
         }
         match self.standbys.room(was_used) {

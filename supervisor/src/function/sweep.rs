@@ -6,12 +6,16 @@ use std::time::{Duration, Instant};
 
 use super::control::Control;
 use super::entry::Entry;
+use crate::admission::brownout::Brownout;
 use crate::name::FunctionName;
 
 /// How often functions in use are looked at.
 pub(super) const SWEEP: Duration = Duration::from_millis(250);
 /// How often, meanwhile, the host is.
 const FACTS: Duration = Duration::from_secs(1);
+
+/// Of how many functions idle instances are stopped at once, four times a second, when the host is short of what they hold.
+const RECLAIM: usize = 32;
 
 /// When which function is due: pure.
 #[derive(Debug, Default)]
@@ -89,7 +93,28 @@ impl Control {
     /// Looks at what the host has left.
     pub(super) fn read_host(&mut self, now: Instant) {
         self.host = self.facts.read();
+        self.host.brownout = self.brownout.stop_scale_up;
         self.facts_at = now;
+    }
+
+    /// The host holds back something else than before, or is to give back what is idle now.
+    pub(super) fn on_brownout(&mut self, brownout: Brownout) {
+        self.brownout = brownout;
+        self.host.brownout = brownout.stop_scale_up;
+        if !brownout.reclaim_idle {
+            return;
+        }
+        let now = Instant::now();
+        let mut idle: Vec<_> = self
+            .entries
+            .iter()
+            .filter_map(|(name, entry)| Some((entry.reclaimable(now)?, name.clone())))
+            .collect();
+        // Those that nobody used for the longest time.
+        idle.sort();
+        for (_, name) in idle.into_iter().take(RECLAIM) {
+            self.with(&name, Entry::reclaim);
+        }
     }
 
     /// After anything happened to a function: when it is due, and whether it is in use.

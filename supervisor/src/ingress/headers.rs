@@ -16,6 +16,8 @@ const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+/// What functions are told of a host that is short of something: 35 to 100, the more the worse. Never what a caller says.
+pub(super) const X_FUNCD_BROWNOUT: HeaderName = HeaderName::from_static("x-funcd-brownout");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
@@ -174,7 +176,8 @@ pub(super) fn strip_request(headers: &mut HeaderMap, version: Version, trusted: 
             | "proxy-authenticate"
             | "proxy-authorization"
             | "proxy-connection"
-            | "transfer-encoding" => doomed.push(name.clone()),
+            | "transfer-encoding"
+            | "x-funcd-brownout" => doomed.push(name.clone()),
             claim if is_claim(claim) && (!trusted || claim.contains('_')) => doomed.push(name.clone()),
             _ => {}
         }

@@ -40,6 +40,7 @@ fn what_ends_here_and_what_only_trusted_peers_say() {
         ("x_forwarded_for", "1.2.3.4"),
         ("content_length", "7"),
         ("x_harmless", "1"),
+        ("x-funcd-brownout", "99"),
         ("x-private", "1"),
         ("x-real-ip", "1.2.3.4"),
     ];
@@ -58,6 +59,10 @@ fn what_ends_here_and_what_only_trusted_peers_say() {
     for kept in ["forwarded", "x-forwarded-for", "x-real-ip"] {
         assert!(headers.contains_key(kept), "{kept}");
     }
+    assert!(
+        !headers.contains_key(X_FUNCD_BROWNOUT),
+        "not even a trusted peer knows that"
+    );
     assert!(!headers.contains_key("x_forwarded_for") && !headers.contains_key("proxy"));
 }
 

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::TcpListener;
+use std::os::fd::AsRawFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -55,6 +56,10 @@ pub(super) async fn accept(
             Ok((stream, _)) if worker.shared.is_full() => {
                 refuse(&stream);
                 count_ended("too-many");
+            }
+            Ok((stream, _)) if worker.shared.is_short_of_descriptors(stream.as_raw_fd()) => {
+                refuse(&stream);
+                count_ended("descriptors");
             }
             Ok((stream, peer)) => {
                 pause = Duration::ZERO;

@@ -96,6 +96,11 @@ async fn answer(
         };
         headers::add_request(&mut parts.headers, peer, host, said, &mut *chance);
     }
+    if let brownout @ 1.. = visit.worker().shared.brownout() {
+        parts
+            .headers
+            .insert(headers::X_FUNCD_BROWNOUT, HeaderValue::from(u16::from(brownout)));
+    }
     parts.uri = headers::rewrite_target(&parts.uri, strip);
     frame_anew(&mut parts, &body);
     if one_at_a_time && !switch {

@@ -4,9 +4,10 @@ use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::io;
 use std::net::TcpListener;
+use std::os::fd::RawFd;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,7 @@ use arc_swap::ArcSwap;
 use arc_swap::cache::Cache;
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::TokioTimer;
+use nix::sys::resource::{Resource, getrlimit};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use tokio::sync::{Notify, mpsc, watch};
@@ -46,6 +48,10 @@ pub struct Shared {
     connections: AtomicUsize,
     /// Bytes of incomplete heads that all of them hold.
     held: AtomicUsize,
+    /// The value of `x-funcd-brownout`; 0: none.
+    brownout_header: Arc<AtomicU8>,
+    /// A connection whose descriptor is this or above is one too many: what is above is for the functions' sockets.
+    last_descriptor: RawFd,
 }
 
 impl Shared {
@@ -61,12 +67,30 @@ impl Shared {
             ledgers: Ledgers::default(),
             connections: AtomicUsize::new(0),
             held: AtomicUsize::new(0),
+            brownout_header: Arc::default(),
+            last_descriptor: last_descriptor(getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft)),
         }))
     }
 
     /// What the workers remember of the last requests.
     pub fn ledgers(&self) -> Ledgers {
         self.ledgers.clone()
+    }
+
+    /// What functions are told of the host, for whoever knows: 1 to 100; 0 is nothing.
+    pub fn brownout_header(&self) -> Arc<AtomicU8> {
+        Arc::clone(&self.brownout_header)
+    }
+
+    /// What functions are told of the host now.
+    pub(super) fn brownout(&self) -> u8 {
+        self.brownout_header.load(Ordering::Relaxed)
+    }
+
+    /// Whether a connection with this descriptor takes what functions' sockets need. The kernel gives the lowest free number,
+    /// so that it tells how many are open without counting.
+    pub(super) fn is_short_of_descriptors(&self, accepted: RawFd) -> bool {
+        accepted >= self.last_descriptor
     }
 
     /// Open client connections.
@@ -89,6 +113,13 @@ impl Shared {
     pub(super) fn is_crowded(&self) -> bool {
         self.connections() > self.bounds.connections.saturating_mul(3) / 4
     }
+}
+
+/// Of so many descriptors, callers get three quarters, and at most 2,048 are kept from them: a connection that is accepted must
+/// not fail for want of one to its function, nor a start for want of a pipe.
+fn last_descriptor(limit: u64) -> RawFd {
+    let kept = (limit / 4).min(2048);
+    RawFd::try_from(limit - kept).unwrap_or(RawFd::MAX)
 }
 
 /// Running workers.
@@ -337,6 +368,20 @@ impl Drop for Counted {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn functions_have_descriptors_of_their_own() {
+        for (limit, last) in [
+            (0, 0),
+            (200, 150),
+            (1024, 768),
+            (20_000, 17_952),
+            (524_288, 522_240),
+        ] {
+            assert_eq!(last_descriptor(limit), last);
+        }
+        assert_eq!(last_descriptor(u64::MAX), RawFd::MAX, "no limit");
+    }
 
     #[test]
     fn one_in_a_while_and_the_others_are_counted() {

@@ -47,6 +47,13 @@ pub const PROCESS_MAX_FDS: &str = "process_max_fds";
 /// Gauge, seconds since 1970: when the supervisor started.
 pub const PROCESS_START_TIME_SECONDS: &str = "process_start_time_seconds";
 
+/// Gauge, 0 to 1: how much too little of something the host has, by `cause` (`cpu`, `memory-pressure`, `memory`, `descriptors`).
+pub const HOST_OVERLOAD: &str = "funcd_host_overload";
+/// Gauge, 0 to 100: requests with a score above this are refused; 100: none.
+pub const BROWNOUT_THRESHOLD: &str = "funcd_brownout_threshold";
+/// Counter: changes of what the host holds back, by the `stage` that began and its `cause`.
+pub const BROWNOUT_CHANGES_TOTAL: &str = "funcd_brownout_changes_total";
+
 // The functions folder.
 
 /// Gauge: entries of the folder that are refused, by `kind` of reason.
@@ -62,7 +69,7 @@ pub const INSTANCE_STARTS_TOTAL: &str = "funcd_instance_starts_total";
 pub const INSTANCE_EXITS_TOTAL: &str = "funcd_instance_exits_total";
 /// Gauge: places of instances over all functions, by `state`.
 pub const INSTANCES: &str = "funcd_instances";
-/// Counter: times that a function began to get fewer instances than it asks for, by `function` and `reason` (`cpu`, `memory`).
+/// Counter: times that a function began to get fewer instances than it asks for, by `function` and `reason` (`cpu`, `memory`, `brownout`).
 pub const SCALE_HELD_TOTAL: &str = "funcd_scale_held_total";
 /// Counter: files of the folder that became a revision (`accepted`), or the kind of reason why not, by `result`.
 pub const RELOADS_TOTAL: &str = "funcd_reloads_total";
@@ -87,7 +94,7 @@ pub enum Kind {
 }
 
 /// Every metric: its name, what it is, and the line of help that goes with it.
-pub const ALL: [(&str, Kind, &str); 29] = [
+pub const ALL: [(&str, Kind, &str); 32] = [
     (
         INVOCATIONS_TOTAL,
         Kind::Counter,
@@ -202,6 +209,21 @@ pub const ALL: [(&str, Kind, &str); 29] = [
         LANDLOCK_ABI,
         Kind::Gauge,
         "The Landlock ABI of this kernel, 0 without",
+    ),
+    (
+        HOST_OVERLOAD,
+        Kind::Gauge,
+        "How much too little of something the host has, by cause",
+    ),
+    (
+        BROWNOUT_THRESHOLD,
+        Kind::Gauge,
+        "Requests with a score above this are refused; 100: none",
+    ),
+    (
+        BROWNOUT_CHANGES_TOTAL,
+        Kind::Counter,
+        "Changes of what the host holds back, by stage and cause",
     ),
     (BUILD_INFO, Kind::Gauge, "Always 1; the labels say what runs"),
     (

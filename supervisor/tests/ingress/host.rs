@@ -97,6 +97,7 @@ impl Host {
             write_roots: vec![],
             secrets: "/etc/funcd/secrets".into(),
             degraded: vec![],
+            brownout: true,
             max_instances: 1,
             standbys: 0,
             client,

@@ -18,6 +18,7 @@ mod h2;
 mod http;
 mod launcher;
 mod lifecycle;
+mod neighbours;
 mod programs;
 mod refusals;
 mod runtimes;
@@ -43,6 +44,7 @@ fn main() -> std::process::ExitCode {
     secrets::register(&mut suite);
     standby::register(&mut suite);
     scale::register(&mut suite);
+    neighbours::register(&mut suite);
     cli::register(&mut suite);
     explain::register(&mut suite);
     launcher::register(&mut suite);

@@ -419,6 +419,8 @@ fn a_killed_supervisor_leaves_no_process_behind() {
         let there = PathBuf::from(format!("/proc/{pid}")).exists();
         (!there).then_some(()).ok_or(format!("{pid} runs"))
     });
+    // Its file is so young that the next supervisor first waits for it to be complete.
+    host.wait_live("works");
     let mut again = Connection::tcp(host.address()).unwrap();
     again.send_head(&Request::get("/works/")).unwrap();
     assert_eq!(

@@ -1,4 +1,6 @@
-//! A neighbour's caller: a request every few milliseconds, each timed. Never judges a time: only answers that did not come.
+//! A neighbour's caller: a request every few milliseconds, each timed, with and without the time for which the caller itself
+//! waited for a CPU: it is no part of the host, has none of its weights, and competes with whatever else runs on the machine.
+//! Never judges a time: only answers that did not come.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,6 +23,8 @@ pub(crate) struct Pulse {
 #[derive(Debug, Default)]
 pub(crate) struct Beats {
     times: Vec<Duration>,
+    /// The same without what the caller itself waited for a CPU.
+    net: Vec<Duration>,
     pub(crate) failures: Vec<String>,
 }
 
@@ -33,9 +37,13 @@ impl Pulse {
             let mut beats = Beats::default();
             let mut connection = None;
             while !told.load(Ordering::Relaxed) {
-                let began = Instant::now();
+                let (began, waited) = (Instant::now(), own_delay());
                 match ask(&mut connection, address, target) {
-                    Ok(()) => beats.times.push(began.elapsed()),
+                    Ok(()) => {
+                        let time = began.elapsed();
+                        beats.times.push(time);
+                        beats.net.push(time.saturating_sub(own_delay() - waited));
+                    }
                     Err(error) => beats.failures.push(error),
                 }
                 std::thread::sleep(PAUSE);
@@ -69,6 +77,16 @@ impl Drop for Pulse {
     }
 }
 
+/// How long this thread has waited for a CPU in all (proc_pid_schedstat(5)); nothing where the kernel does not say.
+fn own_delay() -> Duration {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let nanos = text
+        .split_whitespace()
+        .nth(1)
+        .and_then(|nanos| nanos.parse().ok());
+    Duration::from_nanos(nanos.unwrap_or(0))
+}
+
 fn ask(connection: &mut Option<Connection>, address: SocketAddr, target: &str) -> Result<(), String> {
     let mut open = match connection.take() {
         Some(open) => open,
@@ -91,11 +109,20 @@ impl Beats {
 
     /// Median and 99th percentile, by nearest rank.
     pub(crate) fn percentiles(&self) -> [Duration; 2] {
-        let mut sorted = self.times.clone();
-        sorted.sort_unstable();
-        [50, 99].map(|percent| {
-            let rank = (sorted.len() * percent).div_ceil(100).max(1);
-            sorted.get(rank - 1).copied().unwrap_or_default()
-        })
+        percentiles(&self.times)
     }
+
+    /// The same without what the caller itself waited for a CPU.
+    pub(crate) fn net_percentiles(&self) -> [Duration; 2] {
+        percentiles(&self.net)
+    }
+}
+
+fn percentiles(times: &[Duration]) -> [Duration; 2] {
+    let mut sorted = times.to_vec();
+    sorted.sort_unstable();
+    [50, 99].map(|percent| {
+        let rank = (sorted.len() * percent).div_ceil(100).max(1);
+        sorted.get(rank - 1).copied().unwrap_or_default()
+    })
 }

@@ -188,9 +188,11 @@ impl std::fmt::Display for Seen {
         let name = ["before", "meanwhile", "after"];
         for (name, beats) in name.iter().zip(&self.neighbour) {
             let [p50, p99] = beats.percentiles().map(|time| time.as_micros());
+            let [net50, net99] = beats.net_percentiles().map(|time| time.as_micros());
             writeln!(
                 f,
-                "  the neighbour {name}: {} requests, {} failed, p50 {p50} µs, p99 {p99} µs",
+                "  the neighbour {name}: {} requests, {} failed, p50 {p50} µs, p99 {p99} µs; without what its caller itself waited for \
+                 a CPU {net50} µs, {net99} µs",
                 beats.count(),
                 beats.failures.len()
             )?;
