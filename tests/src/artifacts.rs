@@ -355,13 +355,23 @@ pub fn static_web_server() -> PathBuf {
 
 /// The folder that gunicorn is installed to from PyPI, as its authors released it; its script is `bin/gunicorn`.
 pub fn gunicorn() -> PathBuf {
-    let folder = folder().join("peers/gunicorn");
-    let script = folder.join("bin/gunicorn");
-    if script.exists() {
+    from_pypi("gunicorn", "bin/gunicorn")
+}
+
+/// The folder that Fn's FDK for Python is installed to from PyPI, as its authors released it.
+pub fn fdk() -> PathBuf {
+    from_pypi("fdk", "fdk/__init__.py")
+}
+
+/// The folder that a package is installed to from PyPI; `file` is one of those that it has then.
+fn from_pypi(package: &str, file: &str) -> PathBuf {
+    let folder = folder().join("peers").join(package);
+    let file = folder.join(file);
+    if file.exists() {
         return folder;
     }
     let _lock = lock(&folder);
-    if !script.exists() {
+    if !file.exists() {
         // Debian's own python3, which the sandbox shows, not one of a version manager in somebody's home.
         run(Command::new("/usr/bin/python3")
             .args([
@@ -374,7 +384,7 @@ pub fn gunicorn() -> PathBuf {
                 "--target",
             ])
             .arg(&folder)
-            .arg("gunicorn")
+            .arg(package)
             .current_dir("/"));
     }
     folder

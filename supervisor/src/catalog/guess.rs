@@ -100,7 +100,9 @@ const MENTIONS: [(&str, Kind); 13] = [
     ("HEADER_", Kind::Stdio),
 ];
 /// What scripts say about a port that they are told, and about a socket that they are given.
-const SCRIPTS: [(&str, Kind); 12] = [
+const SCRIPTS: [(&str, Kind); 13] = [
+    // It takes LISTEN_FDS, but its own script says nothing of that.
+    ("gunicorn", Kind::Http),
     ("import fdk", Kind::Fn),
     ("from fdk", Kind::Fn),
     ("$PORT", Kind::Port),

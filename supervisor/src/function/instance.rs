@@ -274,7 +274,9 @@ impl Instance {
                 Ok(Stream::Tcp(stream))
             }
             Address::Pipes(pipes) => {
-                let ends = pipes.take().ok_or(io::ErrorKind::ConnectionRefused)?;
+                // What it says unasked would be taken for the answer to this request.
+                let ends = pipes.take().filter(Ends::is_quiet);
+                let ends = ends.ok_or(io::ErrorKind::ConnectionRefused)?;
                 Ok(Stream::Pipes(Box::new(Duplex::new(ends)?)))
             }
             Address::Directory(directory) => Ok(Stream::Unix(directory.connect().await?)),

@@ -2,10 +2,11 @@
 //! Unix socket. Trusts nothing that lies in such a directory: it is the function's own.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use nix::fcntl::{OFlag, openat, readlinkat};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::{Mode, SFlag, fstat};
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
@@ -17,6 +18,14 @@ pub struct Ends {
     pub stdin: OwnedFd,
     /// What it writes is read here.
     pub stdout: OwnedFd,
+}
+
+impl Ends {
+    /// Whether the process has written nothing that nobody read, and goes on.
+    pub fn is_quiet(&self) -> bool {
+        let mut fds = [PollFd::new(self.stdout.as_fd(), PollFlags::POLLIN)];
+        matches!(poll(&mut fds, PollTimeout::ZERO), Ok(0))
+    }
 }
 
 /// The ends, while nobody uses them.
