@@ -565,13 +565,11 @@ impl Control {
             message,
             at: SystemTime::now(),
         };
-        if self
-            .entries
-            .get(&name)
-            .is_some_and(|entry| entry.singles.get(id).is_some())
-        {
-            self.report
-                .ended_single(&name, id, &ended.exit, &ended.describe());
+        if let Some(single) = self.entries.get(&name).and_then(|entry| entry.singles.get(id)) {
+            if !single.is_dismissed() {
+                self.report
+                    .ended_single(&name, id, &ended.exit, &ended.describe());
+            }
             self.with(&name, |entry, effects| entry.single_ended(ended, effects));
             return;
         }

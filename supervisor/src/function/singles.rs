@@ -63,6 +63,11 @@ impl Single {
         matches!(self.phase, Phase::Works(_) | Phase::Leaves(..))
     }
 
+    /// Whether it was ended while it waited, because nobody needs it.
+    pub(super) fn is_dismissed(&self) -> bool {
+        matches!(&self.phase, Phase::Waits(instance) if !instance.is_accepting())
+    }
+
     fn instance(&self) -> Option<&Arc<Instance>> {
         match &self.phase {
             Phase::Asked => None,
@@ -242,10 +247,10 @@ impl Entry {
         if let Some(instance) = single.instance() {
             instance.note_end(ended.exit.clone());
         }
-        let was_asked_to = single
-            .instance()
-            .is_some_and(|instance| !instance.is_accepting() && !single.runs());
-        if matches!(ended.exit, Exit::Launch { .. }) && !was_asked_to && !self.removed {
+        if single.is_dismissed() {
+            return self.settle(effects);
+        }
+        if matches!(ended.exit, Exit::Launch { .. }) && !self.removed {
             self.singles.failed(effects.now);
         }
         if !matches!(ended.exit, Exit::Code { code: 0 } | Exit::Stopped) {
@@ -341,7 +346,152 @@ impl Entry {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::OwnedFd;
+
+    use funcd_sandbox::exit::Step;
+
+    use super::super::entry_tests::{Story, revision};
     use super::*;
+    use crate::catalog::manifest::Contract;
+
+    fn story() -> Story {
+        let revision = revision(1, |manifest| {
+            manifest.contract = Contract::Stdio;
+            manifest.scale.concurrency = 1;
+            manifest.scale.max = 3;
+        });
+        let mut story = Story::new(revision);
+        story.with(Entry::tick);
+        story
+    }
+
+    /// What was asked of the launcher: the ids to prepare, then those to kill.
+    fn asked(story: &mut Story) -> (Vec<u64>, Vec<u64>) {
+        let (mut prepared, mut killed) = (Vec::new(), Vec::new());
+        for said in story.asked() {
+            match said.split_once("Prepare { id: InstanceId(") {
+                Some((_, rest)) => prepared.push(rest.split(')').next().unwrap().parse().unwrap()),
+                None => killed.push(said.strip_prefix("kill ").unwrap().parse().unwrap()),
+            }
+        }
+        (prepared, killed)
+    }
+
+    /// It waits; this is the other end of what wakes it.
+    fn prepared(story: &mut Story, id: u64) -> OwnedFd {
+        let (gate, go) = nix::unistd::pipe().unwrap();
+        let (stdin, stdout) = (go.try_clone().unwrap(), gate.try_clone().unwrap());
+        let ends = Ends { stdin, stdout };
+        story.with(|entry, effects| entry.single_prepared(InstanceId(id), go, ends, effects));
+        gate
+    }
+
+    fn ends(story: &mut Story, id: u64, exit: Exit) {
+        let ended = Ended {
+            instance: InstanceId(id),
+            exit,
+            message: String::new(),
+            at: SystemTime::UNIX_EPOCH,
+        };
+        story.with(|entry, effects| entry.single_ended(ended, effects));
+    }
+
+    #[test]
+    fn a_process_is_for_one_lease_and_another_takes_its_place() {
+        let mut story = story();
+        assert_eq!(
+            asked(&mut story),
+            (vec![1], vec![]),
+            "one waits before anybody asks"
+        );
+        let _gate = prepared(&mut story, 1);
+        let function = Arc::clone(&story.entry.handle);
+        let lease = function.try_lease().unwrap().unwrap();
+        assert!(function.try_lease().unwrap().is_none(), "it has one place, once");
+        lease.instance().wake_with(b"METHOD=GET\0").unwrap();
+        story.with(|entry, effects| entry.single_woken(InstanceId(1), effects));
+        let (more, killed) = asked(&mut story);
+        assert!(!more.is_empty() && killed.is_empty(), "{more:?} {killed:?}");
+        assert!(story.entry.singles.running().next().is_some());
+        // It may end by itself for a while, and no longer.
+        drop(lease);
+        story.with(|entry, effects| entry.single_left(InstanceId(1), effects));
+        assert_eq!(asked(&mut story).1, Vec::<u64>::new());
+        story.now += GRACE;
+        story.with(Entry::tick);
+        assert_eq!(asked(&mut story).1, [1]);
+        ends(&mut story, 1, Exit::Signal { signal: 9 });
+        assert!(story.entry.singles.get(InstanceId(1)).is_none());
+    }
+
+    #[test]
+    fn one_that_is_of_no_use_is_killed_at_once() {
+        let mut story = story();
+        asked(&mut story);
+        let _gate = prepared(&mut story, 1);
+        let function = Arc::clone(&story.entry.handle);
+        let lease = function.try_lease().unwrap().unwrap();
+        lease.instance().wake_with(b"").unwrap();
+        story.with(|entry, effects| entry.single_woken(InstanceId(1), effects));
+        asked(&mut story);
+        lease.instance().spoil();
+        story.with(|entry, effects| entry.single_left(InstanceId(1), effects));
+        assert_eq!(asked(&mut story).1, [1]);
+    }
+
+    #[test]
+    fn what_executes_nothing_is_tried_less_and_less() {
+        let mut story = story();
+        let failed = Exit::Launch {
+            step: Step::Exec,
+            errno: 2,
+        };
+        let mut pauses = Vec::new();
+        for _ in 0..4 {
+            let (ids, _) = asked(&mut story);
+            let [id] = ids[..] else {
+                panic!("one is tried: {ids:?}")
+            };
+            ends(&mut story, id, failed.clone());
+            assert_eq!(asked(&mut story), (vec![], vec![]), "not at once");
+            let until = story.entry.singles.deadline().unwrap();
+            pauses.push((until - story.now).as_millis());
+            let refused = story.entry.handle.live().refusal.is_some();
+            assert_eq!(refused, pauses.len() >= FAILED as usize, "{pauses:?}");
+            story.now = until;
+            story.with(Entry::tick);
+        }
+        assert_eq!(pauses, [100, 200, 400, 800]);
+    }
+
+    #[test]
+    fn none_waits_ahead_for_what_is_looked_up_at_the_start() {
+        let granted = revision(1, |manifest| {
+            manifest.contract = Contract::Cgi;
+            manifest.secrets = vec!["key".to_owned()];
+        });
+        let mut story = Story::new(granted);
+        story.with(Entry::tick);
+        assert_eq!(asked(&mut story), (vec![], vec![]));
+    }
+
+    #[test]
+    fn a_function_that_is_removed_keeps_none() {
+        let mut story = story();
+        asked(&mut story);
+        let _gate = prepared(&mut story, 1);
+        story.with(Entry::remove);
+        assert_eq!(asked(&mut story), (vec![], vec![1]));
+        ends(
+            &mut story,
+            1,
+            Exit::Launch {
+                step: Step::Exec,
+                errno: 0,
+            },
+        );
+        assert!(story.entry.singles.is_empty());
+    }
 
     fn counts(requests: usize, ready: usize, busy: usize) -> Counts {
         Counts {
