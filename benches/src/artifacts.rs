@@ -15,6 +15,8 @@ pub(crate) struct Artifacts {
     pub(crate) funcd: PathBuf,
     /// The static example function.
     pub(crate) hello: PathBuf,
+    /// The static function that takes the CPU and the time that it is asked to.
+    pub(crate) work: PathBuf,
     /// A static program that writes one byte.
     pub(crate) byte: PathBuf,
 }
@@ -25,17 +27,35 @@ impl Artifacts {
     /// # Errors
     /// A build that fails; its own messages are on stderr.
     pub(crate) fn build(funcd: Option<PathBuf>, hello: Option<PathBuf>) -> Outcome<Artifacts> {
-        let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-        let musl = format!("{}-unknown-linux-musl", env::consts::ARCH);
-        let funcd = given_or(funcd, || cargo(&sources, "funcd", &["--package", "funcd"]))?;
-        let example = |name, package| {
-            let more = ["--package", package, "--target", &musl];
-            cargo(&sources.join("examples"), name, &more)
-        };
+        let funcd = given_or(funcd, || cargo(&sources(), "funcd", &["--package", "funcd"]))?;
         let hello = given_or(hello, || example("hello", "hello"))?;
         let byte = given_or(None, || example("byte", "misbehaving"))?;
-        Ok(Artifacts { funcd, hello, byte })
+        let work = given_or(None, || example("work", "misbehaving"))?;
+        Ok(Artifacts {
+            funcd,
+            hello,
+            byte,
+            work,
+        })
     }
+
+    /// One of `examples/misbehaving`, built when it is asked for.
+    ///
+    /// # Errors
+    /// As [`Artifacts::build`].
+    pub(crate) fn example(&self, name: &str) -> Outcome<PathBuf> {
+        example(name, "misbehaving")
+    }
+}
+
+fn example(name: &str, package: &str) -> Outcome<PathBuf> {
+    let examples = sources().join("examples");
+    let musl = format!("{}-unknown-linux-musl", env::consts::ARCH);
+    cargo(&examples, name, &["--package", package, "--target", &musl])
+}
+
+fn sources() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
 fn given_or(given: Option<PathBuf>, build: impl FnOnce() -> Outcome<PathBuf>) -> Outcome<PathBuf> {

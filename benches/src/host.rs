@@ -25,6 +25,7 @@ pub(crate) struct Plan {
     funcd: PathBuf,
     folder: TempDir,
     config: String,
+    state: PathBuf,
 }
 
 impl Plan {
@@ -38,6 +39,7 @@ impl Plan {
         fs::create_dir(folder.path().join("functions")).during("making a functions folder")?;
         Ok(Plan {
             funcd: funcd.to_path_buf(),
+            state: folder.path().join("state"),
             folder,
             config: String::new(),
         })
@@ -46,6 +48,12 @@ impl Plan {
     /// With this configuration instead of every default.
     pub(crate) fn configured(mut self, config: &str) -> Plan {
         self.config = config.to_owned();
+        self
+    }
+
+    /// With its state here instead of in its folder.
+    pub(crate) fn with_state(mut self, state: &Path) -> Plan {
+        self.state = state.to_path_buf();
         self
     }
 
@@ -88,11 +96,11 @@ impl Plan {
         command.env("FUNCD_CONFIG", &config).env_remove("RUST_LOG");
         command.arg("serve").args(["--listen", "127.0.0.1:0"]);
         for (flag, path) in [
-            ("--functions", "functions"),
-            ("--state", "state"),
-            ("--run", "run"),
+            ("--functions", folder.join("functions")),
+            ("--state", self.state),
+            ("--run", folder.join("run")),
         ] {
-            command.arg(flag).arg(folder.join(path));
+            command.arg(flag).arg(path);
         }
         command.arg("--admin").arg(&admin);
         if let Some(workers) = workers {
@@ -149,6 +157,66 @@ impl Host {
     /// Its folder: `run`, `state`, `functions`.
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// Adds a function, or replaces it, while the host runs; returns when the host knows it.
+    ///
+    /// # Errors
+    /// A copy that fails, or a host that does not take it.
+    pub(crate) fn deploy(&mut self, name: &str, source: &Path, manifest: &str) -> Outcome<()> {
+        let before = self.revision(name);
+        self.place(name, source, manifest)?;
+        self.wait_for(&format!("to take {name}"), |host| {
+            let now = host.revision(name);
+            Ok((now.is_some() && now != before).then_some(()))
+        })
+    }
+
+    /// The folder of a function, each of its files renamed into place.
+    fn place(&self, name: &str, source: &Path, manifest: &str) -> Outcome<()> {
+        let folder = self.folder.path().join("functions").join(name);
+        let step = format!("deploying {}", folder.display());
+        let whole = folder.with_file_name(format!(".{name}"));
+        let fresh = !folder.exists();
+        let into = if fresh { &whole } else { &folder };
+        fs::create_dir_all(into).during(&step)?;
+        for (file, write) in [("function.toml", None), (name, Some(source))] {
+            let half = into.join(format!(".{file}"));
+            match write {
+                None => fs::write(&half, manifest).during(&step)?,
+                Some(source) => copy(source, &half)?,
+            }
+            fs::rename(&half, into.join(file)).during(&step)?;
+        }
+        if fresh {
+            fs::rename(&whole, &folder).during(&step)?;
+        }
+        Ok(())
+    }
+
+    /// Takes a function away.
+    ///
+    /// # Errors
+    /// A folder that is not there, or a host that keeps it.
+    pub(crate) fn remove(&mut self, name: &str) -> Outcome<()> {
+        let folder = self.folder.path().join("functions").join(name);
+        fs::remove_dir_all(&folder).during(format!("removing {}", folder.display()))?;
+        self.wait_for(&format!("to forget {name}"), |host| {
+            Ok(host.revision(name).is_none().then_some(()))
+        })
+    }
+
+    /// The revision of a function that requests go to.
+    fn revision(&self, name: &str) -> Option<String> {
+        let known = self.query("ls").ok()?;
+        let mut functions = known["functions"].as_array()?.iter();
+        let function = functions.find(|function| function["name"] == name)?;
+        Some(function["function"]["revision"].as_str()?.to_owned())
+    }
+
+    /// Where callers connect.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// `/NAME/` of this host.

@@ -1,6 +1,6 @@
-//! `funcd-benches cold|warm|memory|instances|spawn|leaks|all`: measures every number that SPECIFICATION.md promises, beside its
-//! peers in the same run; `simulate` shows what admission does under overload. Installs nothing, and never calls a number good that
-//! it did not measure.
+//! `funcd-benches cold|warm|memory|instances|spawn|leaks|overload|neighbours|all`: measures every number that SPECIFICATION.md promises,
+//! beside its peers in the same run; `chaos` breaks things for ten minutes, `simulate` shows what admission does under overload.
+//! Installs nothing, and never calls a number good that it did not measure.
 
 #![deny(unsafe_code)]
 
@@ -20,6 +20,7 @@ use crate::table::Table;
 mod answer;
 mod artifacts;
 mod bare;
+mod chaos;
 mod client;
 mod cold;
 mod environment;
@@ -32,8 +33,11 @@ mod launcher;
 mod leaks;
 mod load;
 mod memory;
+mod neighbours;
 mod nginx;
 mod oci;
+mod open;
+mod overload;
 mod peer;
 mod placement;
 mod process;
@@ -69,12 +73,17 @@ struct Flags {
     /// Registered functions in `memory`, running instances in `instances`.
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
     functions: u32,
+    /// What chance is drawn from in `overload`, `neighbours` and `chaos`.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
     /// Measure this funcd instead of building one.
     #[arg(long, value_name = "FILE")]
     funcd: Option<PathBuf>,
     /// Use this function instead of building examples/hello; it must answer `GET /` with 200.
     #[arg(long, value_name = "FILE")]
     hello: Option<PathBuf>,
+    #[command(flatten)]
+    chaos: chaos::Options,
     #[command(flatten)]
     simulate: simulate::Options,
 }
@@ -93,8 +102,14 @@ enum What {
     Spawn,
     /// Twenty thousand starts and stops.
     Leaks,
+    /// Half to ten times of what functions bear, beside HAProxy and nginx.
+    Overload,
+    /// A function's callers, beside eight sorts of bad neighbours.
+    Neighbours,
     /// All of these.
     All,
+    /// Kills, stops, floods, deploys and a full disk under a steady load: not one of `all`.
+    Chaos,
     /// Overload, failures and scaling, with admission as it is and everything else simulated.
     Simulate,
 }
@@ -138,8 +153,11 @@ fn run(flags: &Flags) -> Outcome<()> {
         What::Instances,
         What::Spawn,
         What::Leaks,
+        What::Overload,
+        What::Neighbours,
+        What::Chaos,
     ] {
-        if flags.what == what || flags.what == What::All {
+        if flags.what == what || (flags.what == What::All && what != What::Chaos) {
             for table in measure(what, flags, &artifacts)? {
                 if !flags.json {
                     println!("{table}");
@@ -166,6 +184,9 @@ fn measure(what: What, flags: &Flags, artifacts: &Artifacts) -> Outcome<Vec<Tabl
         What::Leaks => leaks::measure(artifacts, flags.cycles as usize),
         What::Memory => Ok(vec![memory::measure(artifacts, flags.functions as usize)?]),
         What::Instances => Ok(vec![instances::measure(artifacts, flags.functions as usize)?]),
+        What::Neighbours => Ok(vec![neighbours::measure(artifacts, flags.seed)?]),
+        What::Chaos => Ok(vec![chaos::measure(artifacts, &flags.chaos, flags.seed)?]),
+        What::Overload => overload::measure(artifacts, flags.seed),
         What::Warm | What::All | What::Simulate => warm::measure(
             artifacts,
             warm::Length {

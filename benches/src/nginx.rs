@@ -77,7 +77,7 @@ impl Nginx {
 }
 
 /// A port that was free a moment ago: nginx can't be given a listening socket of ours.
-fn free_address() -> Outcome<SocketAddr> {
+pub(crate) fn free_address() -> Outcome<SocketAddr> {
     TcpListener::bind("127.0.0.1:0")
         .and_then(|listener| listener.local_addr())
         .during("finding a free port")

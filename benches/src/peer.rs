@@ -11,10 +11,15 @@ pub(crate) struct Peer {
     package: &'static str,
 }
 
-/// The warm peer.
+/// The peer of `warm`, and the one of `overload` that refuses.
 pub(crate) const NGINX: Peer = Peer {
     program: "nginx",
     package: "nginx-light",
+};
+/// The peer of `overload` that queues.
+pub(crate) const HAPROXY: Peer = Peer {
+    program: "haproxy",
+    package: "haproxy",
 };
 /// The peer of `cold` and `spawn` that confines.
 pub(crate) const BUBBLEWRAP: Peer = Peer {

@@ -133,6 +133,37 @@ pub(crate) fn tick_hz() -> u64 {
     (1_000_000_000 + nanos / 2) / nanos
 }
 
+/// While it lives, this thread goes before everything else on the machine that is not as urgent: it stands for callers on other
+/// machines. What it starts is not urgent.
+#[derive(Debug)]
+pub(crate) struct Urgent {
+    real_time: bool,
+}
+
+impl Urgent {
+    /// Where the kernel lets it.
+    pub(crate) fn thread() -> Urgent {
+        let urgent = libc::sched_param { sched_priority: 1 };
+        let policy = libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK;
+        // SAFETY: the pointer is to a sched_param of ours; 0 is this thread.
+        let real_time = unsafe { libc::sched_setscheduler(0, policy, &raw const urgent) } == 0;
+        Urgent { real_time }
+    }
+
+    /// The kernel let it.
+    pub(crate) fn is_real_time(&self) -> bool {
+        self.real_time
+    }
+}
+
+impl Drop for Urgent {
+    fn drop(&mut self) {
+        let usual = libc::sched_param { sched_priority: 0 };
+        // SAFETY: as above.
+        unsafe { libc::sched_setscheduler(0, libc::SCHED_OTHER, &raw const usual) };
+    }
+}
+
 /// The C library of this program.
 pub(crate) fn libc_version() -> String {
     #[cfg(target_env = "gnu")]

@@ -27,6 +27,8 @@ pub(crate) enum Unit {
     CorePercent,
     /// Seconds of time.
     Seconds,
+    /// A part of all requests.
+    Part,
 }
 
 impl Unit {
@@ -41,6 +43,7 @@ impl Unit {
             Unit::Megabytes => "MB",
             Unit::CorePercent => "percent-of-a-core",
             Unit::Seconds => "s",
+            Unit::Part => "part-of-all",
         }
     }
 
@@ -56,6 +59,7 @@ impl Unit {
             Unit::Megabytes => format!("{value:.1} MB"),
             Unit::CorePercent => format!("{value:.2} %"),
             Unit::Seconds => format!("{value:.2} s"),
+            Unit::Part => format!("{:.3} %", value * 100.0),
         }
     }
 
@@ -63,7 +67,7 @@ impl Unit {
     fn needs_quiet(self) -> bool {
         match self {
             Unit::Micros | Unit::CpuMicros | Unit::Ratio | Unit::PerRequest => true,
-            Unit::PerSecond | Unit::CorePercent | Unit::Seconds => true,
+            Unit::PerSecond | Unit::CorePercent | Unit::Seconds | Unit::Part => true,
             Unit::Count | Unit::Megabytes => false,
         }
     }

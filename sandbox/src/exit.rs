@@ -35,6 +35,11 @@ pub enum Exit {
     },
     /// The launcher lost track of it (for example killed from outside before its first step).
     Lost,
+    /// Requests to it failed while others were answered: the supervisor replaced it, and it stopped or was killed. The
+    /// launcher never says so.
+    Ejected,
+    /// It did not answer requests or health requests in time: as above.
+    Unresponsive,
 }
 
 /// The steps between the request to launch and a running executable, in their order.
@@ -148,13 +153,15 @@ impl Exit {
             Exit::Stopped => "stopped",
             Exit::Launch { .. } => "launch",
             Exit::Lost => "lost",
+            Exit::Ejected => "ejected",
+            Exit::Unresponsive => "unresponsive",
         }
     }
 
     /// Whether funcd asked for this end, so that it does not count against the function.
     pub fn is_asked_for(&self) -> bool {
         match self {
-            Exit::Stopped | Exit::StopTimeout => true,
+            Exit::Stopped | Exit::StopTimeout | Exit::Ejected | Exit::Unresponsive => true,
             Exit::Code { .. }
             | Exit::Signal { .. }
             | Exit::Oom
@@ -186,6 +193,8 @@ impl fmt::Display for Exit {
                 )
             }
             Exit::Lost => f.write_str("lost: it ended before its first step"),
+            Exit::Ejected => f.write_str("replaced: requests to it failed"),
+            Exit::Unresponsive => f.write_str("replaced: it did not answer in time"),
         }
     }
 }

@@ -4,6 +4,7 @@
 //! confined process and tells how that process ended. `sys` is the only module with unsafe code.
 
 mod cgroup;
+mod condition;
 pub mod confine;
 pub mod exit;
 mod floor;

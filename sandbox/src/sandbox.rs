@@ -56,6 +56,11 @@ impl Sandbox {
         &self.leaf
     }
 
+    /// What keeps it from answering, if something does.
+    pub(crate) fn condition(&self) -> crate::wire::Condition {
+        crate::condition::of(self.pid, &self.leaf)
+    }
+
     /// Whether it was told to stop.
     pub(crate) fn is_terminating(&self) -> bool {
         self.asked.terminate

@@ -85,6 +85,11 @@ pub enum Request {
         /// Which instances.
         ids: Vec<InstanceId>,
     },
+    /// Whether something but itself keeps the instance from answering. Answered by [`Event::Looked`] while it runs.
+    Look {
+        /// Which instance.
+        id: InstanceId,
+    },
     /// The supervisor has finished draining after [`Event::Shutdown`]: end everything.
     Goodbye,
 }
@@ -174,6 +179,13 @@ pub enum Event {
         /// What it uses.
         usage: Usage,
     },
+    /// Answers [`Request::Look`].
+    Looked {
+        /// Which instance.
+        id: InstanceId,
+        /// How it is.
+        condition: Condition,
+    },
     /// Stop accepting, drain, send [`Request::Goodbye`].
     Shutdown,
     /// Read the configuration again (SIGHUP).
@@ -193,6 +205,8 @@ enum ExitOnWire {
     Stopped,
     Launch { step: Step, errno: i32 },
     Lost,
+    Ejected,
+    Unresponsive,
 }
 
 /// What a new supervisor is handed.
@@ -251,6 +265,19 @@ pub struct Usage {
     pub cpu_micros: u64,
     /// Processes and threads.
     pub pids: u64,
+}
+
+/// What keeps an instance from answering for no fault of its own, and the CPU time that it took.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Condition {
+    /// Its main process is stopped: by a signal, or in a debugger.
+    pub is_stopped: bool,
+    /// Somebody traces its main process.
+    pub is_traced: bool,
+    /// How often its CPU limit has held it back since its start; 0 where the host can't tell.
+    pub throttled: u64,
+    /// CPU time since its start, in microseconds; 0 where the host can't tell.
+    pub cpu_micros: u64,
 }
 
 /// The supervisor's end of the socket: descriptor 3, which it inherits from the launcher. Only the first call in a
@@ -497,6 +524,8 @@ mod tests {
                 Exit::Stopped,
                 Exit::Launch { step: Step::ALL[step], errno: number },
                 Exit::Lost,
+                Exit::Ejected,
+                Exit::Unresponsive,
             ] {
                 let event = Event::Exited { id: InstanceId(id), exit };
                 prop_assert_eq!(decode::<Event>(&encode(&event).unwrap()).unwrap(), event);

@@ -11,7 +11,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU8;
 use std::time::{Instant, SystemTime};
 
 use arc_swap::ArcSwap;
@@ -235,7 +234,6 @@ async fn run(
     let (asks, asked) = mpsc::unbounded_channel();
     let (notices, mut noticed) = mpsc::unbounded_channel();
     let (questions, answers) = mpsc::channel(16);
-    let brownout_threshold = Arc::new(AtomicU8::new(Brownout::NONE.threshold));
     let (brownout, held_back) = watch::channel(Brownout::NONE);
     let (host_state, host_seen) = watch::channel(host::State::new(SystemTime::now()));
     let sources = Arc::new(Sources {
@@ -253,7 +251,6 @@ async fn run(
     house.spawn(answer(answers, asks.clone()));
     house.spawn(telemetry::metrics::upkeep(metrics));
     let told = host::Told {
-        threshold: Arc::clone(&brownout_threshold),
         header: shared.brownout_header(),
         control: brownout,
         admin: host_state,

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::admin::view::{ExitView, FunctionState, InstanceView, LimitsView, Rejected, Snapshot, State};
+use crate::admin::view::{
+    AdmissionView, ExitView, FunctionState, InstanceView, LimitsView, Rejected, Snapshot, State,
+};
 use crate::function::status::{ExitStatus, FunctionStatus, InstanceStatus};
 use crate::telemetry::rfc3339;
 
@@ -71,6 +73,7 @@ fn rows(status: &FunctionStatus) -> Vec<InstanceView> {
         limits: Some(LimitsView::from(
             instance.map_or(&status.source.manifest.limits, |i| &i.limits),
         )),
+        admission: status.admission.map(AdmissionView::from),
     };
     match status.instances.is_empty() {
         true => vec![row(None)],

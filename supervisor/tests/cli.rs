@@ -158,6 +158,7 @@ fn snapshot() -> Snapshot {
         since: SINCE.to_owned(),
         last_exit: None,
         in_flight: 0,
+        admission: None,
         limits: None,
     };
     Snapshot {

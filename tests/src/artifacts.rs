@@ -9,9 +9,9 @@ use std::sync::OnceLock;
 use nix::fcntl::{Flock, FlockArg};
 
 /// The example functions' executables.
-const EXECUTABLES: [&str; 14] = [
+const EXECUTABLES: [&str; 15] = [
     "hello", "thumbs", "notes", "ticker", "slow", "crash", "hog", "forkbomb", "fuzzer", "deaf", "daemon",
-    "garbage", "echo", "attack",
+    "garbage", "echo", "sour", "attack",
 ];
 /// The files of the examples that tests use as they are.
 const FILES: [&str; 14] = [

@@ -32,6 +32,7 @@ pub(crate) fn measure() -> Cost {
             ready: 1,
             concurrency: 100,
         },
+        leaving: 0,
         most_places: 100,
         cold_start: None,
         timeout: Duration::from_secs(1),

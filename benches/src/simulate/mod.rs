@@ -1,7 +1,7 @@
 //! `simulate`: overload, failures and scaling, event by event, with funcd's admission as it is. It supports a choice and
 //! guards it; what a real host does is measured, not simulated.
 
-mod chance;
+pub(crate) mod chance;
 mod comparison;
 mod cores;
 mod cost;

@@ -555,6 +555,7 @@ fn state(scenario: &Scenario, ready: u32, starting: u32) -> State {
             ready,
             concurrency: scenario.concurrency,
         },
+        leaving: 0,
         most_places: scenario.concurrency * scenario.most_instances,
         cold_start: (starting > 0).then(|| Duration::from_secs_f64(scenario.start)),
         timeout: Duration::from_secs_f64(scenario.deadline),

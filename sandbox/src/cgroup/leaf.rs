@@ -216,6 +216,15 @@ impl Leaf {
         keyed(&file, "oom_kill").unwrap_or(0)
     }
 
+    /// How often its CPU limit held it back.
+    pub(crate) fn throttled(&self) -> u64 {
+        let dir = self
+            .v2_dir_of(Controller::Cpu)
+            .or_else(|| self.v1_dir_of(Controller::Cpu));
+        dir.and_then(|dir| keyed(&dir.join("cpu.stat"), "nr_throttled"))
+            .unwrap_or(0)
+    }
+
     /// Where v1 limits memory: a descriptor that becomes readable when the limit is reached, because v1 kills one process
     /// and leaves the rest (v2 has `memory.oom.group`).
     ///

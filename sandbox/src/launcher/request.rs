@@ -75,6 +75,12 @@ impl Launcher {
                 let room = (2 * self.host.max_instances).saturating_sub(self.usage.len());
                 self.usage.extend(ids.into_iter().take(room));
             }
+            Request::Look { id } => {
+                if let Some(instance) = self.instances.get(&id) {
+                    let condition = instance.sandbox.condition();
+                    self.tell(&Event::Looked { id, condition }, Vec::new());
+                }
+            }
             Request::Goodbye => match self.phase {
                 Phase::Draining(_) | Phase::Over => self.phase = Phase::Over,
                 Phase::Serving => self.end_supervisor("it said goodbye unasked"),

@@ -36,6 +36,41 @@ pub(super) fn usage_is_told(who: As) {
     host.stop();
 }
 
+pub(super) fn a_stopped_process_is_seen_as_one(who: As) {
+    let (mut host, digest) = started(who);
+    let function = host.launch(host.spec(digest, &["serve"]));
+    read_line(&function.stdout);
+    let pid = nix::unistd::Pid::from_raw(function.pid);
+    let mut look = || {
+        host.send(&Request::Look { id: function.id }, &[]);
+        match host.recv().0 {
+            Event::Looked { id, condition } if id == function.id => condition,
+            other => panic!("{other:?}"),
+        }
+    };
+    let before = look();
+    assert!(
+        !before.is_stopped && !before.is_traced && before.throttled == 0,
+        "{before:?}"
+    );
+    for (signal, is_stopped) in [(Signal::SIGSTOP, true), (Signal::SIGCONT, false)] {
+        kill(pid, signal).unwrap();
+        // The signal is taken when it next runs.
+        while look().is_stopped != is_stopped {
+            std::thread::yield_now();
+        }
+    }
+    // One that is not there gets no answer, and nothing else changes.
+    host.send(
+        &Request::Look {
+            id: InstanceId(u64::MAX),
+        },
+        &[],
+    );
+    assert_eq!(host.call(function.id), "hello\n");
+    host.stop();
+}
+
 pub(super) fn each_function_has_a_uid(who: As) {
     let (mut host, digest) = started(who);
     for (name, uid) in [

@@ -243,6 +243,10 @@ fn run_tests() {
             shortage::a_file_that_may_not_grow_is_said_so,
         ),
         ("usage_is_told", limits::usage_is_told),
+        (
+            "a_stopped_process_is_seen_as_one",
+            limits::a_stopped_process_is_seen_as_one,
+        ),
         ("each_function_has_a_uid", limits::each_function_has_a_uid),
         (
             "a_missing_grant_is_made_for_the_function",

@@ -15,11 +15,7 @@ pub(super) struct Advice {
 pub(super) fn advice(record: &Record, function: Option<&str>, ended: Option<&ExitView>) -> Advice {
     let name = function.unwrap_or("NAME");
     let (mut why, next) = match &record.own {
-        // Whatever the reason, what helps against shedding is the same.
-        Some(own) if own.shed && own.kind != "unavailable" => {
-            (own.detail.clone(), of_problem("queue-full", name))
-        }
-        Some(own) => (own.detail.clone(), of_problem(own.kind, name)),
+        Some(own) => (own.detail.to_string(), of_problem(own.kind, name)),
         None => of_answer(record, name),
     };
     if let Some(exit) = ended
@@ -36,10 +32,19 @@ pub(super) fn advice(record: &Record, function: Option<&str>, ended: Option<&Exi
 /// What to do about an answer of funcd's own, by the end of its type.
 pub(super) fn of_problem(kind: &str, name: &str) -> String {
     match kind {
-        "queue-full" => format!(
+        "queue-full" | "evicted" | "waited" => format!(
             "if this lasts: more instances or places (`scale.max`, `scale.concurrency` in function.toml), or a faster function; \
              `funcd ps {name}` shows what its instances do"
         ),
+        "deadline" => format!(
+            "a longer timeout of the caller, or a faster function: `funcd ps {name} --json` shows what an answer usually takes"
+        ),
+        "brownout" => {
+            "a bigger host, or less on it; requests that matter more say so by `x-funcd-class`".to_owned()
+        }
+        "breaker" => {
+            format!("`funcd logs {name}` and `funcd ps {name}` show why it fails; it recovers by itself")
+        }
         "unavailable" => {
             format!("`funcd ls` says why {name} does not run, `funcd logs {name}` what it said last")
         }
@@ -56,6 +61,10 @@ pub(super) fn of_problem(kind: &str, name: &str) -> String {
         "connection-terminated" => format!(
             "`funcd logs {name}` shows its last words, `funcd ps {name}` how it ended; the request may have had an effect, so it \
              was not sent again"
+        ),
+        "quarantined" => format!(
+            "mend {name}: `funcd logs {name}` shows the last words of the instances that died of it; a new revision is given \
+             every request again"
         ),
         "malformed-response" => format!("mend {name}: what it wrote is not HTTP/1.1"),
         "unknown-route" => {
@@ -133,9 +142,14 @@ fn of_answer(record: &Record, name: &str) -> (String, String) {
             .attempts()
             .iter()
             .any(|attempt| attempt.outcome == Outcome::Stale);
-        reasons.push(match stale {
-            true => "it was sent again: an idle connection to the function had ended",
-            false => "it was sent again: the first instance could not take it",
+        let died = record
+            .attempts()
+            .iter()
+            .any(|attempt| attempt.outcome == Outcome::Died);
+        reasons.push(match (stale, died) {
+            (_, true) => "it was sent again: an instance ended before it answered",
+            (true, false) => "it was sent again: an idle connection to the function had ended",
+            (false, false) => "it was sent again: the first instance could not take it",
         });
     }
     match (cold, prepared, waited) {

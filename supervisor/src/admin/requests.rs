@@ -206,7 +206,7 @@ fn request(record: &Record, now: Now, exits: impl Fn(&str, u64) -> Option<ExitVi
         problem: record.own.as_ref().map(|own| ProblemView {
             kind: own.kind.to_owned(),
             reason: own.reason.to_owned(),
-            detail: own.detail.clone(),
+            detail: own.detail.to_string(),
         }),
         cold: record.start().is_some_and(|start| start != Start::Warm),
         slow: record.is_slow(),

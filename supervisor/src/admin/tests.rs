@@ -170,6 +170,7 @@ fn snapshot() -> Snapshot {
         since: "2026-01-01T00:00:00.000Z".to_owned(),
         last_exit: None,
         in_flight: 2,
+        admission: None,
         limits: None,
     };
     Snapshot {

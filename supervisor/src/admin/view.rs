@@ -10,6 +10,7 @@ use funcd_sandbox::property::Property;
 use funcd_sandbox::spec::Limits;
 use serde::{Deserialize, Serialize};
 
+use crate::admission::View;
 use crate::catalog::Entry;
 use crate::function::handle::Revision;
 
@@ -253,6 +254,40 @@ pub struct InstanceView {
     /// What it may use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<LimitsView>,
+    /// What admission knows of its function, once that was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub admission: Option<AdmissionView>,
+}
+
+/// Who may pass, for a function with all its instances.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdmissionView {
+    /// How many requests may be in flight.
+    pub limit: u32,
+    /// How many are.
+    pub in_flight: u32,
+    /// How many wait.
+    pub waiting: u32,
+    /// What an answer takes, from its dispatch to its head: the median of the last tenth of a second to second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub p50_micros: Option<u64>,
+    /// Whether its CPU is what is short.
+    pub saturated: bool,
+    /// The part of the requests that the breaker refuses, in thousandths.
+    pub refused_thousandths: u32,
+}
+
+impl From<View> for AdmissionView {
+    fn from(view: View) -> AdmissionView {
+        AdmissionView {
+            limit: view.limit,
+            in_flight: view.in_flight,
+            waiting: view.waiting,
+            p50_micros: view.p50.map(|p50| p50.as_micros() as u64),
+            saturated: view.is_saturated,
+            refused_thousandths: (view.breaker * 1000.0).round() as u32,
+        }
+    }
 }
 
 /// What an instance may use, all its processes together.
@@ -279,7 +314,8 @@ impl From<&Limits> for LimitsView {
 /// How an instance ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExitView {
-    /// A word from a closed list: `code`, `signal`, `oom`, `start-timeout`, `stop-timeout`, `stopped`, `launch`, `lost`.
+    /// A word from a closed list: `code`, `signal`, `oom`, `start-timeout`, `stop-timeout`, `stopped`, `launch`, `lost`,
+    /// `ejected`, `unresponsive`.
     pub reason: String,
     /// The same for people.
     pub message: String,

@@ -157,6 +157,11 @@ impl Ticket {
     pub fn until(&self) -> Instant {
         self.until
     }
+
+    /// The same as things are now; `None`: the verdict is on its way.
+    pub fn until_now(&self) -> Option<Instant> {
+        self.door.gate.until(self.ticket, (self.door.clock)())
+    }
 }
 
 impl Future for Ticket {

@@ -94,6 +94,12 @@ impl<W> Gate<W> {
         (self.state.load(Ordering::Relaxed) / WAITING) as u32
     }
 
+    /// Both, at one moment: who changes from one to the other is counted once.
+    pub fn present(&self) -> u32 {
+        let state = self.state.load(Ordering::Relaxed);
+        in_flight(state) + (state / WAITING) as u32
+    }
+
     /// How many may be in flight.
     pub fn limit(&self) -> u32 {
         self.limit.load(Ordering::Relaxed)
@@ -219,6 +225,17 @@ impl<W> Gate<W> {
         let waiter = queue.cancel(ticket, now);
         self.show_waiting(&queue);
         waiter
+    }
+
+    /// Until when a waiting request may wait, as things are now: more than it was told at first if an instance is being started
+    /// since. `None`: it waits no more, and its verdict is on its way.
+    pub fn until(&self, ticket: TicketId, now: Instant) -> Option<Instant> {
+        self.lock().until(ticket, now)
+    }
+
+    /// In which order the queue is served from now on.
+    pub fn set_order(&self, order: Order) {
+        self.lock().set_order(order);
     }
 
     /// Changes how the gate is set, and lets in who may go then.

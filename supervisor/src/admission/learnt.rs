@@ -72,7 +72,10 @@ impl Learnt {
     /// How the gate is to be set.
     pub(super) fn setting(&self) -> Setting {
         let State {
-            places, cold_start, ..
+            places,
+            cold_start,
+            leaving,
+            ..
         } = self.state;
         let limit = match self.parts.limit {
             true => self.limit.now(places),
@@ -90,8 +93,8 @@ impl Learnt {
             (_, measured) => measured,
         };
         Setting {
-            limit,
-            places: places.total(),
+            limit: limit.saturating_add(leaving),
+            places: places.total().saturating_add(leaving),
             threshold: self.state.threshold,
             conditions: Conditions {
                 bound,

@@ -13,7 +13,7 @@
 //! | the caller is gone while it waits | drop the [`door::Ticket`], or [`gate::Gate::cancel`] | |
 //! | instances came or went | [`Admission::set_places`] | tell whom it says |
 //! | every 100 ms while anything is in flight or waits (one sweep for all functions) | [`Admission::tick`] | tell whom it says |
-//! | a new revision is live | [`Admission::reset`] | |
+//! | a new revision is live | [`Admission::revise`] | tell whom it says |
 //! | an attempt failed | [`budget::Attempt::may_retry`] and then [`Admission::may_retry`] | |
 //!
 //! [`eject::Ejector`] and [`eject::Quarantine`] belong to who starts and ends instances; [`brownout::Brownout`] is one for the host.
@@ -53,8 +53,8 @@
 //! ```
 //!
 //! A permit is for as long as the function *works*, not for as long as somebody waits: a request whose caller left keeps its
-//! permit until the instance has ended its stream. A permit does not name an instance: when none has a free slot after all (one
-//! is draining), drop the permit and offer again; so does a retry.
+//! permit until the instance has ended its stream. A permit does not name an instance: when none has a free place after all (one
+//! is draining), whoever holds it waits for one, and so does a retry: it was admitted, and its work is still owed.
 
 pub mod breaker;
 pub mod brownout;
@@ -103,6 +103,8 @@ pub enum Outcome {
 pub struct State {
     /// Its instances that take requests, and how many each takes.
     pub places: Places,
+    /// Requests in flight at instances that take no more: they hold permits, but none of `places`.
+    pub leaving: u32,
     /// Instances that may be there at most, times what each takes: what the queue is sized by.
     pub most_places: u32,
     /// An instance is being started: how long that takes, as measured; `None`: none is.
@@ -215,12 +217,18 @@ impl<W> Admission<W> {
         match outcome {
             Outcome::Answered => {
                 self.latencies.record(latency);
-                self.answered.fetch_add(1, Ordering::Relaxed);
+                return self.answered();
             }
             Outcome::Dropped => self.dropped.store(true, Ordering::Relaxed),
             Outcome::Failed => {}
             Outcome::Abandoned => return,
         }
+        self.ended.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// An attempt was answered, and how long that took says nothing: its instance was still starting.
+    pub fn answered(&self) {
+        self.answered.fetch_add(1, Ordering::Relaxed);
         self.ended.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -259,7 +267,18 @@ impl<W> Admission<W> {
         self.gate.set(&learnt.setting(), now, verdicts);
     }
 
-    /// Another revision is live: what was learnt of the old one says nothing.
+    /// Another revision is live: what was learnt of the old one says nothing. It may use `cores`, and its queue has this order.
+    pub fn revise(&self, cores: f64, order: Order, now: Instant, verdicts: &mut Verdicts<W>) {
+        {
+            let mut learnt = self.lock();
+            learnt.cores = cores;
+            learnt.parts.order = order;
+            self.gate.set_order(order);
+        }
+        self.reset(now, verdicts);
+    }
+
+    /// What was learnt says nothing any more.
     pub fn reset(&self, now: Instant, verdicts: &mut Verdicts<W>) {
         let mut learnt = self.lock();
         let told = learnt.told;

@@ -220,6 +220,18 @@ impl<W> Queue<W> {
         }
     }
 
+    /// In which order it is served from now on.
+    pub fn set_order(&mut self, order: Order) {
+        self.order = order;
+    }
+
+    /// Until when this one may wait, as things are now; `None`: it waits no more.
+    pub fn until(&self, ticket: TicketId, now: Instant) -> Option<Instant> {
+        let entry = self.lanes[ticket.class.index()].by_age.get(&ticket.number)?;
+        let allowed = entry.since + self.allowed(&entry.facts, now);
+        Some(entry.facts.deadline.min(allowed))
+    }
+
     /// How long it would wait until its turn, at the rate at which requests leave.
     pub fn estimate(&self, class: Class, now: Instant) -> Duration {
         let Some(rate) = self.conditions.rate.filter(|&rate| rate > 0.0) else {

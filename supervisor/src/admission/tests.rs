@@ -8,6 +8,7 @@ fn state(ready: u32) -> State {
             ready,
             concurrency: 50,
         },
+        leaving: 0,
         most_places: 200,
         cold_start: None,
         timeout: Duration::from_secs(1),
@@ -130,6 +131,43 @@ fn while_the_first_instance_starts_who_comes_may_wait_until_the_deadline() {
     let mut verdicts = Vec::new();
     world.admission.set_places(state(1), world.now, &mut verdicts);
     assert_eq!(verdicts, [(0, Ok(()))]);
+}
+
+#[test]
+fn what_drains_elsewhere_takes_no_place_of_those_that_serve() {
+    let world = World::new(1);
+    (0..50).for_each(|_| assert_eq!(world.offer(0), Offer::Go));
+    assert!(matches!(world.offer(0), Offer::Wait { .. }));
+    // Another instance serves from now on; what the old one has goes on.
+    let moved = State {
+        leaving: 50,
+        ..state(1)
+    };
+    let mut verdicts = Vec::new();
+    world.admission.set_places(moved, world.now, &mut verdicts);
+    assert_eq!(verdicts, [(0, Ok(()))]);
+    (0..49).for_each(|_| assert_eq!(world.offer(0), Offer::Go));
+    assert!(matches!(world.offer(0), Offer::Wait { .. }));
+}
+
+#[test]
+fn who_waits_is_let_wait_longer_once_an_instance_is_being_started() {
+    let world = World::new(1);
+    (0..50).for_each(|_| assert_eq!(world.offer(0), Offer::Go));
+    let Offer::Wait { ticket, until, .. } = world.offer(0) else {
+        panic!("it waits");
+    };
+    assert_eq!(until, world.now + Duration::from_millis(100));
+    let start = Duration::from_millis(300);
+    let starting = State {
+        cold_start: Some(start),
+        ..state(1)
+    };
+    world.admission.set_places(starting, world.now, &mut Vec::new());
+    let gate = world.admission.gate();
+    assert_eq!(gate.until(ticket, world.now), Some(until + start));
+    gate.cancel(ticket, world.now);
+    assert_eq!(gate.until(ticket, world.now), None);
 }
 
 #[test]

@@ -10,6 +10,8 @@ use super::guess::Guess;
 use super::manifest_check as check;
 use super::manifest_file::ManifestFile;
 use super::view::Scope;
+use crate::admission::Class;
+use crate::admission::queue::Order;
 use crate::name::FunctionName;
 use crate::typed::{Layer, Source, TypedError};
 
@@ -147,6 +149,24 @@ pub struct RequestBounds {
     pub timeout: Duration,
     /// The largest request body, in bytes.
     pub body: u64,
+    /// How much a request matters whose head says nothing of it.
+    pub priority: Class,
+    /// In which order requests wait.
+    pub queue: Order,
+    /// Which requests may be sent again after an instance may have read them.
+    pub retry: Retry,
+}
+
+/// Which requests may be sent again after an instance may have read them; what nobody can have read always is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Retry {
+    /// None.
+    Never,
+    /// GET, HEAD and OPTIONS.
+    #[default]
+    Safe,
+    /// PUT, DELETE and what has an `Idempotency-Key`, too.
+    Idempotent,
 }
 
 /// When an instance is ready, and how it stops.
@@ -156,6 +176,8 @@ pub struct Health {
     pub path: Option<String>,
     /// Paths that are asked, one after the other, once it is ready and before it gets requests.
     pub warmup: Vec<String>,
+    /// How often an instance without other answers is asked for `path` while it runs; `None`: never.
+    pub period: Option<Duration>,
     /// Killed if not ready by then.
     pub ready_within: Duration,
     /// Between SIGTERM and SIGKILL.

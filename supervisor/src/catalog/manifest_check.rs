@@ -8,9 +8,11 @@ use funcd_sandbox::property::Property;
 use funcd_sandbox::spec::{Limits, MAX_SECRETS, is_secret_name};
 
 use super::guess::Guess;
-use super::manifest::{Contract, Health, Manifest, Mode, RequestBounds, RoutePattern, Scale, Stdio};
+use super::manifest::{Contract, Health, Manifest, Mode, RequestBounds, Retry, RoutePattern, Scale, Stdio};
 use super::manifest_file::{ManifestFile, RouteFile};
 use super::view::Scope;
+use crate::admission::Class;
+use crate::admission::queue::Order;
 use crate::typed::{Found, Layer, Spanned, TypedError, error, number, pick, size, span};
 
 type Layers<'a> = &'a [Layer<ManifestFile>];
@@ -43,10 +45,14 @@ pub(super) fn manifest(name: &str, layers: Layers<'_>) -> Result<Manifest, Typed
         request: RequestBounds {
             timeout: span(layers, |f| f.request.timeout.as_ref(), MILLI..=DAY, secs(30))?,
             body: size(layers, |f| f.request.body.as_ref(), 0..=1 << 40, 16 << 20)?,
+            priority: word(layers, "priority", |f| f.request.priority.as_ref(), &PRIORITIES)?,
+            queue: word(layers, "queue", |f| f.request.queue.as_ref(), &QUEUES)?,
+            retry: word(layers, "retry", |f| f.request.retry.as_ref(), &RETRIES)?,
         },
         health: Health {
             path: health_path(layers)?,
             warmup: warmup(layers)?,
+            period: period(layers)?,
             ready_within: span(layers, |f| f.health.ready_within.as_ref(), MILLI..=HOUR, secs(10))?,
             stop_within: span(
                 layers,
@@ -71,7 +77,6 @@ fn not_in_this_version(layers: Layers<'_>) -> Result<(), TypedError> {
         ("bindings", pick(layers, |f| f.bindings.as_ref())),
         ("h2c", pick(layers, |f| f.h2c.as_ref())),
         ("scale.target", pick(layers, |f| f.scale.target.as_ref())),
-        ("request.priority", pick(layers, |f| f.request.priority.as_ref())),
     ];
     match keys.into_iter().find_map(|(key, found)| Some((key, found?))) {
         None => Ok(()),
@@ -79,6 +84,40 @@ fn not_in_this_version(layers: Layers<'_>) -> Result<(), TypedError> {
             .refuse(format!("`{key}` is not supported by this version of funcd"), "")
             .help("remove it: a key is never silently ignored")),
     }
+}
+
+const PRIORITIES: [(&str, Class); 4] = [
+    ("critical", Class::Critical),
+    ("degraded", Class::Degraded),
+    ("best-effort", Class::BestEffort),
+    ("bulk", Class::Bulk),
+];
+const QUEUES: [(&str, Order); 2] = [("adaptive", Order::Adaptive), ("fifo", Order::Fifo)];
+const RETRIES: [(&str, Retry); 3] = [
+    ("never", Retry::Never),
+    ("safe", Retry::Safe),
+    ("idempotent", Retry::Idempotent),
+];
+
+/// One of a few words.
+fn word<'a, T: Copy + Default>(
+    layers: Layers<'a>,
+    key: &str,
+    get: impl Fn(&'a ManifestFile) -> Option<&'a Spanned<String>>,
+    words: &[(&str, T)],
+) -> Result<T, TypedError> {
+    let Some(found) = pick(layers, get) else {
+        return Ok(T::default());
+    };
+    if let Some((_, value)) = words.iter().find(|(word, _)| word == found.value) {
+        return Ok(*value);
+    }
+    let known: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+    let label = match error::nearest(found.value, &known) {
+        Some(near) => format!("did you mean {near:?}?"),
+        None => format!("use {}", known.join(", ")),
+    };
+    Err(found.refuse(format!("unknown {key} {:?}", found.value), label))
 }
 
 fn exec(name: &str, layers: Layers<'_>) -> Result<String, TypedError> {
@@ -442,6 +481,19 @@ fn warmup(layers: Layers<'_>) -> Result<Vec<String>, TypedError> {
         None => Ok(path.get_ref().clone()),
     });
     each.collect()
+}
+
+fn period(layers: Layers<'_>) -> Result<Option<Duration>, TypedError> {
+    let Some(found) = pick(layers, |f| f.health.period.as_ref()) else {
+        return Ok(None);
+    };
+    if pick(layers, |f| f.health.path.as_ref()).is_none() {
+        return Err(found.refuse(
+            "there is nothing to ask for: `period` needs `health.path`".to_owned(),
+            "add `path = \"/healthz\"`, or leave `period` out",
+        ));
+    }
+    span(layers, |f| f.health.period.as_ref(), secs(1)..=HOUR, HOUR).map(Some)
 }
 
 fn health_path(layers: Layers<'_>) -> Result<Option<String>, TypedError> {

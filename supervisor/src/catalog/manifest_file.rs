@@ -100,8 +100,12 @@ pub struct RequestFile {
     pub timeout: Option<Spanned<Span>>,
     /// The largest request body.
     pub body: Option<Spanned<Size>>,
-    /// Not in this version.
-    pub priority: Option<Spanned<IgnoredAny>>,
+    /// How much a request matters.
+    pub priority: Option<Spanned<String>>,
+    /// In which order requests wait.
+    pub queue: Option<Spanned<String>>,
+    /// Which requests may be sent again.
+    pub retry: Option<Spanned<String>>,
 }
 
 /// `[stdio]`.
@@ -124,6 +128,8 @@ pub struct HealthFile {
     pub path: Option<Spanned<String>>,
     /// Paths asked before the first request.
     pub warmup: Option<Spanned<Vec<Spanned<String>>>>,
+    /// How often it is asked for the path while it runs.
+    pub period: Option<Spanned<Span>>,
     /// Killed if not ready by then.
     pub ready_within: Option<Spanned<Span>>,
     /// Between SIGTERM and SIGKILL.

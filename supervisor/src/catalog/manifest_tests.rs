@@ -63,10 +63,14 @@ fn every_default() {
         request: RequestBounds {
             timeout: Duration::from_secs(30),
             body: 16 << 20,
+            priority: Class::Degraded,
+            queue: Order::Adaptive,
+            retry: Retry::Safe,
         },
         health: Health {
             path: None,
             warmup: vec![],
+            period: None,
             ready_within: Duration::from_secs(10),
             stop_within: Duration::from_secs(10),
         },
@@ -108,9 +112,13 @@ files = 99
 [request]
 timeout = "500ms"
 body = 0
+priority = "best-effort"
+queue = "fifo"
+retry = "idempotent"
 [health]
 path = "/healthz"
 warmup = ["/", "/a"]
+period = "10s"
 ready_within = "2m"
 stop_within = "0s"
 [sandbox]
@@ -159,10 +167,14 @@ degraded = ["P5", "cpu-limit", "memory-limit"]
         request: RequestBounds {
             timeout: Duration::from_millis(500),
             body: 0,
+            priority: Class::BestEffort,
+            queue: Order::Fifo,
+            retry: Retry::Idempotent,
         },
         health: Health {
             path: Some("/healthz".into()),
             warmup: vec!["/".into(), "/a".into()],
+            period: Some(Duration::from_secs(10)),
             ready_within: Duration::from_secs(120),
             stop_within: Duration::ZERO,
         },
@@ -184,7 +196,7 @@ fn refusals_say_where_and_why() {
         ),
         (
             "[health]\ngrace = \"1s\"",
-            ":2:1: unknown key `grace`; the keys here are path, warmup, ready_within, stop_within",
+            ":2:1: unknown key `grace`; the keys here are path, warmup, period, ready_within, stop_within",
         ),
         (
             "[[route]]\nhots = \"a\"",
@@ -209,9 +221,11 @@ fn refusals_say_where_and_why() {
         ),
         ("[scale]\ntarget = 0.7", ":2:10: `scale.target` is not supported"),
         (
-            "[request]\npriority = \"bulk\"",
-            ":2:12: `request.priority` is not supported",
+            "[request]\npriority = \"urgent\"",
+            ":2:12: unknown priority \"urgent\"",
         ),
+        ("[request]\nqueue = \"fif\"", "did you mean \"fifo\"?"),
+        ("[request]\nretry = \"always\"", "use never, safe, idempotent"),
         ("h2c = true", "`h2c` is not supported by this version"),
         (
             "contract = \"lambda\"",
@@ -267,6 +281,7 @@ fn refusals_say_where_and_why() {
             "\"healthz\" is not a path: it begins with '/'",
         ),
         ("[health]\npath = \"/a b\"", "is not a path"),
+        ("[health]\nperiod = \"10s\"", ":2:10: there is nothing to ask for"),
         ("[health]\nwarmup = [\"/\", \"a\"]", ":2:16: \"a\" is not a path"),
         ("[health]\npath = \"/a\\r\\nHost: x\"", "is not a path"),
         (

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use super::args::{Global, Ps};
 use super::exit::{Code, Failure};
 use super::output::{BAD, GOOD, WARN, age, degraded_note, print, print_json, safe, short, styled, table};
-use crate::admin::view::{BrownoutView, InstanceView, Instances, LimitsView, State};
+use crate::admin::view::{AdmissionView, BrownoutView, InstanceView, Instances, LimitsView, State};
 use crate::typed::units::Size;
 
 pub(super) fn run(global: &Global, ps: &Ps) -> Result<(), Failure> {
@@ -27,6 +27,9 @@ pub(super) fn run(global: &Global, ps: &Ps) -> Result<(), Failure> {
     }
 }
 
+/// What `--wide` adds: of the function, then of the instance.
+const WIDE: [&str; 7] = ["WAITING", "LIMIT", "P50", "REFUSED", "MEMORY", "CPU", "PIDS"];
+
 fn render(instances: &Instances, wide: bool, now: SystemTime) -> String {
     let mut heading = vec![
         "FUNCTION",
@@ -39,7 +42,7 @@ fn render(instances: &Instances, wide: bool, now: SystemTime) -> String {
         "LAST EXIT",
     ];
     if wide {
-        heading.splice(7..7, ["MEMORY", "CPU", "PIDS"]);
+        heading.splice(7..7, WIDE);
     }
     table(
         &heading,
@@ -83,12 +86,18 @@ fn row(view: &InstanceView, wide: bool, now: SystemTime) -> Vec<String> {
     ];
     if wide {
         let limit = |text: fn(&LimitsView) -> String| or_dash(view.limits.as_ref().map(text));
-        let limits = [
+        let of_function = |text: fn(&AdmissionView) -> String| or_dash(view.admission.as_ref().map(text));
+        let p50 = view.admission.and_then(|admission| admission.p50_micros);
+        let wide = [
+            of_function(|admission| admission.waiting.to_string()),
+            of_function(|admission| admission.limit.to_string()),
+            or_dash(p50.map(|micros| format!("{:.1}ms", micros as f64 / 1000.0))),
+            of_function(|admission| format!("{}%", admission.refused_thousandths.div_ceil(10))),
             limit(|limits| Size(limits.memory_bytes).to_string()),
             limit(|limits| (f64::from(limits.cpu_millis) / 1000.0).to_string()),
             limit(|limits| limits.pids.to_string()),
         ];
-        row.splice(7..7, limits);
+        row.splice(7..7, wide);
     }
     row
 }
@@ -114,6 +123,14 @@ mod tests {
             since: since.to_owned(),
             last_exit: Some(ExitView::new(&Exit::Oom, since.to_owned())),
             in_flight: 2,
+            admission: Some(AdmissionView {
+                limit: 64,
+                in_flight: 2,
+                waiting: 3,
+                p50_micros: Some(4250),
+                saturated: true,
+                refused_thousandths: 0,
+            }),
             limits: Some(LimitsView {
                 memory_bytes: 256 << 20,
                 cpu_millis: 1500,
@@ -128,6 +145,7 @@ mod tests {
             last_exit: None,
             in_flight: 0,
             limits: None,
+            admission: None,
             ..running.clone()
         };
         let short = crate::host::State {
@@ -155,9 +173,9 @@ note: the host is short of descriptors: functions are told by x-funcd-brownout; 
         );
         let wide = anstream::adapter::strip_str(&render(&instances, true, now)).to_string();
         let expected = "\
-FUNCTION  REVISION      INSTANCE  PID   STATE  SINCE  IN-FLIGHT  MEMORY  CPU  PIDS  LAST EXIT
-hello     abababababab  7         4242  ready  75s    2          256M    1.5  64    out of memory: reached its memory limit 75s ago
-notes     abababababab  -         -     idle   75s    0          -       -    -     -
+FUNCTION  REVISION      INSTANCE  PID   STATE  SINCE  IN-FLIGHT  WAITING  LIMIT  P50    REFUSED  MEMORY  CPU  PIDS  LAST EXIT
+hello     abababababab  7         4242  ready  75s    2          3        64     4.2ms  0%       256M    1.5  64    out of memory: reached its memory limit 75s ago
+notes     abababababab  -         -     idle   75s    0          -        -      -      -        -       -    -     -
 ";
         assert!(wide.starts_with(expected), "{wide}");
     }

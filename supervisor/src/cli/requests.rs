@@ -230,7 +230,7 @@ why   It was sent again: the first instance could not take it; it woke a prepare
             record.own = Some(Box::new(Own {
                 kind: "queue-full",
                 reason: "queue-full",
-                detail: "as many requests wait as the function can answer in time".to_owned(),
+                detail: "as many requests wait as the function can answer in time".into(),
                 shed: true,
             }));
             record.status = Some(503);
@@ -276,7 +276,7 @@ next  if this lasts: more instances or places (`scale.max`, `scale.concurrency` 
             record.own = Some(Box::new(Own {
                 kind: "unknown-route",
                 reason: "unknown-route",
-                detail: "no function has this host and path".to_owned(),
+                detail: "no function has this host and path".into(),
                 shed: false,
             }));
             record.status = Some(404);

@@ -25,6 +25,8 @@ pub struct Backoff {
     streak: u32,
     /// Ends before ready, within the last [`Backoff::WINDOW`] or longer.
     failed_starts: VecDeque<Instant>,
+    /// It gave up, and none was ready since.
+    on_probation: bool,
 }
 
 impl Backoff {
@@ -44,6 +46,16 @@ impl Backoff {
     const GIVE_UP: usize = 5;
     /// … for this long.
     const COOL_DOWN: Duration = Duration::from_secs(30);
+
+    /// Whether it gave up and none was ready since: then one start at a time is enough to find out.
+    pub fn is_on_probation(&self) -> bool {
+        self.on_probation
+    }
+
+    /// One is ready: true if that ends the probation. The failed starts are still counted.
+    pub fn is_ready(&mut self) -> bool {
+        std::mem::take(&mut self.on_probation)
+    }
 
     /// What is next after a process ended now.
     ///
@@ -72,6 +84,7 @@ impl Backoff {
                 // Once more failed after the cool-down gives up again at once.
                 self.failed_starts.pop_front();
                 self.streak += 1;
+                self.on_probation = true;
                 return AfterExit::GiveUp(now + Self::COOL_DOWN);
             }
         }

@@ -16,12 +16,14 @@ use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::busy::Busy;
 use super::deploy::{Sync, Tidiness};
 use super::effects::Effects;
 use super::entry::Entry;
 use super::facts::HostReader;
 use super::handle::{Revision, ToControl};
 use super::instance::{Address, Directory, Ends, Instance, Pipes, SocketStock};
+use super::liveness::watch_over;
 use super::place::{Ended, Rollout};
 use super::prove::prove;
 use super::report::Report;
@@ -161,6 +163,8 @@ pub struct Control {
     /// The functions that are looked at in each sweep.
     pub(super) in_use: BTreeSet<FunctionName>,
     pub(super) sweep_at: Instant,
+    /// Those that are asked now.
+    pub(super) busy: Busy,
     pub(super) facts: HostReader,
     pub(super) facts_at: Instant,
     /// What the host has left, as of `facts_at`.
@@ -208,6 +212,7 @@ impl Control {
             agenda: Agenda::default(),
             in_use: BTreeSet::new(),
             sweep_at: Instant::now(),
+            busy: Busy::new(Instant::now()),
             facts: parts.facts,
             facts_at: Instant::now(),
             host: HostFacts::UNKNOWN,
@@ -292,6 +297,9 @@ impl Control {
         if let Some(why) = entry.held.filter(|_| !was_held) {
             self.report.held(name, why);
         }
+        for news in std::mem::take(&mut entry.news) {
+            self.report.news(name, news);
+        }
         if gone {
             self.entries.remove(name);
         }
@@ -345,6 +353,10 @@ impl Control {
             ToControl::Wanted(name) => {
                 self.with(&name, Entry::wanted);
             }
+            ToControl::InUse(name) => {
+                self.busy.begins(&name, Instant::now());
+                self.with(&name, |entry, effects| entry.asked(effects));
+            }
             ToControl::Drained(id) => {
                 if let Some(name) = self.owners.get(&id).cloned() {
                     self.with(&name, |entry, effects| match entry.singles.get(id) {
@@ -354,12 +366,12 @@ impl Control {
                 }
             }
             ToControl::Answered(id) => {
+                self.on_woken(id);
                 if let Some(name) = self.owners.get(&id).cloned() {
                     let rollout = self.with(&name, |entry, effects| entry.answered(id, effects));
                     self.after_rollout(&name, rollout.unwrap_or(Rollout::Unchanged));
                 }
             }
-            ToControl::Woken(id) => self.on_woken(id),
             ToControl::Broken(id) => self.requests.push(Request::Kill { id }),
             ToControl::Refused(id, why) => {
                 if let Some(name) = self.owners.get(&id) {
@@ -367,6 +379,17 @@ impl Control {
                 }
                 self.refused_instances.insert(id, why);
                 self.requests.push(Request::Kill { id });
+            }
+            // Judged by the next sweep: until then the launcher has told of an end, if that is why.
+            ToControl::Failing(id) => {
+                if let Some(name) = self.owners.get(&id).cloned() {
+                    self.note(&name, Instant::now());
+                }
+            }
+            ToControl::Unanswered(id) => {
+                if let Some(name) = self.owners.get(&id).cloned() {
+                    self.with(&name, |entry, effects| entry.look_at(id, effects));
+                }
             }
             ToControl::SocketsLow(id) => {
                 self.requests.push(Request::Sockets {
@@ -415,6 +438,11 @@ impl Control {
                 }
             }
             Event::Usage { id, usage } => self.on_usage(id, usage),
+            Event::Looked { id, condition } => {
+                if let Some(name) = self.owners.get(&id).cloned() {
+                    self.with(&name, |entry, effects| entry.looked(id, condition, effects));
+                }
+            }
             Event::Shutdown => drop(self.notices.send(Notice::Shutdown)),
             Event::Reload => drop(self.notices.send(Notice::Reload)),
             Event::Welcome(_) | Event::Descriptors | Event::Inventory { .. } | Event::InventoryEnd => {
@@ -481,7 +509,7 @@ impl Control {
         {
             return self.on_single_launched(&name, id, pid, fds);
         }
-        // Who has woken it may be slower to say so than it was to start.
+        // It may not have answered yet.
         self.on_woken(id);
         if self.instance(id).is_none() {
             self.on_bound(id);
@@ -512,17 +540,27 @@ impl Control {
         {
             directory.found(found);
         }
+        self.watch_over(&name, &instance);
         tokio::spawn(prove(instance, listener, requests_wait, self.to_control.clone()));
     }
 
-    /// Its word came at once with that of its request, if that was slower.
+    /// Until now it was not known that a request has woken it.
     fn on_single_launched(&mut self, name: &FunctionName, id: InstanceId, pid: i32, fds: Vec<OwnedFd>) {
-        self.with(name, |entry, effects| entry.single_woken(id, effects));
-        let revision = self
-            .with(name, |entry, _| entry.single_launched(id, pid))
-            .flatten();
+        let launched = |entry: &mut Entry, effects: &mut Effects<'_>| {
+            entry.single_woken(id, effects);
+            entry.single_launched(id, pid)
+        };
+        let revision = self.with(name, launched).flatten();
         if let (Some(revision), Some(stderr)) = (revision, fds.into_iter().next()) {
             self.report.attach(name, &revision, id, [None, Some(stderr)]);
+        }
+    }
+
+    /// Asks it now and then whether it is alive, if its manifest says so.
+    pub(super) fn watch_over(&self, name: &FunctionName, instance: &Arc<Instance>) {
+        if instance.revision.manifest.health.period.is_some() {
+            let instance = Arc::downgrade(instance);
+            tokio::spawn(watch_over(name.clone(), instance, self.to_control.clone()));
         }
     }
 
@@ -550,6 +588,7 @@ impl Control {
         let Some(name) = self.owners.remove(&id) else {
             return;
         };
+        let exit = self.autopsy(&name, id, exit);
         let entry = self.entries.get(&name);
         let unproven = entry.filter(|entry| !entry.current.proven).map(Entry::current);
         let found = unproven.and_then(|revision| revision.manifest.found.as_ref());
@@ -580,6 +619,28 @@ impl Control {
         // No survey asks for an instance that is gone: without this the metrics would show its memory for ever.
         let left = self.entries.get(&name).map_or_else(Usage::default, Entry::usage);
         self.report.usage(&name, left, 0);
+    }
+
+    /// What its end is called: one that was replaced and then stopped ended for that reason. If it died by itself, the
+    /// requests that it had are suspected.
+    fn autopsy(&self, name: &FunctionName, id: InstanceId, exit: Exit) -> Exit {
+        let Some((entry, slot)) = self
+            .entries
+            .get(name)
+            .and_then(|entry| Some((entry, entry.slot(id)?)))
+        else {
+            return exit;
+        };
+        // One that was never ready may have ended before it read any.
+        let died = slot.ready_at.is_some() && !exit.is_asked_for();
+        let in_flight = slot.instance.as_ref().map_or(0, |instance| instance.in_flight());
+        for quarantined in entry.handle.poison().ended(id, died, in_flight, Instant::now()) {
+            self.report.quarantined(name, &quarantined);
+        }
+        match &slot.ejected {
+            Some(why) if exit.is_asked_for() => why.clone(),
+            Some(_) | None => exit,
+        }
     }
 
     fn on_ask(&mut self, ask: Ask) {

@@ -228,6 +228,7 @@ impl Control {
             .attach(name, &revision, id, [Some(stdout), Some(stderr)]);
         let instance = self.make_instance(id, revision);
         self.owners.insert(id, name.clone());
+        self.watch_over(name, &instance);
         self.with(name, |entry, effects| {
             entry.adopt((id, pid), frozen, instance, effects)
         });

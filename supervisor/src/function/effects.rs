@@ -79,6 +79,11 @@ impl Effects<'_> {
         self.requests.push(Request::Thaw { id });
     }
 
+    /// Asks what keeps it from answering.
+    pub(super) fn look(&mut self, id: InstanceId) {
+        self.requests.push(Request::Look { id });
+    }
+
     pub(super) fn kill(&mut self, id: InstanceId) {
         self.requests.push(Request::Kill { id });
     }

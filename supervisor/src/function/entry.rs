@@ -15,13 +15,17 @@ use super::demand::Demand;
 use super::effects::Effects;
 use super::handle::{Function, Revision, ToControl};
 use super::instance::Instance;
-use super::place::{Ended, Generation, Rollout, Slot};
+use super::place::{Ended, Generation, News, Rollout, Slot};
 use super::room::Held;
 use super::singles::Singles;
 use super::standby::{self, Standby};
 use super::starts::{self, Bucket};
 use super::state::{Action, AfterExit, Bounds, Drain, Event, State, step};
+use crate::admission::eject::Ejector;
 use crate::name::{FunctionName, RevisionId};
+
+/// The CPU that an instance uses is taken over at least this long.
+const RATE: Duration = Duration::from_secs(1);
 
 /// One function.
 #[derive(Debug)]
@@ -48,10 +52,16 @@ pub(super) struct Entry {
     /// Whether its instances can be frozen on this host.
     pub(super) freezes: bool,
     idle_since: SystemTime,
+    /// How long a start takes, from the request to the launcher until it is ready: the mean of the last ones.
+    pub(super) start_took: Option<Duration>,
     /// The newest revision that was given up, and why.
     pub(super) rejected: Option<(RevisionId, String)>,
     /// The last end that is worth telling.
     pub(super) last_exit: Option<Ended>,
+    /// Which of its instances are worse than the others.
+    pub(super) ejector: Ejector<InstanceId>,
+    /// What was not told yet.
+    pub(super) news: Vec<News>,
 }
 
 impl Entry {
@@ -76,8 +86,11 @@ impl Entry {
             held: None,
             freezes: true,
             idle_since: since,
+            start_took: None,
             rejected: None,
             last_exit: None,
+            ejector: Ejector::default(),
+            news: Vec::new(),
         }
     }
 
@@ -168,9 +181,21 @@ impl Entry {
         let mut new_cpu = 0;
         if let Some(slot) = self.slots.iter_mut().find(|slot| slot.id == Some(id)) {
             new_cpu = usage.cpu_micros.saturating_sub(slot.usage.cpu_micros);
-            if let Some(then) = slot.surveyed_at.replace(now) {
+            let rate = |(before, then): (u64, Instant)| {
                 let micros = now.saturating_duration_since(then).as_micros().max(1);
-                slot.cpu = new_cpu as f64 / micros as f64;
+                usage.cpu_micros.saturating_sub(before) as f64 / micros as f64
+            };
+            // Without a single microsecond it is not counted on this host.
+            let counted = usage.cpu_micros > 0;
+            slot.rate = slot.told.filter(|_| counted).map(rate);
+            slot.told = Some((usage.cpu_micros, now));
+            // That of a tenth of a second says little about how many instances are needed.
+            match slot.surveyed_at {
+                Some((_, then)) if now.saturating_duration_since(then) < RATE => {}
+                before => {
+                    slot.cpu = before.map_or(0.0, rate);
+                    slot.surveyed_at = Some((usage.cpu_micros, now));
+                }
             }
             slot.usage = usage;
         }
@@ -277,6 +302,12 @@ impl Entry {
             usage: Usage::default(),
             cpu: 0.0,
             surveyed_at: None,
+            rate: None,
+            told: None,
+            started_at: None,
+            look_at: None,
+            looked: None,
+            ejected: None,
         });
         self.settle(effects);
     }
@@ -295,6 +326,15 @@ impl Entry {
     pub(super) fn wanted(&mut self, effects: &mut Effects<'_>) {
         self.handle.wish_seen();
         self.settle(effects);
+        // Admission may have been made while something was published.
+        self.handle.refresh();
+    }
+
+    /// Requests come again.
+    pub(super) fn asked(&mut self, effects: &mut Effects<'_>) {
+        self.demand.note(self.handle.admitted(), effects.now);
+        // Admission may have been made while something was published.
+        self.handle.refresh();
     }
 
     /// It can be connected to, before its process exists or, for one that listens itself, once it does.
@@ -331,7 +371,12 @@ impl Entry {
             return Rollout::Unchanged;
         }
         slot.ready_at.get_or_insert(effects.now);
+        if let Some(began) = slot.started_at.take() {
+            let took = effects.now.saturating_duration_since(began);
+            self.start_took = Some(self.start_took.map_or(took, |mean| (mean + took) / 2));
+        }
         let ready = slot.revision.id;
+        self.recover(ready, effects);
         let mut rollout = Rollout::Unchanged;
         if let Some(mut next) = self.next.take_if(|next| next.revision.id == ready) {
             next.proven = true;
@@ -403,6 +448,9 @@ impl Entry {
             return Rollout::Abandoned(reason);
         }
         self.apply(index, Event::Exited(after), effects);
+        if gave_up {
+            self.give_up(index, reason, effects);
+        }
         self.settle(effects);
         Rollout::Unchanged
     }
@@ -426,13 +474,14 @@ impl Entry {
 
     /// Takes what a start after an unwanted end costs, or tells when to ask again: not all at the same time, or the first of
     /// them would be the first each time.
-    fn may_restart(&mut self, effects: &mut Effects<'_>) -> Result<(), Instant> {
+    pub(super) fn may_restart(&mut self, effects: &mut Effects<'_>) -> Result<(), Instant> {
         let spread = Duration::from_millis(effects.rng.random_range(0..100));
         starts::take(effects.restarts, &mut self.restarts, effects.now).map_err(|at| at + spread)
     }
 
     fn promote(&mut self, generation: Generation, effects: &mut Effects<'_>) {
         let old = std::mem::replace(&mut self.current, generation);
+        self.handle.poison().forget();
         // New requests must find the new revision before the old one stops taking them.
         self.publish(effects);
         self.retire(&old.revision, effects);
@@ -458,6 +507,12 @@ impl Entry {
             usage: Usage::default(),
             cpu: 0.0,
             surveyed_at: None,
+            rate: None,
+            told: None,
+            started_at: None,
+            look_at: None,
+            looked: None,
+            ejected: None,
         };
         self.slots.push(slot);
         self.apply(self.slots.len() - 1, Event::Wanted, effects);
@@ -482,13 +537,16 @@ impl Entry {
                 instance.close();
             }
             slot.pid = None;
+            (slot.rate, slot.told, slot.started_at) = (None, None, None);
             slot.usage = Usage::default();
             (slot.cpu, slot.surveyed_at) = (0.0, None);
+            (slot.look_at, slot.looked, slot.ejected) = (None, None, None);
             slot.id = None;
         }
         for action in actions {
             match (action, slot.id) {
                 (Action::Launch, _) => {
+                    slot.started_at = Some(effects.now);
                     let revision = slot.revision.id;
                     let usable = |standby: &mut Standby| matches!(standby, Standby::Waits(instance) if instance.revision.id == revision);
                     match self.standby.take_if(usable) {

@@ -13,13 +13,26 @@ use tokio::sync::mpsc;
 
 use super::effects::Effects;
 use super::entry::Entry;
-use super::handle::{Revision, ToControl, Unavailable};
+use super::handle::{Offered, Revision, ToControl, Unavailable};
 use super::instance::{Address, Instance};
 use super::place::{Ended, Rollout};
 use super::room::HostFacts;
 use super::starts::Bucket;
+use crate::admission::Class;
+use crate::admission::queue::Facts;
 use crate::catalog::manifest::{Defaults, Manifest, Scale};
 use crate::name::{FunctionName, RevisionId};
+
+/// What a request asks that waits as long as it takes.
+pub(super) fn patient() -> Facts {
+    let now = Instant::now();
+    Facts {
+        class: Class::Degraded,
+        rank: 0,
+        arrived: now,
+        deadline: now + Duration::from_secs(86_400),
+    }
+}
 
 /// One function, and everything that it asked of the launcher.
 pub(super) struct Story {
@@ -104,6 +117,15 @@ impl Story {
         self.requests.drain(..).map(short).collect()
     }
 
+    /// A request that waits as long as it takes.
+    pub(super) fn offer(&self) -> Result<Offered, Unavailable> {
+        self.entry.handle.offer(&patient(), u32::MAX)
+    }
+
+    pub(super) fn ask(&self) -> Offered {
+        self.offer().unwrap()
+    }
+
     fn launched(&mut self, id: u64) {
         let slot = self
             .entry
@@ -146,16 +168,16 @@ impl Story {
 fn the_first_request_starts_one_and_waits_in_its_socket() {
     let mut story = Story::new(revision(1, |_| {}));
     assert_eq!(story.asked(), [""; 0]);
-    let _permit = story.entry.handle.admit().unwrap();
+    let _permit = story.ask();
     story.with(Entry::wanted);
     assert_eq!(story.asked(), ["launch 1 of 1"]);
     assert!(
-        story.entry.handle.try_lease().unwrap().is_none(),
+        story.entry.handle.try_lease(None).unwrap().is_none(),
         "nothing listens yet"
     );
     story.launched(1);
     assert!(
-        story.entry.handle.try_lease().unwrap().is_some(),
+        story.entry.handle.try_lease(None).unwrap().is_some(),
         "the socket is bound before it is ready"
     );
     assert_eq!(story.entry.state().as_str(), "starting");
@@ -164,7 +186,7 @@ fn the_first_request_starts_one_and_waits_in_its_socket() {
 #[test]
 fn more_requests_than_places_start_more_up_to_the_most() {
     let mut story = Story::new(revision(1, |_| {}));
-    let _permits: Vec<_> = (0..9).map(|_| story.entry.handle.admit().unwrap()).collect();
+    let _permits: Vec<_> = (0..9).map(|_| story.ask()).collect();
     story.with(Entry::wanted);
     story.with(Entry::wanted);
     assert_eq!(story.asked(), ["launch 1 of 1", "launch 2 of 1"]);
@@ -173,10 +195,10 @@ fn more_requests_than_places_start_more_up_to_the_most() {
 #[test]
 fn idle_instances_stop_in_order_and_none_in_use() {
     let mut story = Story::new(revision(1, |_| {}));
-    let permit = story.entry.handle.admit().unwrap();
+    let permit = story.ask();
     story.with(Entry::wanted);
     story.ready(1);
-    let lease = story.entry.handle.try_lease().unwrap();
+    let lease = story.entry.handle.try_lease(None).unwrap();
     let look = story.now + Duration::from_secs(60);
     assert_eq!(
         story.entry.deadline(story.now),
@@ -215,7 +237,7 @@ fn a_drain_waits_for_the_lease() {
     story.with(Entry::tick);
     story.ready(1);
     story.asked();
-    let lease = story.entry.handle.try_lease().unwrap().unwrap();
+    let lease = story.entry.handle.try_lease(None).unwrap().unwrap();
     story.with(Entry::remove);
     assert_eq!(story.asked(), [""; 0]);
     drop(lease);
@@ -227,7 +249,7 @@ fn a_drain_waits_for_the_lease() {
 #[test]
 fn a_crash_restarts_at_once_and_then_after_backoff() {
     let mut story = Story::new(revision(1, |_| {}));
-    let _permit = story.entry.handle.admit().unwrap();
+    let _permit = story.ask();
     story.with(Entry::wanted);
     story.ready(1);
     story.now += Duration::from_secs(11);
@@ -247,7 +269,7 @@ fn a_crash_restarts_at_once_and_then_after_backoff() {
 #[test]
 fn five_failed_starts_refuse_at_once_and_recover_by_themselves() {
     let mut story = Story::new(revision(1, |_| {}));
-    let permit = story.entry.handle.admit().unwrap();
+    let permit = story.ask();
     story.with(Entry::wanted);
     for id in 1..=5 {
         story.exits(id, Exit::Code { code: 1 });
@@ -257,7 +279,7 @@ fn five_failed_starts_refuse_at_once_and_recover_by_themselves() {
     }
     assert_eq!(story.entry.state().as_str(), "failed");
     drop(permit);
-    let Err(Unavailable::Refused(refusal)) = story.entry.handle.admit() else {
+    let Err(Unavailable::Refused(refusal)) = story.offer() else {
         panic!("admitted")
     };
     assert!(
@@ -268,7 +290,7 @@ fn five_failed_starts_refuse_at_once_and_recover_by_themselves() {
     assert_eq!(refusal.until, story.entry.deadline(story.now));
     story.asked();
     story.pass();
-    let _permit = story.entry.handle.admit().expect("the refusal is lifted");
+    let _permit = story.offer().expect("the refusal is lifted");
     story.with(Entry::wanted);
     assert_eq!(story.asked(), ["launch 6 of 1"]);
 }
@@ -282,13 +304,53 @@ fn a_proven_revision_serves_until_the_next_is_ready() {
     story.with(|entry, effects| entry.deploy(revision(2, |m| m.scale.min = 1), effects));
     assert_eq!(story.asked(), ["launch 2 of 2"]);
     story.launched(2);
-    let lease = story.entry.handle.try_lease().unwrap().unwrap();
+    let lease = story.entry.handle.try_lease(None).unwrap().unwrap();
     assert_eq!(lease.instance().id, InstanceId(1));
     drop(lease);
     assert_eq!(story.ready(2), Rollout::Promoted);
-    let lease = story.entry.handle.try_lease().unwrap().unwrap();
+    let lease = story.entry.handle.try_lease(None).unwrap().unwrap();
     assert_eq!(lease.instance().id, InstanceId(2));
     assert_eq!(story.asked(), ["terminate 1"]);
+}
+
+#[test]
+fn what_the_old_one_still_has_takes_no_place_of_the_new_one() {
+    let mut story = Story::new(revision(1, |m| m.scale.min = 1));
+    story.with(Entry::tick);
+    story.ready(1);
+    let permit = story.ask();
+    let lease = story.entry.handle.try_lease(None).unwrap().unwrap();
+    assert!(matches!(story.ask(), Offered::Wait(..)), "it has one place");
+    story.with(|entry, effects| entry.deploy(revision(2, |m| m.scale.min = 1), effects));
+    story.ready(2);
+    let next = story.ask();
+    assert!(matches!(next, Offered::Go(_)), "{next:?}");
+    let next_lease = story.entry.handle.try_lease(None).unwrap().unwrap();
+    assert_eq!(next_lease.instance().id, InstanceId(2));
+    assert!(matches!(story.ask(), Offered::Wait(..)), "and no more than that");
+    drop((lease, permit));
+    // Once it is looked at.
+    story.entry.tick_admission(None, 100);
+    assert!(matches!(story.ask(), Offered::Wait(..)));
+}
+
+#[test]
+fn a_start_that_is_under_way_may_be_waited_for() {
+    let mut story = Story::new(revision(1, |_| {}));
+    let first = story.ask();
+    story.with(Entry::wanted);
+    story.now += Duration::from_millis(700);
+    story.ready(1);
+    assert_eq!(story.entry.start_took, Some(Duration::from_millis(700)));
+    // Its place is taken; another instance begins.
+    let Offered::Wait(second, _) = story.ask() else {
+        panic!("it has one place")
+    };
+    story.with(Entry::wanted);
+    assert_eq!(story.asked(), ["launch 1 of 1", "launch 2 of 1"]);
+    let longer = second.until_now().unwrap().duration_since(second.until());
+    assert_eq!(longer, Duration::from_millis(700));
+    drop(first);
 }
 
 #[test]
@@ -311,7 +373,7 @@ fn a_revision_that_never_gets_ready_changes_nothing() {
     }
     assert_eq!(outcome, Rollout::Abandoned("exited with code 9".to_owned()));
     assert_eq!(story.entry.state().as_str(), "ready");
-    let lease = story.entry.handle.try_lease().unwrap().unwrap();
+    let lease = story.entry.handle.try_lease(None).unwrap().unwrap();
     assert_eq!(lease.instance().id, InstanceId(1));
     assert_eq!(story.entry.slots().len(), 1);
 }
@@ -320,7 +382,7 @@ fn a_revision_that_never_gets_ready_changes_nothing() {
 fn a_revision_that_was_never_proven_is_replaced_at_once() {
     let mut story = Story::new(revision(1, |_| {}));
     story.with(|entry, effects| entry.deploy(revision(2, |_| {}), effects));
-    let _permit = story.entry.handle.admit().unwrap();
+    let _permit = story.ask();
     story.with(Entry::wanted);
     assert_eq!(story.asked(), ["launch 1 of 2"]);
 }
@@ -351,7 +413,7 @@ fn a_third_revision_takes_the_place_of_one_that_is_being_proven() {
 #[test]
 fn a_late_start_is_killed() {
     let mut story = Story::new(revision(1, |_| {}));
-    let _permit = story.entry.handle.admit().unwrap();
+    let _permit = story.ask();
     story.with(Entry::wanted);
     story.launched(1);
     story.asked();
@@ -365,7 +427,7 @@ fn a_late_start_is_killed() {
 #[test]
 fn what_ended_uses_nothing_and_its_cpu_time_is_counted_once() {
     let mut story = Story::new(revision(1, |_| {}));
-    let _permit = story.entry.handle.admit().unwrap();
+    let _permit = story.ask();
     story.with(Entry::wanted);
     story.launched(1);
     let id = InstanceId(1);

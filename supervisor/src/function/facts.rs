@@ -14,6 +14,8 @@ pub struct HostReader {
     meminfo: File,
     /// Idle and all time of all cores at the last reading.
     last: Option<(u64, u64)>,
+    /// The same for [`HostReader::idle_cores`].
+    last_idle: Option<(u64, u64)>,
     cores: f64,
 }
 
@@ -27,8 +29,16 @@ impl HostReader {
             stat: File::open("/proc/stat")?,
             meminfo: File::open("/proc/meminfo")?,
             last: None,
+            last_idle: None,
             cores: std::thread::available_parallelism().map_or(1.0, |cores| cores.get() as f64),
         })
+    }
+
+    /// How many cores were idle since this was asked last; `None`: not known.
+    pub fn idle_cores(&mut self) -> Option<f64> {
+        let times = first(&self.stat, &mut [0; 4096]).and_then(cpu_times)?;
+        let before = self.last_idle.replace(times)?;
+        Some(self.cores * idle_share(before, times))
     }
 
     /// What the host has left now; its idle CPU since the last reading. What can't be read holds nothing back.

@@ -10,8 +10,13 @@ use arc_swap::ArcSwap;
 use funcd_sandbox::spec::{Digest, Image, InstanceId};
 use tokio::sync::{Notify, mpsc};
 
+use super::entrance::Entrance;
+pub use super::entrance::Offered;
 use super::instance::Instance;
 use super::metrics::FunctionMetrics;
+use super::poison::{Poison, Print, Verdict};
+use crate::admission::Outcome;
+use crate::admission::queue::Reason;
 use crate::catalog::manifest::Manifest;
 use crate::catalog::view::Wanted;
 use crate::name::{FunctionName, RevisionId};
@@ -38,19 +43,28 @@ pub struct Revision {
 pub enum ToControl {
     /// A request found no free place.
     Wanted(FunctionName),
+    /// Requests came after a while without.
+    InUse(FunctionName),
     /// A draining instance has no lease left.
     Drained(InstanceId),
-    /// An instance answered: it is ready.
+    /// An instance answered for the first time: it is ready. If it was prepared ahead, this or the launcher's word that it was
+    /// launched, whichever comes first, is how `control` hears that a request has woken it: nobody is told earlier, as
+    /// whoever wakes up then takes the CPU from the start.
     Answered(InstanceId),
-    /// An instance that was prepared ahead was leased, and told to execute.
-    Woken(InstanceId),
     /// What an instance said makes no sense: it is to be killed.
     Broken(InstanceId),
     /// An instance can't be reached, for this reason, and never will: it is to be killed.
     Refused(InstanceId, String),
     /// A stock of sockets runs low.
     SocketsLow(InstanceId),
+    /// Requests to an instance fail.
+    Failing(InstanceId),
+    /// An instance did not answer a health request.
+    Unanswered(InstanceId),
 }
+
+/// Within this, the end of a process follows the end of its connections.
+const DEATH_IS_KNOWN: Duration = Duration::from_millis(250);
 
 /// A function as request paths see it.
 #[derive(Debug)]
@@ -58,16 +72,16 @@ pub struct Function {
     /// Its name.
     pub name: FunctionName,
     live: ArcSwap<Live>,
-    /// Requests between permit and end of response body.
-    admitted: AtomicUsize,
-    /// Requests that wait for a lease.
-    waiting: AtomicUsize,
+    pub(super) entrance: Entrance,
+    /// Requests with a permit that wait for a free place after all.
+    turned_away: AtomicUsize,
     changed: Notify,
     wanted: AtomicBool,
     last_used_millis: AtomicU64,
     epoch: Instant,
     control: mpsc::UnboundedSender<ToControl>,
     metrics: OnceLock<FunctionMetrics>,
+    poison: Poison,
 }
 
 /// What is live now: replaced as a whole by `control`.
@@ -93,8 +107,8 @@ pub struct Refusal {
 /// Why there is no permit or lease.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Unavailable {
-    /// Too many requests wait already.
-    QueueFull,
+    /// Admission refused it.
+    Shed(Reason),
     /// The function failed or was removed.
     Refused(Refusal),
     /// No instance had a free place before the deadline.
@@ -102,13 +116,6 @@ pub enum Unavailable {
 }
 
 impl Function {
-    /// The most requests that may wait for a lease. Ten for each place, bounded so that a slow function can't hoard
-    /// connections.
-    fn queue_limit(manifest: &Manifest) -> usize {
-        let places = manifest.scale.max as usize * manifest.scale.concurrency as usize;
-        (places * 10).clamp(16, 1024)
-    }
-
     /// A function with nothing running.
     pub fn new(
         name: FunctionName,
@@ -122,14 +129,15 @@ impl Function {
                 instances: Vec::new(),
                 refusal: None,
             }),
-            admitted: AtomicUsize::new(0),
-            waiting: AtomicUsize::new(0),
+            entrance: Entrance::default(),
+            turned_away: AtomicUsize::new(0),
             changed: Notify::new(),
             wanted: AtomicBool::new(false),
             last_used_millis: AtomicU64::new(0),
             epoch: Instant::now(),
             control,
             metrics: OnceLock::new(),
+            poison: Poison::default(),
         })
     }
 
@@ -140,7 +148,12 @@ impl Function {
 
     /// Replaces what is live and wakes who waits. For `control` only.
     pub fn publish(&self, live: Live) {
-        self.live.store(Arc::new(live));
+        let revision = Arc::clone(&live.revision);
+        let old = self.live.swap(Arc::new(live));
+        if old.revision.id != revision.id {
+            self.revise();
+        }
+        self.refresh();
         self.changed.notify_waiters();
     }
 
@@ -149,14 +162,19 @@ impl Function {
         self.wanted.store(false, Ordering::SeqCst);
     }
 
-    /// Requests that wait for a lease now.
-    pub fn waiting(&self) -> usize {
-        self.waiting.load(Ordering::SeqCst)
+    pub(super) fn changed(&self) -> &Notify {
+        &self.changed
     }
 
-    /// Requests between permit and the end of their response body.
-    pub fn admitted(&self) -> usize {
-        self.admitted.load(Ordering::SeqCst)
+    pub(super) fn turned_away(&self) -> usize {
+        self.turned_away.load(Ordering::SeqCst)
+    }
+
+    /// Asks `control` for a place, once until it has seen that.
+    pub(super) fn want(&self) {
+        if !self.wanted.swap(true, Ordering::SeqCst) {
+            self.tell(ToControl::Wanted(self.name.clone()));
+        }
     }
 
     /// When the last lease began or ended.
@@ -169,49 +187,34 @@ impl Function {
             .store(self.epoch.elapsed().as_millis() as u64, Ordering::Relaxed);
     }
 
-    /// The right to be in flight: refused at once when too many wait already. Released on drop.
-    ///
-    /// # Errors
-    /// [`Unavailable::QueueFull`], and [`Unavailable::Refused`] while the function is Failed.
-    pub fn admit(self: &Arc<Self>) -> Result<Permit, Unavailable> {
-        let live = self.live();
-        if let Some(refusal) = &live.refusal {
-            return Err(Unavailable::Refused(refusal.clone()));
-        }
-        if self.waiting() >= Self::queue_limit(&live.revision.manifest) {
-            return Err(Unavailable::QueueFull);
-        }
-        self.admitted.fetch_add(1, Ordering::SeqCst);
-        Ok(Permit {
-            function: Arc::clone(self),
-        })
-    }
-
-    /// A place in an instance, the one with the fewest leases. When there is none, asks for one and waits.
+    /// A place in an instance, for who has a permit: the one with the fewest leases, and `avoid` only if there is no other.
+    /// When none has a free one after all (one is draining, or has just ended), asks for one and waits.
     ///
     /// # Errors
     /// [`Unavailable`]; the deadline is a tokio instant, so the caller runs on a tokio runtime with time.
-    pub async fn lease(self: &Arc<Self>, deadline: Instant) -> Result<Lease, Unavailable> {
-        match self.try_lease()? {
+    pub async fn lease(
+        self: &Arc<Self>,
+        avoid: Option<InstanceId>,
+        deadline: Instant,
+    ) -> Result<Lease, Unavailable> {
+        match self.try_lease(avoid)? {
             Some(lease) => Ok(lease),
             None => {
                 let _waiting = Waiting::enter(self);
-                let waited = tokio::time::timeout_at(deadline.into(), self.wait_for_lease()).await;
+                let waited = tokio::time::timeout_at(deadline.into(), self.wait_for_lease(avoid)).await;
                 waited.unwrap_or(Err(Unavailable::DeadlineExceeded))
             }
         }
     }
 
-    async fn wait_for_lease(self: &Arc<Self>) -> Result<Lease, Unavailable> {
+    async fn wait_for_lease(self: &Arc<Self>, avoid: Option<InstanceId>) -> Result<Lease, Unavailable> {
         loop {
             let mut changed = std::pin::pin!(self.changed.notified());
             changed.as_mut().enable();
-            if let Some(lease) = self.try_lease()? {
+            if let Some(lease) = self.try_lease(avoid)? {
                 return Ok(lease);
             }
-            if !self.wanted.swap(true, Ordering::SeqCst) {
-                let _ = self.control.send(ToControl::Wanted(self.name.clone()));
-            }
+            self.want();
             changed.await;
         }
     }
@@ -220,7 +223,7 @@ impl Function {
     ///
     /// # Errors
     /// [`Unavailable::Refused`].
-    pub fn try_lease(self: &Arc<Self>) -> Result<Option<Lease>, Unavailable> {
+    pub fn try_lease(self: &Arc<Self>, avoid: Option<InstanceId>) -> Result<Option<Lease>, Unavailable> {
         let live = self.live();
         if let Some(refusal) = &live.refusal {
             return Err(Unavailable::Refused(refusal.clone()));
@@ -233,13 +236,16 @@ impl Function {
                 .iter()
                 .enumerate()
                 .filter(|(i, _)| *i >= 64 || tried & (1 << i) == 0);
-            let Some((i, instance)) = free.min_by_key(|(_, instance)| instance.in_flight()) else {
+            let Some((i, instance)) = free.min_by_key(|(_, instance)| {
+                let last = avoid == Some(instance.id) || instance.tally.is_last_choice();
+                (last, instance.in_flight())
+            }) else {
                 return Ok(None);
             };
             if instance.try_lease() {
                 // One for a single request is told to execute with what that brings.
-                if !instance.is_for_one_request() && instance.wake() {
-                    self.tell(ToControl::Woken(instance.id));
+                if !instance.is_for_one_request() {
+                    instance.wake();
                 }
                 self.touch();
                 return Ok(Some(Lease {
@@ -258,6 +264,36 @@ impl Function {
         }
     }
 
+    /// An attempt of a request ended, or its response head is there.
+    pub fn note_attempt(&self, instance: &Arc<Instance>, outcome: Outcome) {
+        if instance.tally.note(outcome) {
+            self.tell(ToControl::Failing(instance.id));
+        }
+    }
+
+    /// The requests of which its instances died.
+    pub fn poison(&self) -> &Poison {
+        &self.poison
+    }
+
+    /// Whether a request is not to be sent, because instances died of it. Waits a moment if whether one just did is about to
+    /// be known.
+    pub async fn is_poison(&self, print: &Print) -> bool {
+        let until = Instant::now() + DEATH_IS_KNOWN;
+        loop {
+            let mut changed = std::pin::pin!(self.changed.notified());
+            changed.as_mut().enable();
+            match self.poison.judge(print, Instant::now()) {
+                Verdict::Pass => return false,
+                Verdict::Refuse => return true,
+                Verdict::Unclear => {}
+            }
+            if tokio::time::timeout_at(until.into(), changed).await.is_err() {
+                return false;
+            }
+        }
+    }
+
     /// Its metric handles, made when they are first asked for: a function that is never called costs no series.
     pub fn metrics(&self) -> &FunctionMetrics {
         self.metrics.get_or_init(|| FunctionMetrics::new(&self.name))
@@ -266,18 +302,6 @@ impl Function {
     /// Tells `control` something about an instance.
     pub fn tell(&self, message: ToControl) {
         let _ = self.control.send(message);
-    }
-}
-
-/// The right to be in flight.
-#[derive(Debug)]
-pub struct Permit {
-    function: Arc<Function>,
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        self.function.admitted.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -311,24 +335,24 @@ impl Drop for Lease {
         if !self.instance.is_accepting() && self.instance.in_flight() == 0 {
             self.function.tell(ToControl::Drained(self.instance.id));
         }
-        if self.function.waiting() > 0 {
+        if self.function.turned_away() > 0 {
             self.function.changed.notify_one();
         }
     }
 }
 
-/// Counts a request that waits.
+/// Counts a request that waits though it has a permit.
 struct Waiting<'a>(&'a Function);
 
 impl<'a> Waiting<'a> {
     fn enter(function: &'a Function) -> Waiting<'a> {
-        function.waiting.fetch_add(1, Ordering::SeqCst);
+        function.turned_away.fetch_add(1, Ordering::SeqCst);
         Waiting(function)
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Ordering::SeqCst);
+        self.0.turned_away.fetch_sub(1, Ordering::SeqCst);
     }
 }

@@ -7,9 +7,12 @@ use std::time::{Duration, Instant};
 use funcd_sandbox::spec::InstanceId;
 use tokio::sync::mpsc;
 
-use super::entry_tests::revision;
-use super::handle::{Function, Lease, Live, Refusal, ToControl, Unavailable};
+use super::entry_tests::{patient, revision};
+use super::handle::{Function, Lease, Live, Offered, Refusal, ToControl, Unavailable};
 use super::instance::{Address, Instance};
+use crate::admission::Class;
+use crate::admission::door::Permit;
+use crate::admission::queue::Facts;
 use crate::name::FunctionName;
 
 fn function(concurrency: u32) -> (Arc<Function>, mpsc::UnboundedReceiver<ToControl>) {
@@ -43,6 +46,20 @@ fn soon() -> Instant {
     Instant::now() + Duration::from_secs(1)
 }
 
+/// What a request does: its turn, and then a lease.
+async fn enter(function: &Arc<Function>, deadline: Instant) -> Result<(Permit, Lease), Unavailable> {
+    let facts = Facts {
+        deadline,
+        ..patient()
+    };
+    let permit = match function.offer(&facts, u32::MAX)? {
+        Offered::Go(permit) => permit,
+        Offered::Wait(ticket, _) => function.turn(ticket, deadline).await?,
+    };
+    let lease = function.lease(None, deadline).await?;
+    Ok((permit, lease))
+}
+
 fn id(lease: &Lease) -> u64 {
     lease.instance().id.0
 }
@@ -51,12 +68,12 @@ fn id(lease: &Lease) -> u64 {
 async fn the_least_loaded_instance_is_leased() {
     let (function, _inbox) = function(2);
     publish(&function, &[instance(&function, 1), instance(&function, 2)]);
-    let first = function.lease(soon()).await.unwrap();
-    let second = function.lease(soon()).await.unwrap();
+    let first = function.lease(None, soon()).await.unwrap();
+    let second = function.lease(None, soon()).await.unwrap();
     assert_ne!(id(&first), id(&second));
-    let third = function.lease(soon()).await.unwrap();
+    let third = function.lease(None, soon()).await.unwrap();
     drop(second);
-    let fourth = function.lease(soon()).await.unwrap();
+    let fourth = function.lease(None, soon()).await.unwrap();
     assert_ne!((id(&third), id(&first)), (id(&fourth), id(&third)));
 }
 
@@ -66,13 +83,14 @@ async fn who_finds_no_place_asks_once_and_gets_the_one_that_comes() {
     let waiters: Vec<_> = (0..3)
         .map(|_| {
             let function = Arc::clone(&function);
-            tokio::spawn(async move { function.lease(soon()).await.map(|lease| id(&lease)) })
+            tokio::spawn(async move { enter(&function, soon()).await.map(|(_permit, lease)| id(&lease)) })
         })
         .collect();
     assert_eq!(inbox.recv().await, Some(ToControl::Wanted(function.name.clone())));
     while function.waiting() < 3 {
         tokio::task::yield_now().await;
     }
+    assert_eq!(inbox.try_recv(), Ok(ToControl::InUse(function.name.clone())));
     assert!(inbox.try_recv().is_err(), "asked once");
     publish(&function, &[instance(&function, 7)]);
     for waiter in waiters {
@@ -85,12 +103,12 @@ async fn who_finds_no_place_asks_once_and_gets_the_one_that_comes() {
     assert_eq!(function.waiting(), 0);
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn the_deadline_ends_the_wait() {
     let (function, _inbox) = function(1);
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + Duration::from_millis(20);
     assert_eq!(
-        function.lease(deadline.into()).await.unwrap_err(),
+        enter(&function, deadline).await.unwrap_err(),
         Unavailable::DeadlineExceeded
     );
     assert_eq!(function.waiting(), 0);
@@ -101,7 +119,7 @@ async fn a_refusal_reaches_those_who_wait() {
     let (function, mut inbox) = function(1);
     let waiter = {
         let function = Arc::clone(&function);
-        tokio::spawn(async move { function.lease(soon()).await.map(|_| ()) })
+        tokio::spawn(async move { enter(&function, soon()).await.map(|_| ()) })
     };
     inbox.recv().await;
     let refusal = Refusal {
@@ -115,30 +133,62 @@ async fn a_refusal_reaches_those_who_wait() {
         refusal: Some(refusal.clone()),
     });
     assert_eq!(waiter.await.unwrap(), Err(Unavailable::Refused(refusal)));
-    assert!(function.admit().is_err());
+    assert!(function.offer(&patient(), u32::MAX).is_err());
 }
 
 #[tokio::test]
 async fn the_queue_is_bounded() {
     let (function, _inbox) = function(1);
+    // Two instances at most, with one place each.
     let waiters: Vec<_> = (0..20)
-        .map(|_| {
-            let function = Arc::clone(&function);
-            tokio::spawn(async move { function.lease(soon()).await.map(|_| ()) })
-        })
+        .map(|_| function.offer(&patient(), u32::MAX).unwrap())
         .collect();
-    while function.waiting() < 20 {
-        tokio::task::yield_now().await;
-    }
-    assert_eq!(function.admit().unwrap_err(), Unavailable::QueueFull);
-    waiters.iter().for_each(tokio::task::JoinHandle::abort);
-    while function.waiting() > 0 {
-        tokio::task::yield_now().await;
-    }
-    let permit = function.admit().unwrap();
-    assert_eq!(function.admitted(), 1);
-    drop(permit);
+    assert_eq!((function.waiting(), function.admitted()), (20, 20));
+    let one_more = function.offer(&patient(), u32::MAX).unwrap();
+    assert_eq!(function.waiting(), 20, "the oldest made room");
+    let less = Facts {
+        class: Class::Bulk,
+        ..patient()
+    };
+    drop(function.offer(&less, u32::MAX).unwrap());
+    drop((one_more, waiters));
+    assert_eq!((function.waiting(), function.admitted()), (0, 0));
+}
+
+#[tokio::test]
+async fn a_place_that_comes_goes_to_who_waits_and_its_end_to_the_next() {
+    let (function, _inbox) = function(1);
+    let mut waiters: Vec<_> = (0..2)
+        .map(|_| function.offer(&patient(), u32::MAX).unwrap())
+        .collect();
+    publish(&function, &[instance(&function, 7)]);
+    let next = async |waiter| match waiter {
+        Offered::Wait(ticket, _) => function.turn(ticket, soon()).await,
+        Offered::Go(_) => panic!("nothing ran"),
+    };
+    let first = next(waiters.remove(0)).await.unwrap();
+    assert_eq!((function.waiting(), function.admitted()), (1, 2));
+    drop(first);
+    drop(next(waiters.remove(0)).await.unwrap());
     assert_eq!(function.admitted(), 0);
+}
+
+#[tokio::test]
+async fn who_has_a_permit_and_finds_no_place_waits_for_one() {
+    let (function, mut inbox) = function(1);
+    let only = instance(&function, 1);
+    publish(&function, &[Arc::clone(&only)]);
+    only.stop_accepting();
+    let waiter = {
+        let function = Arc::clone(&function);
+        tokio::spawn(async move { enter(&function, soon()).await.map(|(_permit, lease)| id(&lease)) })
+    };
+    while function.waiting() == 0 {
+        tokio::task::yield_now().await;
+    }
+    assert!(std::iter::from_fn(|| inbox.try_recv().ok()).any(|told| matches!(told, ToControl::Wanted(_))));
+    publish(&function, &[instance(&function, 2)]);
+    assert_eq!(waiter.await.unwrap(), Ok(2));
 }
 
 #[tokio::test]
@@ -147,11 +197,11 @@ async fn a_draining_instance_gives_no_lease_and_tells_when_the_last_one_ends() {
     let only = instance(&function, 1);
     publish(&function, &[Arc::clone(&only)]);
     let leases = [
-        function.lease(soon()).await.unwrap(),
-        function.lease(soon()).await.unwrap(),
+        function.lease(None, soon()).await.unwrap(),
+        function.lease(None, soon()).await.unwrap(),
     ];
     only.stop_accepting();
-    assert!(function.try_lease().unwrap().is_none());
+    assert!(function.try_lease(None).unwrap().is_none());
     let [first, second] = leases;
     drop(first);
     assert!(inbox.try_recv().is_err());
@@ -168,7 +218,7 @@ fn a_drain_and_a_lease_never_miss_each_other() {
         publish(&function, &[Arc::clone(&only)]);
         std::thread::scope(|scope| {
             let threads: Vec<_> = (0..4)
-                .map(|_| scope.spawn(|| function.try_lease().unwrap()))
+                .map(|_| scope.spawn(|| function.try_lease(None).unwrap()))
                 .collect();
             only.stop_accepting();
             let leases: Vec<_> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
@@ -184,9 +234,9 @@ fn a_try_that_fails_takes_no_place_for_a_moment() {
     let (function, _inbox) = function(1);
     let only = instance(&function, 1);
     publish(&function, &[Arc::clone(&only)]);
-    let held = function.try_lease().unwrap().unwrap();
+    let held = function.try_lease(None).unwrap().unwrap();
     std::thread::scope(|scope| {
-        let tries = scope.spawn(|| (0..100_000).all(|_| function.try_lease().unwrap().is_none()));
+        let tries = scope.spawn(|| (0..100_000).all(|_| function.try_lease(None).unwrap().is_none()));
         while !tries.is_finished() {
             // Another try that saw two would fail, and wait, though the lease had just ended.
             assert_eq!(only.in_flight(), 1);
@@ -203,6 +253,6 @@ async fn a_try_during_the_drain_tells_that_it_was_none() {
     publish(&function, &[Arc::clone(&draining)]);
     draining.stop_accepting();
     // `control` may have looked while this try was counted.
-    assert!(function.try_lease().unwrap().is_none());
+    assert!(function.try_lease(None).unwrap().is_none());
     assert_eq!(inbox.try_recv(), Ok(ToControl::Drained(InstanceId(1))));
 }

@@ -17,6 +17,7 @@ use tokio::sync::{Notify, mpsc};
 
 use super::handle::{Revision, ToControl};
 pub use super::pipes::{Directory, Duplex, Ends, Pipes};
+use super::tally::Tally;
 
 /// One running process of a revision.
 #[derive(Debug)]
@@ -31,6 +32,8 @@ pub struct Instance {
     accepting: AtomicBool,
     running: AtomicBool,
     answered: AtomicBool,
+    /// What requests to it came to.
+    pub(super) tally: Tally,
     /// Until it was woken, if it was prepared ahead.
     standby: Option<Standby>,
     /// What it answered makes no sense, or took too long.
@@ -59,6 +62,7 @@ impl Instance {
             accepting: AtomicBool::new(true),
             running: AtomicBool::new(false),
             answered: AtomicBool::new(false),
+            tally: Tally::default(),
             spoiled: AtomicBool::new(false),
             end: OnceLock::new(),
             ended: Notify::new(),
@@ -156,17 +160,15 @@ impl Instance {
         }
     }
 
-    /// Lets its process execute if it waits for that: true for the one who did.
-    pub fn wake(&self) -> bool {
-        let Some(standby) = &self.standby else {
-            return false;
-        };
-        if standby.woken.swap(true, Ordering::SeqCst) {
-            return false;
+    /// Lets its process execute if it waits for that.
+    pub fn wake(&self) {
+        if let Some(standby) = &self.standby
+            && !standby.woken.load(Ordering::Relaxed)
+            && !standby.woken.swap(true, Ordering::SeqCst)
+        {
+            // One byte into an empty pipe; if the process is gone, the launcher tells.
+            let _ = nix::unistd::write(&standby.go, &[1]);
         }
-        // One byte into an empty pipe; if the process is gone, the launcher tells.
-        let _ = nix::unistd::write(&standby.go, &[1]);
-        true
     }
 
     /// Whether its process was prepared ahead of the request that woke it.

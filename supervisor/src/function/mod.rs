@@ -2,10 +2,12 @@
 //! writer.
 
 pub mod backoff;
+mod busy;
 pub mod control;
 pub mod demand;
 mod deploy;
 mod effects;
+mod entrance;
 mod entry;
 #[cfg(test)]
 mod entry_tests;
@@ -14,9 +16,14 @@ pub mod handle;
 #[cfg(test)]
 mod handle_tests;
 pub mod instance;
+mod judge;
+#[cfg(test)]
+mod judge_tests;
+mod liveness;
 pub mod metrics;
 mod pipes;
 mod place;
+pub mod poison;
 mod prove;
 mod publish;
 pub mod report;
@@ -34,3 +41,4 @@ pub mod starts;
 pub mod state;
 pub mod status;
 mod sweep;
+mod tally;

@@ -2,11 +2,11 @@
 //! how an instance ended. Decides nothing: [`super::entry`] does.
 
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use funcd_sandbox::exit::Exit;
 use funcd_sandbox::spec::InstanceId;
-use funcd_sandbox::wire::Usage;
+use funcd_sandbox::wire::{Condition, Usage};
 
 use super::backoff::Backoff;
 use super::handle::Revision;
@@ -57,7 +57,41 @@ pub(super) struct Slot {
     pub(super) usage: Usage,
     /// Cores that it used between the last two surveys; 0 before them.
     pub(super) cpu: f64,
-    pub(super) surveyed_at: Option<Instant>,
+    /// Its CPU time, in microseconds, when that was looked at, and when.
+    pub(super) surveyed_at: Option<(u64, Instant)>,
+    /// Cores that it used between the last two times that this was told; `None`: not told since admission looked last.
+    pub(super) rate: Option<f64>,
+    /// Its CPU time, in microseconds, when it was told last.
+    pub(super) told: Option<(u64, Instant)>,
+    /// When its launch was asked for.
+    pub(super) started_at: Option<Instant>,
+    /// When the launcher was last asked what keeps it from answering.
+    pub(super) look_at: Option<Instant>,
+    /// What it said last, and when.
+    pub(super) looked: Option<(Instant, Condition)>,
+    /// Set once it is being replaced: what its end is to be called.
+    pub(super) ejected: Option<Exit>,
+}
+
+/// What people are to be told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum News {
+    /// An instance is being replaced.
+    Ejected {
+        instance: InstanceId,
+        exit: Exit,
+        why: String,
+    },
+    /// A health request came to nothing because something else keeps the instance from answering.
+    Excused { instance: InstanceId, why: &'static str },
+    /// It is not started again for so long.
+    GaveUp {
+        pause: Duration,
+        reason: String,
+        others_serve: bool,
+    },
+    /// It runs again after that.
+    Recovered,
 }
 
 /// What became of the revision that was to be proven.

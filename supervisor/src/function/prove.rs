@@ -86,7 +86,7 @@ async fn warm_up(instance: &Instance) {
         if !instance.is_accepting() {
             return;
         }
-        if let Some(status) = ask(instance, path, "funcd-warmup").await {
+        if let Some(status) = ask(instance, path, "funcd-warmup", HEALTH_TIMEOUT).await {
             tracing::debug!(instance = %instance.id, path, status = status.as_u16(), "warmed up");
         } else {
             tracing::warn!(instance = %instance.id, path, "a warm-up request was not answered");
@@ -102,12 +102,17 @@ fn queue_is_empty(listener: &OwnedFd) -> bool {
 
 /// Whether `path` answers 2xx or 3xx.
 async fn answers(instance: &Instance, path: &str) -> bool {
-    let status = ask(instance, path, "funcd-health").await;
+    let status = ask(instance, path, "funcd-health", HEALTH_TIMEOUT).await;
     status.is_some_and(|status| status.is_success() || status.is_redirection())
 }
 
 /// What `path` answers, if it does in time.
-async fn ask(instance: &Instance, path: &str, agent: &'static str) -> Option<http::StatusCode> {
+pub(super) async fn ask(
+    instance: &Instance,
+    path: &str,
+    agent: &'static str,
+    patience: Duration,
+) -> Option<http::StatusCode> {
     let ask = async {
         let stream = instance.dial().await.ok()?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
@@ -124,6 +129,6 @@ async fn ask(instance: &Instance, path: &str, agent: &'static str) -> Option<htt
             _ = &mut connection => None,
         }
     };
-    let response = tokio::time::timeout(HEALTH_TIMEOUT, ask).await.ok().flatten();
+    let response = tokio::time::timeout(patience, ask).await.ok().flatten();
     response.map(|response| response.status())
 }

@@ -28,6 +28,11 @@ impl Entry {
                 (State::Draining { .. } | State::Backoff { .. }, _) => {}
             }
         }
+        let failed_until = failed_until.filter(|until| *until > effects.now);
+        if failed_until.is_some() {
+            // One that is still being started will most likely end like the others: nobody shall wait for that.
+            instances.retain(|instance| self.is_ready(instance.id));
+        }
         // Only where nothing runs: a request that finds an instance shall not wake another one.
         if self.slots.is_empty()
             && let Some(Standby::Waits(instance)) = &self.standby
@@ -35,19 +40,15 @@ impl Entry {
         {
             instances.push(Arc::clone(instance));
         }
-        instances.extend(
-            self.singles
-                .waiting(&self.current.revision)
-                .filter(|single| single.is_accepting())
-                .map(Arc::clone),
-        );
-        failed_until = failed_until.or(self.singles.refused_until());
+        instances.extend(self.singles.waiting(&self.current.revision).map(Arc::clone));
+        let singles_failed = self.singles.refused_until().filter(|until| *until > effects.now);
+        let failed_until = failed_until.or(singles_failed);
         let refusal = match (self.removed, failed_until) {
             (true, _) => Some(Refusal {
                 reason: "the function was removed".to_owned(),
                 until: None,
             }),
-            (false, Some(until)) if instances.is_empty() && until > effects.now => {
+            (false, Some(until)) if instances.is_empty() => {
                 // Callers get the kind of end alone: the launcher's words name paths and settings of this host.
                 let ended = self.last_exit.as_ref();
                 let ended = ended.map_or_else(String::new, |ended| ended.exit.to_string());
@@ -58,7 +59,7 @@ impl Entry {
             }
             (false, _) => None,
         };
-        let live = self.handle.live();
+        let live = Arc::clone(&*self.handle.live());
         let same_instances = live.instances.len() == instances.len()
             && live
                 .instances
@@ -73,6 +74,9 @@ impl Entry {
                 instances,
                 refusal,
             });
+        }
+        if self.tell_start() {
+            self.handle.refresh();
         }
     }
 }

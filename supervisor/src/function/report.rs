@@ -10,6 +10,8 @@ use metrics::{counter, gauge};
 use tokio::sync::watch;
 
 use super::handle::Revision;
+use super::place::News;
+use super::poison::Quarantined;
 use super::room::Held;
 use crate::catalog::{self, Entry};
 use crate::name::FunctionName;
@@ -130,6 +132,59 @@ impl Report {
         tracing::info!(%function, reason, "the host has no room for more instances of it; its requests wait");
     }
 
+    /// Something that people are to be told.
+    pub(super) fn news(&self, function: &FunctionName, news: News) {
+        let name = function.to_string();
+        match news {
+            News::Ejected { instance, exit, why } => {
+                let reason = exit.reason();
+                counter!(names::EJECTIONS_TOTAL, "function" => name, "reason" => reason).increment(1);
+                self.logs
+                    .note(function, &format!("instance {instance} is replaced: {why}"));
+                tracing::warn!(%function, %instance, reason, detail = why, "replaced: another is started, and this one ends once it \
+                    is done with what it works on");
+            }
+            News::Excused { instance, why } => {
+                counter!(names::HEALTH_REQUESTS_TOTAL, "function" => name, "result" => "excused")
+                    .increment(1);
+                tracing::info!(%function, %instance, reason = why, "it does not answer, and that is not held against it");
+            }
+            News::GaveUp {
+                pause,
+                reason,
+                others_serve,
+            } => {
+                counter!(names::GAVE_UP_TOTAL, "function" => name).increment(1);
+                let seconds = pause.as_secs_f64().ceil();
+                if others_serve {
+                    tracing::error!(%function, reason, seconds, "ALERT: those that run serve, but no more get ready: one is tried \
+                        again after `seconds`");
+                    return;
+                }
+                self.logs.note(
+                    function,
+                    &format!("it never gets ready ({reason}): requests are refused, next try in {seconds} s"),
+                );
+                tracing::error!(%function, reason, seconds, "ALERT: failed: its instances end before they are ready; requests are \
+                    refused at once, and one is tried again after `seconds`");
+            }
+            News::Recovered => {
+                self.logs.note(function, "it runs again");
+                tracing::warn!(%function, "recovered: one got ready again");
+            }
+        }
+    }
+
+    /// A request is refused from now on.
+    pub(crate) fn quarantined(&self, function: &FunctionName, quarantined: &Quarantined) {
+        tell_quarantined(function.as_str(), quarantined);
+        let Quarantined { what, request_id } = quarantined;
+        self.logs.note(
+            function,
+            &format!("{what} is in quarantine: two instances died of it, the last of request {request_id}"),
+        );
+    }
+
     /// How many instances are in each state.
     pub(super) fn instances(&self, by_state: &BTreeMap<&'static str, usize>) {
         for state in [
@@ -139,4 +194,17 @@ impl Report {
             gauge!(names::INSTANCES, "state" => state).set(count as f64);
         }
     }
+}
+
+/// Counts and logs a request that is refused from now on; request paths see that sometimes before `control` does.
+pub(crate) fn tell_quarantined(function: &str, quarantined: &Quarantined) {
+    let Quarantined { what, request_id } = quarantined;
+    counter!(names::QUARANTINES_TOTAL, "function" => function.to_owned()).increment(1);
+    tracing::warn!(
+        function,
+        request_id,
+        request = what,
+        seconds = crate::admission::eject::Quarantine::WHILE.as_secs(),
+        "in quarantine: two instances died of this request; its like is refused for `seconds`"
+    );
 }

@@ -38,7 +38,7 @@ impl Entry {
             start = sure + more;
             self.held = held;
         }
-        for _ in 0..start {
+        for _ in 0..start.min(self.may_start(effects.now)) {
             let left = effects.host.memory_available.saturating_sub(appetite.memory);
             effects.host.memory_available = left;
             self.start(Arc::clone(&self.current.revision), effects);
@@ -48,10 +48,11 @@ impl Entry {
     /// Takes a sample of what is asked of it: whether there is something to do about it.
     pub(super) fn sample(&mut self, now: Instant) -> bool {
         self.demand.note(self.handle.admitted(), now);
+        let has_suspects = self.take_attempts(now);
         if self.is_per_request() {
-            return self.singles_want(now);
+            return has_suspects || self.singles_want(now);
         }
-        !self.removed && self.plan(now) != Plan::default()
+        !self.removed && (has_suspects || self.plan(now) != Plan::default())
     }
 
     /// Whether samples are worth taking: something runs and was asked within the stable window.
@@ -64,6 +65,7 @@ impl Entry {
 
     /// What the sample asked for: also stops what was not needed for a stable window.
     pub(super) fn follow(&mut self, effects: &mut Effects<'_>) {
+        self.judge(effects);
         let surplus = match self.is_per_request() {
             true => 0,
             false => self.plan(effects.now).surplus,

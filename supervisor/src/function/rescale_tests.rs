@@ -9,15 +9,15 @@ use funcd_sandbox::wire::Usage;
 
 use super::entry::Entry;
 use super::entry_tests::{Story, revision};
-use super::handle::{Permit, ToControl};
+use super::handle::Offered;
 use super::instance::{Address, Instance};
 use super::room::{Held, HostFacts};
 use crate::catalog::manifest::Manifest;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-fn admitted(story: &Story, count: usize) -> Vec<Permit> {
-    (0..count).map(|_| story.entry.handle.admit().unwrap()).collect()
+fn admitted(story: &Story, count: usize) -> Vec<Offered> {
+    (0..count).map(|_| story.ask()).collect()
 }
 
 /// Sweeps for so long.
@@ -80,7 +80,7 @@ fn what_was_not_needed_for_a_minute_stops_while_the_rest_serves() {
     (1..=3).for_each(|id| drop(story.ready(id)));
     story.asked();
     permits.truncate(1);
-    let lease = story.entry.handle.try_lease().unwrap().unwrap();
+    let lease = story.entry.handle.try_lease(None).unwrap().unwrap();
     assert_eq!(lease.instance().id, InstanceId(1));
     sweeps(&mut story, 58 * SECOND);
     assert_eq!(story.asked(), [""; 0]);
@@ -151,13 +151,13 @@ fn nobody_asks_so_it_freezes_and_the_next_request_lets_it_go_on() {
         "what was asked before is no reason to go on"
     );
     assert!(
-        story.entry.handle.try_lease().unwrap().is_none(),
+        story.entry.handle.try_lease(None).unwrap().is_none(),
         "it answers nobody"
     );
     let _permit = admitted(&story, 1);
     story.with(Entry::wanted);
     assert_eq!(story.asked(), ["thaw 1"]);
-    let lease = story.entry.handle.try_lease().unwrap();
+    let lease = story.entry.handle.try_lease(None).unwrap();
     assert_eq!(lease.unwrap().instance().id, InstanceId(1));
 }
 
@@ -190,7 +190,7 @@ fn a_minimum_freezes_and_stays() {
 fn one_in_use_does_not_freeze() {
     let mut story = freezing(|_| {});
     let permit = admitted(&story, 1);
-    let lease = story.entry.handle.try_lease().unwrap();
+    let lease = story.entry.handle.try_lease(None).unwrap();
     story.now += 11 * SECOND;
     story.with(Entry::tick);
     assert_eq!(story.asked(), [""; 0]);
@@ -201,7 +201,7 @@ fn one_in_use_does_not_freeze() {
 fn a_request_that_comes_while_it_freezes_finds_its_place() {
     let mut story = freezing(|_| {});
     // Its lease is seen only once nobody else is let in any more.
-    let lease = story.entry.handle.try_lease().unwrap().unwrap();
+    let lease = story.entry.handle.try_lease(None).unwrap().unwrap();
     story.now += 600 * SECOND;
     story.with(|entry, effects| entry.rest(effects));
     assert!(!story.asked().contains(&"freeze 1".to_owned()));
@@ -234,11 +234,11 @@ fn a_frozen_one_is_taken_over_frozen() {
     let instance = Instance::new(InstanceId(9), current, Address::Unix("/nowhere".into()));
     story.with(|entry, effects| entry.adopt((InstanceId(9), 100), true, Arc::new(instance), effects));
     assert_eq!(states(&story), ["frozen"]);
-    assert!(story.entry.handle.try_lease().unwrap().is_none());
+    assert!(story.entry.handle.try_lease(None).unwrap().is_none());
     let _permit = admitted(&story, 1);
     story.with(Entry::wanted);
     assert_eq!(story.asked(), ["thaw 9"]);
-    assert!(story.entry.handle.try_lease().unwrap().is_some());
+    assert!(story.entry.handle.try_lease(None).unwrap().is_some());
 }
 
 #[test]
@@ -261,10 +261,9 @@ fn what_is_left_of_a_drain_changes_nothing_for_a_frozen_one() {
     story.pass();
     story.asked();
     // Told by a request that looked just before.
-    assert!(story.entry.handle.try_lease().unwrap().is_none());
+    assert!(story.entry.handle.try_lease(None).unwrap().is_none());
     story.with(|entry, effects| entry.drained(InstanceId(1), effects));
     assert_eq!((story.asked(), states(&story)), (vec![], vec!["frozen"]));
-    assert_ne!(story.inbox.try_recv(), Ok(ToControl::Woken(InstanceId(1))));
 }
 
 #[test]

@@ -60,12 +60,17 @@ enum Phase {
 impl Single {
     /// Whether it works on a request, or did so a moment ago.
     pub(super) fn runs(&self) -> bool {
-        matches!(self.phase, Phase::Works(_) | Phase::Leaves(..))
+        match &self.phase {
+            Phase::Asked => false,
+            // Whoever woke it tells nobody: that would take the CPU from it.
+            Phase::Waits(instance) => instance.is_woken(),
+            Phase::Works(_) | Phase::Leaves(..) => true,
+        }
     }
 
     /// Whether it was ended while it waited, because nobody needs it.
     pub(super) fn is_dismissed(&self) -> bool {
-        matches!(&self.phase, Phase::Waits(instance) if !instance.is_accepting())
+        matches!(&self.phase, Phase::Waits(instance) if !instance.is_accepting() && !instance.is_woken())
     }
 
     fn instance(&self) -> Option<&Arc<Instance>> {
@@ -133,7 +138,9 @@ impl Singles {
     /// Those that wait for a request, of one revision.
     pub(super) fn waiting<'a>(&'a self, revision: &'a Revision) -> impl Iterator<Item = &'a Arc<Instance>> {
         let waits = |single: &'a Single| match &single.phase {
-            Phase::Waits(instance) if single.revision.id == revision.id => Some(instance),
+            Phase::Waits(instance) if single.revision.id == revision.id && instance.is_accepting() => {
+                Some(instance)
+            }
             _ => None,
         };
         self.all.values().filter_map(waits)
@@ -269,7 +276,7 @@ impl Entry {
         let manifest = &self.current().manifest;
         let current = self.current().id;
         let counts = Counts {
-            requests: self.handle.waiting(),
+            requests: self.handle.turned_away(),
             ready: self
                 .singles
                 .all
@@ -406,8 +413,11 @@ mod tests {
         );
         let _gate = prepared(&mut story, 1);
         let function = Arc::clone(&story.entry.handle);
-        let lease = function.try_lease().unwrap().unwrap();
-        assert!(function.try_lease().unwrap().is_none(), "it has one place, once");
+        let lease = function.try_lease(None).unwrap().unwrap();
+        assert!(
+            function.try_lease(None).unwrap().is_none(),
+            "it has one place, once"
+        );
         lease.instance().wake_with(b"METHOD=GET\0").unwrap();
         story.with(|entry, effects| entry.single_woken(InstanceId(1), effects));
         let (more, killed) = asked(&mut story);
@@ -430,7 +440,7 @@ mod tests {
         asked(&mut story);
         let _gate = prepared(&mut story, 1);
         let function = Arc::clone(&story.entry.handle);
-        let lease = function.try_lease().unwrap().unwrap();
+        let lease = function.try_lease(None).unwrap().unwrap();
         lease.instance().wake_with(b"").unwrap();
         story.with(|entry, effects| entry.single_woken(InstanceId(1), effects));
         asked(&mut story);

@@ -168,10 +168,6 @@ impl Control {
     }
 
     pub(super) fn on_woken(&mut self, id: InstanceId) {
-        if let Some(name) = self.owners.get(&id).cloned() {
-            self.with(&name, |entry, effects| entry.single_woken(id, effects));
-            return;
-        }
         if let Some(name) = self.standbys.owner(id).cloned() {
             self.with(&name, |entry, effects| entry.woken(id, effects));
         }

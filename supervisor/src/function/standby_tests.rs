@@ -9,7 +9,7 @@ use funcd_sandbox::spec::InstanceId;
 
 use super::entry::Entry;
 use super::entry_tests::{Story, revision};
-use super::handle::{Revision, ToControl};
+use super::handle::Revision;
 use super::instance::{Address, Instance};
 
 /// A pipe's write end, and the other one that is to see the byte.
@@ -39,11 +39,13 @@ fn a_request_wakes_it_without_asking_anybody() {
     assert_eq!(story.entry.wants_standby(), Some(&first));
     let woken = prepared(&mut story, 7, &first);
     assert_eq!(story.entry.wants_standby(), None, "it has one");
-    let _permit = story.entry.handle.admit().unwrap();
-    let leases: Vec<_> = (0..2).map(|_| story.entry.handle.try_lease().unwrap()).collect();
+    let _permit = story.ask();
+    let leases: Vec<_> = (0..2)
+        .map(|_| story.entry.handle.try_lease(None).unwrap())
+        .collect();
     assert!(leases[0].is_some() && leases[1].is_none(), "it has one place");
     assert!(is_woken(&woken) && !is_woken(&woken), "once");
-    assert_eq!(story.inbox.try_recv(), Ok(ToControl::Woken(InstanceId(7))));
+    assert!(story.inbox.try_recv().is_err(), "control is left asleep");
     assert_eq!(story.entry.state().as_str(), "idle", "control does not know yet");
     story.with(|entry, effects| entry.woken(InstanceId(7), effects));
     assert_eq!(story.entry.state().as_str(), "starting");
@@ -60,9 +62,9 @@ fn a_minimum_or_a_wish_wakes_it_too() {
     let first = revision(1, |m| m.health.path = Some("/healthz".into()));
     let mut story = Story::new(Arc::clone(&first));
     let woken = prepared(&mut story, 7, &first);
-    let _permit = story.entry.handle.admit().unwrap();
+    let _permit = story.ask();
     assert!(
-        story.entry.handle.try_lease().unwrap().is_none(),
+        story.entry.handle.try_lease(None).unwrap().is_none(),
         "with a health path nobody leases what did not answer there"
     );
     story.with(Entry::wanted);
@@ -78,11 +80,11 @@ fn one_of_an_older_revision_is_never_woken() {
     let woken = prepared(&mut story, 7, &first);
     story.with(|entry, effects| entry.deploy(revision(2, |_| {}), effects));
     assert_eq!(story.asked(), ["kill 7"]);
-    assert!(story.entry.handle.try_lease().unwrap().is_none());
+    assert!(story.entry.handle.try_lease(None).unwrap().is_none());
     // Told of too late, it changes nothing.
     story.with(|entry, effects| entry.woken(InstanceId(7), effects));
     assert_eq!(story.entry.state().as_str(), "idle");
-    let _permit = story.entry.handle.admit().unwrap();
+    let _permit = story.ask();
     story.with(Entry::wanted);
     assert_eq!(story.asked(), ["launch 1 of 2"]);
     assert!(!is_woken(&woken));
@@ -93,8 +95,8 @@ fn one_that_was_woken_just_now_answers_before_it_goes() {
     let first = revision(1, |_| {});
     let mut story = Story::new(Arc::clone(&first));
     let woken = prepared(&mut story, 7, &first);
-    let _permit = story.entry.handle.admit().unwrap();
-    let lease = story.entry.handle.try_lease().unwrap();
+    let _permit = story.ask();
+    let lease = story.entry.handle.try_lease(None).unwrap();
     assert!(is_woken(&woken));
     // Replaced before `control` has heard of it.
     story.with(|entry, effects| entry.deploy(revision(2, |_| {}), effects));
@@ -122,11 +124,11 @@ fn one_that_failed_is_not_tried_again_before_a_start_has_worked() {
     let _woken = prepared(&mut story, 7, &first);
     story.with(|entry, effects| entry.lose_standby(InstanceId(7), effects));
     assert!(
-        story.entry.handle.try_lease().unwrap().is_none(),
+        story.entry.handle.try_lease(None).unwrap().is_none(),
         "it is not leased any more"
     );
     assert_eq!(story.entry.wants_standby(), None);
-    let permit = story.entry.handle.admit().unwrap();
+    let permit = story.ask();
     story.with(Entry::wanted);
     story.ready(1);
     drop(permit);
@@ -140,8 +142,8 @@ fn a_woken_one_that_can_not_start_is_started_again_the_usual_way() {
     let first = revision(1, |_| {});
     let mut story = Story::new(Arc::clone(&first));
     let _woken = prepared(&mut story, 7, &first);
-    let _permit = story.entry.handle.admit().unwrap();
-    let lease = story.entry.handle.try_lease().unwrap();
+    let _permit = story.ask();
+    let lease = story.entry.handle.try_lease(None).unwrap();
     story.with(|entry, effects| entry.woken(InstanceId(7), effects));
     drop(lease);
     let exit = Exit::Launch {

@@ -11,6 +11,7 @@ use super::entry::Entry;
 use super::handle::Revision;
 use super::state::State;
 use crate::admin::view;
+use crate::admission::View;
 use crate::name::{FunctionName, RevisionId};
 
 /// One function.
@@ -32,6 +33,8 @@ pub struct FunctionStatus {
     pub in_flight: usize,
     /// Requests that wait for an instance.
     pub waiting: usize,
+    /// What admission knows; `None`: it was never asked.
+    pub admission: Option<View>,
     /// Whether a process waits right before exec.
     pub standby: bool,
     /// Its places that are not idle.
@@ -122,6 +125,7 @@ fn function(name: &FunctionName, entry: &Entry) -> FunctionStatus {
         routes,
         in_flight: entry.handle.admitted(),
         waiting: entry.handle.waiting(),
+        admission: entry.handle.view(),
         standby: entry.has_standby() || entry.singles.ahead() > 0,
         instances: instances.chain(singles).collect(),
         rejected: entry.rejected.clone(),

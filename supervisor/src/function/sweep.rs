@@ -55,11 +55,15 @@ impl Control {
     /// When there is something to do by itself.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let sweep = (!self.in_use.is_empty()).then_some(self.sweep_at);
-        self.agenda.next().into_iter().chain(sweep).min()
+        let busy = self.busy.deadline();
+        self.agenda.next().into_iter().chain(sweep).chain(busy).min()
     }
 
     pub(super) fn on_tick(&mut self) {
         let now = Instant::now();
+        if self.busy.deadline().is_some_and(|at| at <= now) {
+            self.look_at_busy(now);
+        }
         for name in self.agenda.due(now) {
             self.with(&name, Entry::tick);
         }

@@ -3,7 +3,7 @@
 //! atomic each, `control` is told.
 //!
 //! ```text
-//! gauges (proc, own cgroup) → overloads → steady → brownout → threshold, header (atomics) · control (scale, reclaim) · log, metrics
+//! gauges (proc, own cgroup) → overloads → steady → brownout → header (an atomic) · control (scale, reclaim, admission) · log, metrics
 //! ```
 
 mod gauges;
@@ -43,11 +43,9 @@ impl State {
 /// Whom the timer tells.
 #[derive(Debug)]
 pub struct Told {
-    /// Requests with a score above this are refused ([`crate::admission::brownout::score`]); 100: none.
-    pub threshold: Arc<AtomicU8>,
     /// The value of `x-funcd-brownout` for functions; 0: none.
     pub header: Arc<AtomicU8>,
-    /// `control`, which stops scaling up and reclaims. Told again at each sample while there is something to reclaim.
+    /// `control`, which stops scaling up, reclaims, and tells admission whom to refuse. Told again at each sample while there is something to reclaim.
     pub control: tokio::sync::watch::Sender<Brownout>,
     /// The admin API.
     pub admin: tokio::sync::watch::Sender<State>,

@@ -40,7 +40,6 @@ pub async fn watch(mut gauges: Gauges, told: Told, acts: bool) {
 impl Told {
     fn tell(&self, state: &State, acts: bool) {
         let brownout = if acts { state.brownout } else { Brownout::NONE };
-        self.threshold.store(brownout.threshold, Ordering::Relaxed);
         let header = if brownout.header {
             (brownout.overload * 100.0).round() as u8
         } else {
@@ -91,14 +90,12 @@ fn record(overloads: &Overloads, brownout: &Brownout) {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::sync::atomic::AtomicU8;
 
     use super::*;
 
     fn told() -> (Told, tokio::sync::watch::Receiver<Brownout>) {
         let (control, seen) = tokio::sync::watch::channel(Brownout::NONE);
         let told = Told {
-            threshold: Arc::new(AtomicU8::new(100)),
             header: Arc::default(),
             control,
             admin: tokio::sync::watch::channel(State::new(SystemTime::UNIX_EPOCH)).0,
@@ -120,7 +117,7 @@ mod tests {
         assert!(!control.has_changed().unwrap(), "nothing has changed");
         for _ in 0..2 {
             told.tell(&state(0.8), true);
-            assert_eq!(told.threshold.load(Ordering::Relaxed), 49);
+            assert_eq!(control.borrow().threshold, 49);
             assert_eq!(told.header.load(Ordering::Relaxed), 80);
             assert!(
                 control.has_changed().unwrap(),
@@ -129,7 +126,6 @@ mod tests {
             assert!(control.borrow_and_update().reclaim_idle);
         }
         told.tell(&state(0.0), true);
-        assert_eq!(told.threshold.load(Ordering::Relaxed), 100);
         assert_eq!(told.header.load(Ordering::Relaxed), 0);
         assert_eq!(*control.borrow_and_update(), Brownout::NONE);
     }
@@ -138,7 +134,7 @@ mod tests {
     fn switched_off_it_is_only_shown() {
         let (told, control) = told();
         told.tell(&state(0.8), false);
-        assert_eq!(told.threshold.load(Ordering::Relaxed), 100);
+        assert_eq!(control.borrow().threshold, 100);
         assert!(!control.has_changed().unwrap());
         assert_eq!(told.admin.borrow().brownout.threshold, 49);
     }

@@ -8,15 +8,17 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
 use super::headers;
 use super::pool::Upstream;
 use super::visit::Visit;
 use super::watch::Watch;
+use crate::admission::door::Permit;
 use crate::contract::process::{Output, Trouble};
-use crate::function::handle::{Lease, Permit};
+use crate::function::handle::Lease;
 use crate::function::instance::Address;
 use crate::ledger::record::End;
 
@@ -60,10 +62,19 @@ impl fmt::Display for Fault {
 
 impl std::error::Error for Fault {}
 
+/// Where a request body comes from.
+enum Source {
+    /// There is none.
+    None,
+    /// The caller.
+    Caller(Incoming),
+    /// It is all there, so that it can be sent again.
+    Kept(Bytes, Option<HeaderMap>),
+}
+
 /// A request body on its way to an instance.
 pub(super) struct Upload {
-    /// `None`: there is none.
-    incoming: Option<Incoming>,
+    source: Source,
     /// Bytes that may still come.
     left: u64,
     /// How long nothing may come.
@@ -78,7 +89,10 @@ impl Upload {
             .uploading
             .store(!incoming.is_end_stream(), Ordering::Relaxed);
         Upload {
-            incoming: (!incoming.is_end_stream()).then_some(incoming),
+            source: match incoming.is_end_stream() {
+                true => Source::None,
+                false => Source::Caller(incoming),
+            },
             left: limit,
             patience,
             waiting: false,
@@ -86,15 +100,62 @@ impl Upload {
         }
     }
 
-    /// No body, for a request that is sent again.
+    /// No body.
+    #[cfg(any(test, fuzzing))]
     pub(super) fn none(watch: &Arc<Watch>) -> Upload {
         Upload {
-            incoming: None,
+            source: Source::None,
             left: 0,
             patience: Duration::ZERO,
             waiting: false,
             watch: Arc::clone(watch),
         }
+    }
+
+    /// The same once more, for a request that is sent again; `None`: its caller sends it only once.
+    pub(super) fn again(&self) -> Option<Upload> {
+        let source = match &self.source {
+            Source::None => Source::None,
+            Source::Caller(_) => return None,
+            Source::Kept(bytes, trailers) => Source::Kept(bytes.clone(), trailers.clone()),
+        };
+        Some(Upload {
+            source,
+            left: 0,
+            patience: Duration::ZERO,
+            waiting: false,
+            watch: Arc::clone(&self.watch),
+        })
+    }
+
+    /// Whether all of it is at hand.
+    pub(super) fn is_at_hand(&self) -> bool {
+        !matches!(self.source, Source::Caller(_))
+    }
+
+    /// Takes all of it from the caller. `None`: the time-out of the request passed first.
+    ///
+    /// # Errors
+    /// [`Fault`] when it broke off.
+    pub(super) async fn keep(&mut self) -> Option<Result<(), Fault>> {
+        let (mut bytes, mut trailers) = (BytesMut::new(), None);
+        loop {
+            let frame = std::future::poll_fn(|cx| match Pin::new(&mut *self).poll_frame(cx) {
+                Poll::Pending if self.watch.missed(&self.watch.head) => Poll::Ready(None),
+                Poll::Pending => Poll::Pending,
+                Poll::Ready(frame) => Poll::Ready(Some(frame)),
+            });
+            match frame.await? {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => bytes.extend_from_slice(&data),
+                    Err(frame) => trailers = frame.into_trailers().ok(),
+                },
+                Some(Err(fault)) => return Some(Err(fault)),
+                None => break,
+            }
+        }
+        self.source = Source::Kept(bytes.freeze(), trailers);
+        Some(Ok(()))
     }
 
     fn fail(&self, fault: Fault) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
@@ -110,8 +171,15 @@ impl Body for Upload {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
         let this = self.get_mut();
-        let Some(incoming) = &mut this.incoming else {
-            return Poll::Ready(None);
+        let incoming = match &mut this.source {
+            Source::None => return Poll::Ready(None),
+            Source::Caller(incoming) => incoming,
+            Source::Kept(bytes, _) if !bytes.is_empty() => {
+                return Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes)))));
+            }
+            Source::Kept(_, trailers) => {
+                return Poll::Ready(trailers.take().map(|all| Ok(Frame::trailers(all))));
+            }
         };
         let Poll::Ready(frame) = Pin::new(incoming).poll_frame(cx) else {
             if !std::mem::replace(&mut this.waiting, true) {
@@ -126,7 +194,7 @@ impl Body for Upload {
         }
         match frame {
             None => {
-                this.watch.uploading.store(false, Ordering::Relaxed);
+                this.watch.end_upload();
                 Poll::Ready(None)
             }
             Some(Err(_)) if this.watch.is_flawed() => this.fail(Fault::Malformed),
@@ -142,7 +210,7 @@ impl Body for Upload {
                 this.left = left;
                 this.watch.uploaded.fetch_add(bytes, Ordering::Relaxed);
                 if frame.is_trailers() || this.is_end_stream() {
-                    this.watch.uploading.store(false, Ordering::Relaxed);
+                    this.watch.end_upload();
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
@@ -150,13 +218,19 @@ impl Body for Upload {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.as_ref().is_none_or(Body::is_end_stream)
+        match &self.source {
+            Source::None => true,
+            Source::Caller(incoming) => incoming.is_end_stream(),
+            Source::Kept(bytes, trailers) => bytes.is_empty() && trailers.is_none(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming
-            .as_ref()
-            .map_or(SizeHint::with_exact(0), Body::size_hint)
+        match &self.source {
+            Source::None => SizeHint::with_exact(0),
+            Source::Caller(incoming) => incoming.size_hint(),
+            Source::Kept(bytes, _) => SizeHint::with_exact(bytes.len() as u64),
+        }
     }
 }
 
@@ -173,7 +247,7 @@ impl fmt::Display for Aborted {
 impl std::error::Error for Aborted {}
 
 /// Where a function's response body comes from.
-pub(super) enum Source {
+pub(super) enum Origin {
     /// A connection to an instance.
     Wire(Incoming),
     /// A process that was started for the request.
@@ -199,32 +273,32 @@ impl fmt::Display for Cut {
     }
 }
 
-impl Source {
+impl Origin {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
         match self {
-            Source::Wire(incoming) => Pin::new(incoming).poll_frame(cx).map_err(Cut::Wire),
-            Source::Process(output) => output.poll_frame(cx).map_err(Cut::Process),
+            Origin::Wire(incoming) => Pin::new(incoming).poll_frame(cx).map_err(Cut::Wire),
+            Origin::Process(output) => output.poll_frame(cx).map_err(Cut::Process),
         }
     }
 
     /// Nobody wants the rest of it.
     fn give_up(&mut self) {
-        if let Source::Process(output) = self {
+        if let Origin::Process(output) = self {
             *output = Output::Whole(Bytes::new());
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Source::Wire(incoming) => incoming.is_end_stream(),
-            Source::Process(output) => output.is_over(),
+            Origin::Wire(incoming) => incoming.is_end_stream(),
+            Origin::Process(output) => output.is_over(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Source::Wire(incoming) => incoming.size_hint(),
-            Source::Process(output) => output
+            Origin::Wire(incoming) => incoming.size_hint(),
+            Origin::Process(output) => output
                 .length()
                 .map_or_else(SizeHint::default, SizeHint::with_exact),
         }
@@ -269,7 +343,7 @@ impl Body for Reply {
 /// A function's response body. Dropped early it closes the upstream connection, which is how the function learns that
 /// nobody listens any more.
 pub(super) struct Download {
-    source: Source,
+    source: Origin,
     // Released in this order: the place is free only when nothing of this request is left on the connection.
     upstream: Option<Box<Upstream>>,
     lease: Option<Lease>,
@@ -282,7 +356,7 @@ pub(super) struct Download {
 
 impl Download {
     pub(super) fn new(
-        source: Source,
+        source: Origin,
         upstream: Option<Box<Upstream>>,
         lease: Lease,
         permit: Permit,

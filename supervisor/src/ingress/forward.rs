@@ -1,5 +1,5 @@
-//! Hands a request to an instance and waits for the response head. What was not written is tried again on another
-//! connection; what may have had an effect never is.
+//! Hands a request to an instance and waits for the response head. What nobody can have read is sent again; what an instance may
+//! have read only once more, if that is safe and there is budget; what may have had an effect never is.
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
@@ -9,19 +9,24 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use http::{Method, Request, Response};
-use hyper::body::{Body, Incoming};
+use funcd_sandbox::spec::InstanceId;
+use http::{Request, Response};
+use hyper::body::Incoming;
 use tracing::{debug, info};
 
-use super::body::{Fault, Source, Upload};
+use super::body::{Fault, Origin, Upload};
 use super::per_request;
 use super::pool::{self, Upstream};
 use super::respond::{Kind, Problem};
+use super::suspect::Suspect;
+use super::terms::Terms;
 use super::watch::Watch;
 use super::worker::Worker;
+use crate::admission;
+use crate::admission::door::{Permit, Ticket};
 use crate::catalog::manifest::Contract;
 use crate::contract::{self, fdk, ironhttp};
-use crate::function::handle::{Function, Lease, ToControl, Unavailable};
+use crate::function::handle::{Function, Lease, Offered, ToControl, Unavailable};
 use crate::function::instance::Instance;
 use crate::ledger::record::{Outcome, Record, Start};
 
@@ -31,10 +36,11 @@ const REFUSALS: u32 = 8;
 
 /// A response head and all that its body needs.
 pub(super) struct Answer {
-    pub(super) response: Response<Source>,
+    pub(super) response: Response<Origin>,
     /// `None`: it came from no connection.
     pub(super) upstream: Option<Box<Upstream>>,
     pub(super) lease: Lease,
+    pub(super) permit: Permit,
 }
 
 /// Why there is no response head.
@@ -47,73 +53,106 @@ pub(super) enum Broken {
     TooLate,
 }
 
-/// Leases an instance, connects, sends, and waits until `deadline` for the head.
+/// Waits for its turn, leases an instance, connects, sends, and waits until its deadline for the head.
 pub(super) async fn forward(
     function: &Arc<Function>,
+    offered: Offered,
     mut request: Request<Upload>,
     (worker, watch, record): (&Worker, &Arc<Watch>, &RefCell<Record>),
-    deadline: Instant,
+    terms: &Terms,
 ) -> Result<Answer, Problem> {
+    record.borrow_mut().begin_attempt();
+    // Declared first, so that it is given back last: the function works on the request until its connection is closed.
+    let permit = match offered {
+        Offered::Go(permit) => permit,
+        Offered::Wait(ticket, instances) => {
+            record.borrow_mut().queues(function.waiting(), instances);
+            turn(function, ticket, record, terms).await.map_err(unavailable)?
+        }
+    };
     let contract = function.live().revision.manifest.contract;
-    if contract.is_per_request() {
-        return per_request::answer(function, request, (watch, record), deadline).await;
-    }
     match contract {
-        Contract::Fn => fdk::call(&mut request, deadline.saturating_duration_since(Instant::now())),
+        Contract::Stdio | Contract::Cgi => {
+            return per_request::answer(function, permit, request, (watch, record), terms).await;
+        }
+        Contract::Fn => fdk::call(
+            &mut request,
+            terms.deadline.saturating_duration_since(Instant::now()),
+        ),
         Contract::Ironhttp if !ironhttp::call(function.name.as_str(), &mut request) => {
             return Err(Problem::new(
                 Kind::LengthRequired,
                 "its length is to be said before the body: send it with Content-Length",
             ));
         }
-        _ => {}
+        Contract::Http | Contract::Port(_) | Contract::Ironhttp => {}
     }
-    let repeatable = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
-    let safe = repeatable && request.body().is_end_stream();
-    let (mut refusals, mut repeated) = (0, false);
+    if terms.keeps_body(&request) {
+        match request.body_mut().keep().await {
+            Some(Ok(())) => {}
+            Some(Err(fault)) => return Err(faulty(fault)),
+            None => return Err(too_late()),
+        }
+    }
+    let (mut refusals, mut retries, mut avoid) = (0, 0, None);
+    let suspect = Suspect::of(&request);
     loop {
-        record.borrow_mut().begin_attempt();
-        let lease = lease(function, record, deadline).await.map_err(unavailable)?;
+        suspect.check(function).await?;
+        let lease = lease(function, record, avoid, terms.deadline)
+            .await
+            .map_err(unavailable)?;
         let instance = lease.instance();
-        record.borrow_mut().leases(instance.id.0, start(instance));
+        let found = start(instance);
+        record.borrow_mut().leases(instance.id.0, found);
+        let repeatable = terms.may_repeat(request.method(), request.body().is_at_hand(), retries);
         let keep = !instance.revision.manifest.takes_one_connection();
         let parked = if keep {
-            pool::pop_open(&worker.pool, instance, !safe).await
+            pool::pop_open(&worker.pool, instance, !repeatable).await
         } else {
             None
         };
         let mut upstream = match parked {
             Some(upstream) => upstream,
-            None => match dial(&lease, deadline).await {
+            None => match dial(&lease, terms.deadline).await {
                 Ok(upstream) => {
                     record.borrow_mut().dials();
                     upstream
                 }
-                Err(problem) if problem.kind == Kind::ConnectionRefused && refusals < REFUSALS => {
-                    record.borrow_mut().fails(Outcome::Refused);
-                    log_retry(worker, function, record, "connection-refused");
-                    drop(lease);
-                    tokio::time::sleep(Duration::from_millis(1 << refusals)).await;
-                    refusals += 1;
-                    continue;
-                }
                 Err(problem) => {
-                    record.borrow_mut().fails(match problem.kind {
-                        Kind::ConnectionRefused => Outcome::Refused,
-                        _ => Outcome::TooLate,
+                    function.note_end(instance, admission::Outcome::Dropped, None);
+                    let refused = problem.kind == Kind::ConnectionRefused;
+                    record.borrow_mut().fails(match refused {
+                        true => Outcome::Refused,
+                        false => Outcome::TooLate,
                     });
-                    return Err(problem);
+                    if !refused || refusals == REFUSALS {
+                        return Err(problem);
+                    }
+                    log_retry(worker, function, record, "connection-refused");
+                    avoid = Some(instance.id);
+                    drop(lease);
+                    pause(function, &mut refusals).await;
+                    record.borrow_mut().begin_attempt();
+                    continue;
                 }
             },
         };
-        // A connection that was idle may have been closed for no reason of this request's; and what was sent ahead of a
-        // process that then could not be started was read by nobody.
+        // What was sent ahead of a process that then could not be started was read by nobody.
         let unborn = !instance.is_running();
-        let may_repeat = (upstream.reused && !repeated) || unborn;
-        let spare = (safe && may_repeat).then(|| spare(&request, watch));
-        match exchange(&mut upstream, request, watch).await {
+        let spare = (repeatable || unborn).then(|| again(&request)).flatten();
+        let dispatched = Instant::now();
+        if !terms.say_left(request.headers_mut(), dispatched) {
+            return Err(too_late());
+        }
+        let sent = exchange(&mut upstream, request, watch).await;
+        suspect.note(function, instance, (&sent, watch), record);
+        let broken = match sent {
             Ok(response) => {
-                record.borrow_mut().answers();
+                let head = record.borrow_mut().answers();
+                // The answer of one that was just starting is no measure of those to come.
+                let took = head.saturating_duration_since(watch.complete_at(dispatched));
+                let took = (found == Start::Warm).then_some(took);
+                function.note_end(instance, admission::Outcome::Answered, took);
                 if instance.note_answer() {
                     function.tell(ToControl::Answered(instance.id));
                 }
@@ -125,56 +164,79 @@ pub(super) async fn forward(
                     trouble.problem
                 })?;
                 return Ok(Answer {
-                    response: response.map(Source::Wire),
+                    response: response.map(Origin::Wire),
                     upstream: Some(upstream),
                     lease,
+                    permit,
                 });
             }
-            Err(Broken::NotWritten(back)) if upstream.reused || refusals < REFUSALS => {
-                refusals += u32::from(!upstream.reused);
-                request = *back;
+            Err(broken) => broken,
+        };
+        match broken {
+            Broken::NotWritten(back) => {
                 record.borrow_mut().fails(Outcome::NotWritten);
+                if !upstream.reused {
+                    function.note_end(instance, admission::Outcome::Failed, None);
+                    if refusals == REFUSALS {
+                        return Err(refused());
+                    }
+                    avoid = Some(instance.id);
+                    refusals += 1;
+                }
+                request = *back;
                 log_retry(worker, function, record, "not-written");
             }
-            Err(Broken::NotWritten(_)) => {
-                record.borrow_mut().fails(Outcome::NotWritten);
-                return Err(refused());
-            }
-            Err(Broken::Died(error)) => match (Fault::of(watch), spare) {
-                (None, Some(spare))
-                    if !error.as_ref().is_some_and(hyper::Error::is_parse)
-                        && (upstream.reused || !instance.is_running()) =>
-                {
-                    let (outcome, reason) = match upstream.reused {
-                        true => (Outcome::Stale, "idle-connection-ended"),
-                        false => (Outcome::Unborn, "instance-never-ran"),
-                    };
-                    record.borrow_mut().fails(outcome);
-                    log_retry(worker, function, record, reason);
-                    repeated |= upstream.reused;
-                    request = spare;
-                }
-                (Some(fault), _) => {
+            Broken::Died(error) => {
+                if let Some(fault) = Fault::of(watch) {
                     record.borrow_mut().fails(Outcome::BadBody);
                     return Err(faulty(fault));
                 }
-                (None, _) => {
-                    let malformed = error.as_ref().is_some_and(hyper::Error::is_parse);
-                    record.borrow_mut().fails(match malformed {
-                        true => Outcome::Malformed,
-                        false => Outcome::Died,
+                let malformed = error.as_ref().is_some_and(hyper::Error::is_parse);
+                let never_ran = unborn && !instance.is_running();
+                record
+                    .borrow_mut()
+                    .fails(match (malformed, never_ran, upstream.reused) {
+                        (true, ..) => Outcome::Malformed,
+                        (false, true, _) => Outcome::Unborn,
+                        (false, false, true) => Outcome::Stale,
+                        (false, false, false) => Outcome::Died,
                     });
-                    return Err(died(error.as_ref()));
+                function.note_end(instance, admission::Outcome::Failed, None);
+                let problem = || died(error.as_ref());
+                let Some(spare) = spare.filter(|_| !malformed) else {
+                    return Err(problem());
+                };
+                if !never_ran {
+                    if !repeatable {
+                        return Err(problem());
+                    }
+                    let granted = function.may_retry();
+                    function.metrics().retried(granted);
+                    if !granted {
+                        return Err(problem().because("retry-budget"));
+                    }
+                    retries += 1;
                 }
-            },
-            Err(Broken::TooLate) => {
+                log_retry(
+                    worker,
+                    function,
+                    record,
+                    match (never_ran, upstream.reused) {
+                        (true, _) => "instance-never-ran",
+                        (false, true) => "idle-connection-ended",
+                        (false, false) => "instance-ended",
+                    },
+                );
+                avoid = Some(instance.id);
+                request = spare;
+            }
+            Broken::TooLate => {
                 record.borrow_mut().fails(Outcome::TooLate);
-                return Err(Problem::new(
-                    Kind::ResponseTimeout,
-                    "no response head within the function's time-out",
-                ));
+                function.note_end(instance, admission::Outcome::Dropped, None);
+                return Err(too_late());
             }
         }
+        record.borrow_mut().begin_attempt();
     }
 }
 
@@ -223,13 +285,36 @@ fn understand(contract: Contract, response: Response<Incoming>) -> Result<Respon
     }
 }
 
+/// An instance that was just refused by the only instance is still listed for a moment.
+async fn pause(function: &Function, refusals: &mut u32) {
+    if function.live().instances.len() <= 1 {
+        tokio::time::sleep(Duration::from_millis(1 << *refusals)).await;
+    }
+    *refusals += 1;
+}
+
+/// Waits for the permit; how long is noted.
+async fn turn(
+    function: &Arc<Function>,
+    ticket: Ticket,
+    record: &RefCell<Record>,
+    terms: &Terms,
+) -> Result<Permit, Unavailable> {
+    let began = Instant::now();
+    let permit = function.turn(ticket, terms.deadline).await;
+    record.borrow_mut().leaves_queue();
+    function.metrics().queue_wait.record(began.elapsed());
+    permit
+}
+
 /// A place in an instance. A wait for it is noted; a place that is free costs no look at the clock.
 pub(super) async fn lease(
     function: &Arc<Function>,
     record: &RefCell<Record>,
+    avoid: Option<InstanceId>,
     deadline: Instant,
 ) -> Result<Lease, Unavailable> {
-    let mut leasing = pin!(function.lease(deadline));
+    let mut leasing = pin!(function.lease(avoid, deadline));
     if let Poll::Ready(lease) = poll_fn(|cx| Poll::Ready(leasing.as_mut().poll(cx))).await {
         return lease;
     }
@@ -265,18 +350,18 @@ fn log_retry(worker: &Worker, function: &Function, record: &RefCell<Record>, rea
             attempt,
             reason,
             others,
-            "nobody read the request: sent again; one a second is written here, `others` were since the last"
+            "a request was sent again; one a second is written here, `others` were since the last"
         );
     }
 }
 
-/// The same request once more; it has no body.
-fn spare(request: &Request<Upload>, watch: &Arc<Watch>) -> Request<Upload> {
-    let mut spare = Request::new(Upload::none(watch));
-    spare.method_mut().clone_from(request.method());
-    spare.uri_mut().clone_from(request.uri());
-    spare.headers_mut().clone_from(request.headers());
-    spare
+/// The same request once more, if its body is at hand.
+fn again(request: &Request<Upload>) -> Option<Request<Upload>> {
+    let mut again = Request::new(request.body().again()?);
+    again.method_mut().clone_from(request.method());
+    again.uri_mut().clone_from(request.uri());
+    again.headers_mut().clone_from(request.headers());
+    Some(again)
 }
 
 async fn dial(lease: &Lease, deadline: Instant) -> Result<Box<Upstream>, Problem> {
@@ -326,10 +411,7 @@ pub(super) async fn exchange(
 
 pub(super) fn unavailable(why: Unavailable) -> Problem {
     match why {
-        Unavailable::QueueFull => Problem::new(
-            Kind::QueueFull,
-            "as many requests wait as the function can answer in time",
-        ),
+        Unavailable::Shed(reason) => Problem::shed(reason),
         Unavailable::Refused(refusal) => Problem {
             retry_after: refusal
                 .until
@@ -341,6 +423,13 @@ pub(super) fn unavailable(why: Unavailable) -> Problem {
             "no instance had a free place within the function's time-out",
         ),
     }
+}
+
+fn too_late() -> Problem {
+    Problem::new(
+        Kind::ResponseTimeout,
+        "no response head within the time that the request may take",
+    )
 }
 
 fn refused() -> Problem {

@@ -203,7 +203,12 @@ pub(super) fn strip_request(headers: &mut HeaderMap, version: Version, trusted: 
 /// Fields by which a peer says who called, how and for what; with `_` for `-` too, because CGI-like servers can't
 /// tell the two apart.
 fn is_claim(name: &str) -> bool {
-    let claim = |name: &str| name == "forwarded" || name == "x-real-ip" || name.starts_with("x-forwarded-");
+    let claim = |name: &str| {
+        name == "forwarded"
+            || name == "x-real-ip"
+            || name.starts_with("x-forwarded-")
+            || name.starts_with("x-funcd-")
+    };
     if !name.contains('_') {
         return claim(name);
     }
@@ -213,11 +218,13 @@ fn is_claim(name: &str) -> bool {
             name.as_str(),
             "content-length"
                 | "host"
+                | "grpc-timeout"
                 | "proxy"
                 | "traceparent"
                 | "tracestate"
                 | "transfer-encoding"
                 | "x-request-id"
+                | "x-request-timeout-ms"
         )
 }
 
@@ -385,6 +392,7 @@ pub(super) fn strip_trailer(trailer: &mut HeaderMap) {
                         | "content-length"
                         | "cookie"
                         | "expect"
+                        | "grpc-timeout"
                         | "host"
                         | "keep-alive"
                         | "proxy"
@@ -399,6 +407,7 @@ pub(super) fn strip_trailer(trailer: &mut HeaderMap) {
                         | "transfer-encoding"
                         | "upgrade"
                         | "x-request-id"
+                        | "x-request-timeout-ms"
                 )
         })
         .cloned()

@@ -28,6 +28,8 @@ mod pool;
 mod request;
 mod respond;
 mod route;
+mod suspect;
+mod terms;
 mod trust;
 mod upgrade;
 mod visit;

@@ -9,14 +9,17 @@ use http::Request;
 use http::header;
 use hyper::body::Body;
 
-use super::body::{Fault, Source, Upload};
+use super::body::{Fault, Origin, Upload};
 use super::forward::{Answer, faulty, lease, unavailable};
 use super::respond::{Kind, Problem};
+use super::terms::Terms;
 use super::watch::Watch;
+use crate::admission;
+use crate::admission::door::Permit;
 use crate::catalog::manifest::{Contract, Mode};
 use crate::contract::process::{Process, Trouble};
 use crate::contract::{cgi, stdio, variables};
-use crate::function::handle::{Function, ToControl};
+use crate::function::handle::Function;
 use crate::ledger::record::{Outcome, Record, Start};
 
 /// So many processes that ended while they waited are passed over, one after the other.
@@ -25,10 +28,12 @@ const PASSED_OVER: u32 = 8;
 /// Leases a process, gives it the request, and waits until `deadline` for what its contract takes for a head.
 pub(super) async fn answer(
     function: &Arc<Function>,
+    permit: Permit,
     request: Request<Upload>,
     (watch, record): (&Arc<Watch>, &RefCell<Record>),
-    deadline: Instant,
+    terms: &Terms,
 ) -> Result<Answer, Problem> {
+    let deadline = terms.deadline;
     let (parts, mut upload) = request.into_parts();
     let manifest = Arc::clone(&function.live().revision.manifest);
     let length = upload.size_hint().exact();
@@ -40,13 +45,13 @@ pub(super) async fn answer(
     };
     let mut passed_over = 0;
     let (lease, process) = loop {
-        record.borrow_mut().begin_attempt();
-        let lease = lease(function, record, deadline).await.map_err(unavailable)?;
+        let lease = lease(function, record, None, deadline)
+            .await
+            .map_err(unavailable)?;
         let instance = lease.instance();
         record.borrow_mut().leases(instance.id.0, Start::Prepared);
         match Process::start(instance, &block, upload, deadline) {
             Ok(process) => {
-                function.tell(ToControl::Woken(instance.id));
                 break (lease, process);
             }
             Err((_, back)) => {
@@ -55,6 +60,7 @@ pub(super) async fn answer(
                 passed_over += 1;
             }
         }
+        record.borrow_mut().begin_attempt();
         if passed_over > PASSED_OVER {
             return Err(Problem::new(
                 Kind::ConnectionRefused,
@@ -62,6 +68,7 @@ pub(super) async fn answer(
             ));
         }
     };
+    let began = Instant::now();
     let answered = match manifest.contract {
         Contract::Cgi => cgi::answer(process).await,
         _ => {
@@ -75,19 +82,23 @@ pub(super) async fn answer(
     };
     match answered {
         Ok(response) => {
-            record.borrow_mut().answers();
+            let head = record.borrow_mut().answers();
+            let took = head.saturating_duration_since(watch.complete_at(began));
+            function.note_end(lease.instance(), admission::Outcome::Answered, Some(took));
             Ok(Answer {
-                response: response.map(Source::Process),
+                response: response.map(Origin::Process),
                 upstream: None,
                 lease,
+                permit,
             })
         }
         Err(trouble) => {
             record.borrow_mut().fails(outcome(&trouble));
+            function.note_end(lease.instance(), seen(&trouble), None);
             let is_classic = manifest.contract == Contract::Stdio && manifest.stdio.mode == Mode::Classic;
             let mut problem = problem(trouble, is_classic, Fault::of(watch));
             if let Some(found) = manifest.found.as_ref().filter(|_| is_of_contract(&problem)) {
-                problem.detail += &found.advice();
+                problem.detail = format!("{}{}", problem.detail, found.advice()).into();
             }
             Err(problem)
         }
@@ -109,6 +120,19 @@ fn outcome(trouble: &Trouble) -> Outcome {
         Trouble::TooLate => Outcome::TooLate,
         Trouble::TooMuch(_) | Trouble::Malformed(_) => Outcome::Malformed,
         Trouble::Upload => Outcome::BadBody,
+    }
+}
+
+/// What admission makes of it.
+fn seen(trouble: &Trouble) -> admission::Outcome {
+    match trouble {
+        // It said so itself, as a server does with a 500.
+        Trouble::Failed(_) | Trouble::TooMuch(_) => admission::Outcome::Answered,
+        Trouble::NotStarted | Trouble::NotExecuted(_) | Trouble::Malformed(_) | Trouble::Host(_) => {
+            admission::Outcome::Failed
+        }
+        Trouble::TooLate => admission::Outcome::Dropped,
+        Trouble::Upload => admission::Outcome::Abandoned,
     }
 }
 

@@ -2,6 +2,7 @@
 //! is said before the first byte of a body is read.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Instant;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -9,6 +10,7 @@ use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::{Body, Incoming};
 use hyper::upgrade::OnUpgrade;
+use rand::Rng;
 use tracing::{debug, warn};
 
 use super::body::{Download, Reply, Upload};
@@ -17,9 +19,10 @@ use super::forward::{self, Answer};
 use super::headers::{self, BadHead, Said};
 use super::ids::{self, RequestId};
 use super::respond::{Kind, Problem, respond};
+use super::terms::{self, Terms};
 use super::upgrade;
 use super::visit::Visit;
-use crate::function::handle::Permit;
+use crate::function::handle::{Function, Offered};
 
 /// Answers a request: by the function, or by a problem of funcd's own.
 pub(super) async fn handle(
@@ -32,7 +35,7 @@ pub(super) async fn handle(
     let (method, path) = (request.method().as_str(), request.uri().path());
     visit.record().asks(id.0.as_bytes(), method, path);
     match answer(&mut visit, request, &id).await {
-        Ok((answer, permit, client)) => Ok(pass_on(visit, answer, permit, client, &id)),
+        Ok((answer, client)) => Ok(pass_on(visit, answer, client, &id)),
         Err(problem) => Ok(refuse(visit, &problem, version, &id)),
     }
 }
@@ -42,7 +45,7 @@ async fn answer(
     visit: &mut Visit,
     mut request: Request<Incoming>,
     id: &RequestId,
-) -> Result<(Answer, Permit, Option<OnUpgrade>), Problem> {
+) -> Result<(Answer, Option<OnUpgrade>), Problem> {
     check_framing(visit, request.headers())?;
     let client = request
         .headers()
@@ -61,30 +64,24 @@ async fn answer(
         .ok_or_else(unknown_route)?;
     visit.found(&target);
 
-    let (timeout, body_limit, one_at_a_time) = {
+    let trusted = visit.connection().peer.borrow().trusted;
+    let (terms, body_limit, one_at_a_time) = {
         let live = target.function.live();
         let manifest = &live.revision.manifest;
+        let terms = Terms::of(&parts.headers, &manifest.request, trusted, visit.arrived());
         visit
             .record()
-            .may_take(live.revision.id, manifest.request.timeout);
-        (
-            manifest.request.timeout,
-            manifest.request.body,
-            manifest.takes_one_connection(),
-        )
+            .may_take(live.revision.id, terms.timeout(visit.arrived()));
+        (terms, manifest.request.body, manifest.takes_one_connection())
     };
+    visit.class = terms.class;
     if body.size_hint().lower() > body_limit {
         return Err(too_large(body_limit));
     }
-    let permit = target.function.admit().map_err(forward::unavailable)?;
-    let deadline = visit.arrived() + timeout;
-    visit.watch().set(&visit.watch().head, deadline);
+    let offered = offer(visit, &target.function, &parts.headers, &terms)?;
+    visit.watch().set(&visit.watch().head, terms.deadline);
 
-    let asked = headers::strip_request(
-        &mut parts.headers,
-        parts.version,
-        visit.connection().peer.borrow().trusted,
-    );
+    let asked = headers::strip_request(&mut parts.headers, parts.version, trusted);
     let switch = asked.upgrade.is_some();
     {
         let mut chance = visit.worker().chance.borrow_mut();
@@ -96,6 +93,7 @@ async fn answer(
         };
         headers::add_request(&mut parts.headers, peer, host, said, &mut *chance);
     }
+    terms.say_class(&mut parts.headers);
     if let brownout @ 1.. = visit.worker().shared.brownout() {
         parts
             .headers
@@ -121,7 +119,7 @@ async fn answer(
         .overhead
         .record(now.saturating_duration_since(visit.arrived()));
     visit.record().admit(now);
-    let answer = forward::forward(&target.function, request, visit.on_its_way(), deadline).await?;
+    let answer = forward::forward(&target.function, offered, request, visit.on_its_way(), &terms).await?;
     let client = match (answer.response.status(), client) {
         (StatusCode::SWITCHING_PROTOCOLS, Some(client)) if switch => Some(client),
         (StatusCode::SWITCHING_PROTOCOLS, _) => {
@@ -132,7 +130,24 @@ async fn answer(
         }
         _ => None,
     };
-    Ok((answer, permit, client))
+    Ok((answer, client))
+}
+
+/// Asks admission, before anything of the request is worked on.
+fn offer(
+    visit: &Visit,
+    function: &Arc<Function>,
+    headers: &HeaderMap,
+    terms: &Terms,
+) -> Result<Offered, Problem> {
+    let shared = &visit.worker().shared;
+    let peer = visit.connection().peer.borrow();
+    let caller = terms::caller(headers, &peer.address, peer.trusted, &shared.hasher);
+    let rank = shared.ranks.rank(caller, visit.arrived());
+    let chance = visit.worker().chance.borrow_mut().random();
+    function
+        .offer(&terms.facts(rank, visit.arrived()), chance)
+        .map_err(forward::unavailable)
 }
 
 /// Refuses the request that stands in for one that the inspector did not let through, and HTTP/2 heads that are too large.
@@ -171,17 +186,12 @@ fn frame_anew(parts: &mut Parts, body: &Incoming) {
 }
 
 /// The function's response as it is, but for the fields that end here and the request's id.
-fn pass_on(
-    mut visit: Visit,
-    answer: Answer,
-    permit: Permit,
-    client: Option<OnUpgrade>,
-    id: &RequestId,
-) -> Response<Reply> {
+fn pass_on(mut visit: Visit, answer: Answer, client: Option<OnUpgrade>, id: &RequestId) -> Response<Reply> {
     let Answer {
         response,
         upstream,
         lease,
+        permit,
     } = answer;
     let (mut parts, body) = response.into_parts();
     parts.version = Version::HTTP_11;
@@ -220,16 +230,22 @@ fn pass_on(
 fn refuse(mut visit: Visit, problem: &Problem, version: Version, id: &RequestId) -> Response<Reply> {
     let row = problem.kind.row();
     visit.answered(row.status);
-    visit.failed(problem.reason.unwrap_or(row.slug));
-    visit.refused(
-        problem,
-        matches!(problem.kind, Kind::QueueFull | Kind::Unavailable),
+    let is_shed = matches!(
+        problem.kind,
+        Kind::Shed(_) | Kind::Unavailable | Kind::Quarantined
     );
+    if !is_shed {
+        visit.failed(problem.reason.unwrap_or(row.slug));
+    }
+    visit.refused(problem, is_shed);
     let id_text = id.0.to_str().unwrap_or("");
     match problem.kind {
         // What callers do wrong, or bring about, must not fill the log; nor what is known and logged once already.
-        Kind::QueueFull | Kind::Unavailable => {
-            visit.shed(problem.kind);
+        Kind::Shed(_) | Kind::Unavailable | Kind::Quarantined => {
+            visit.shed(match problem.kind {
+                Kind::Shed(reason) => Some(reason),
+                _ => None,
+            });
             debug!(
                 function = visit.function(),
                 request_id = id_text,
@@ -241,7 +257,8 @@ fn refuse(mut visit: Visit, problem: &Problem, version: Version, id: &RequestId)
                     function = visit.function(),
                     request_id = id_text,
                     reason = row.slug,
-                    detail = problem.detail,
+                    class = visit.class.name(),
+                    detail = &*problem.detail,
                     others,
                     "requests are shed: one a second is written here, `others` were shed since the last"
                 );
@@ -252,7 +269,7 @@ fn refuse(mut visit: Visit, problem: &Problem, version: Version, id: &RequestId)
             function = visit.function(),
             request_id = id_text,
             reason = row.slug,
-            detail = problem.detail,
+            detail = &*problem.detail,
             "a request failed"
         ),
     }
@@ -261,7 +278,13 @@ fn refuse(mut visit: Visit, problem: &Problem, version: Version, id: &RequestId)
     }
     let response = {
         let mut chance = visit.worker().chance.borrow_mut();
-        respond(problem, version, visit.function(), id, &mut *chance)
+        respond(
+            problem,
+            version,
+            (visit.function(), visit.class),
+            id,
+            &mut *chance,
+        )
     };
     response.map(|bytes| Reply::Own {
         bytes,

@@ -1,5 +1,6 @@
 //! Every answer of funcd's own: one closed list, one table. Never used for what a function said.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,6 +9,7 @@ use http::{Response, StatusCode, Version};
 use rand::Rng;
 
 use super::ids::{RequestId, X_REQUEST_ID};
+use crate::admission::{Class, Reason};
 
 const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 const X_FUNCD_SHED: HeaderName = HeaderName::from_static("x-funcd-shed");
@@ -25,12 +27,13 @@ pub(super) enum Kind {
     TargetTooLong,
     ExpectationFailed,
     HeadTooLarge,
-    QueueFull,
+    Shed(Reason),
     Unavailable,
     ConnectionRefused,
     ConnectionTerminated,
     FunctionError,
     MalformedResponse,
+    Quarantined,
     StartTimeout,
     ResponseTimeout,
     FunctionFailed,
@@ -45,38 +48,73 @@ pub(super) struct Row {
     pub(super) slug: &'static str,
     title: &'static str,
     /// RFC 9209, 2.3.
-    proxy_error: &'static str,
+    proxy_status: &'static str,
 }
 
 impl Kind {
     /// The table.
     #[rustfmt::skip]
     pub(super) fn row(self) -> Row {
-        let (status, slug, title, proxy_error) = match self {
-            Kind::BadRequest =>           (400, "bad-request",           "The request is malformed",                         "http_request_error"),
-            Kind::UnknownRoute =>         (404, "unknown-route",         "No function answers here",                         "destination_not_found"),
-            Kind::MethodNotAllowed =>     (405, "method-not-allowed",    "This host opens no tunnels",                       "http_request_denied"),
-            Kind::UploadStalled =>        (408, "upload-stalled",        "The request body stopped coming",                  "http_request_error"),
-            Kind::ExecTimeout =>          (408, "exec-timeout",          "The function did not end in time",                 "http_response_timeout"),
-            Kind::LengthRequired =>       (411, "length-required",       "The length of the body is not known",              "http_request_error"),
-            Kind::BodyTooLarge =>         (413, "body-too-large",        "The request body is too large",                    "http_request_error"),
-            Kind::TargetTooLong =>        (414, "target-too-long",       "The request target is too long",                   "http_request_error"),
-            Kind::ExpectationFailed =>    (417, "expectation-failed",    "The expectation is not known",                     "http_request_error"),
-            Kind::HeadTooLarge =>         (431, "head-too-large",        "The request head is too large",                    "http_request_error"),
-            Kind::Internal =>             (500, "internal",              "A fault of the host itself",                       "proxy_internal_error"),
-            Kind::FunctionFailed =>       (500, "function-failed",       "The function failed",                              "connection_terminated"),
-            Kind::OutputTooLarge =>       (502, "output-too-large",      "The function wrote more than is kept",             "http_response_body_size"),
-            Kind::ConnectionRefused =>    (502, "connection-refused",    "The function does not accept connections",         "connection_refused"),
-            Kind::ConnectionTerminated => (502, "connection-terminated", "The function ended before it answered",            "connection_terminated"),
-            Kind::FunctionError =>        (502, "function-error",        "The function reported an error",                  "http_protocol_error"),
-            Kind::MalformedResponse =>    (502, "malformed-response",    "The function answered with something not HTTP",    "http_protocol_error"),
-            Kind::Unavailable =>          (503, "unavailable",           "The function does not run",                        "destination_unavailable"),
-            Kind::QueueFull =>            (503, "queue-full",            "Too many requests wait for the function",          "connection_limit_reached"),
-            Kind::StartTimeout =>         (504, "start-timeout",         "The function had no free place in time",           "connection_timeout"),
-            Kind::ResponseTimeout =>      (504, "response-timeout",      "The function did not answer in time",              "http_response_timeout"),
+        let (status, slug, title, proxy_status) = match self {
+            Kind::BadRequest =>           (400, "bad-request",           "The request is malformed",                         "funcd; error=http_request_error"),
+            Kind::UnknownRoute =>         (404, "unknown-route",         "No function answers here",                         "funcd; error=destination_not_found"),
+            Kind::MethodNotAllowed =>     (405, "method-not-allowed",    "This host opens no tunnels",                       "funcd; error=http_request_denied"),
+            Kind::UploadStalled =>        (408, "upload-stalled",        "The request body stopped coming",                  "funcd; error=http_request_error"),
+            Kind::ExecTimeout =>          (408, "exec-timeout",          "The function did not end in time",                 "funcd; error=http_response_timeout"),
+            Kind::LengthRequired =>       (411, "length-required",       "The length of the body is not known",              "funcd; error=http_request_error"),
+            Kind::BodyTooLarge =>         (413, "body-too-large",        "The request body is too large",                    "funcd; error=http_request_error"),
+            Kind::TargetTooLong =>        (414, "target-too-long",       "The request target is too long",                   "funcd; error=http_request_error"),
+            Kind::ExpectationFailed =>    (417, "expectation-failed",    "The expectation is not known",                     "funcd; error=http_request_error"),
+            Kind::HeadTooLarge =>         (431, "head-too-large",        "The request head is too large",                    "funcd; error=http_request_error"),
+            Kind::Internal =>             (500, "internal",              "A fault of the host itself",                       "funcd; error=proxy_internal_error"),
+            Kind::FunctionFailed =>       (500, "function-failed",       "The function failed",                              "funcd; error=connection_terminated"),
+            Kind::ConnectionRefused =>    (502, "connection-refused",    "The function does not accept connections",         "funcd; error=connection_refused"),
+            Kind::ConnectionTerminated => (502, "connection-terminated", "The function ended before it answered",            "funcd; error=connection_terminated"),
+            Kind::MalformedResponse =>    (502, "malformed-response",    "The function answered with something not HTTP",    "funcd; error=http_protocol_error"),
+            Kind::Quarantined =>          (502, "quarantined",           "Instances died of this request",                   "funcd; error=http_request_denied"),
+            Kind::OutputTooLarge =>       (502, "output-too-large",      "The function wrote more than is kept",             "funcd; error=http_response_body_size"),
+            Kind::FunctionError =>        (502, "function-error",        "The function reported an error",                   "funcd; error=http_protocol_error"),
+            Kind::Unavailable =>          (503, "unavailable",           "The function does not run",                        "funcd; error=destination_unavailable"),
+            Kind::Shed(reason) =>         (503, reason.name(),           shed_title(reason),                                 shed_error(reason)),
+            Kind::StartTimeout =>         (504, "start-timeout",         "The function had no free place in time",           "funcd; error=connection_timeout"),
+            Kind::ResponseTimeout =>      (504, "response-timeout",      "The function did not answer in time",              "funcd; error=http_response_timeout"),
         };
         let status = StatusCode::from_u16(status).expect("a status of the table");
-        Row { status, slug, title, proxy_error }
+        Row { status, slug, title, proxy_status }
+    }
+}
+
+fn shed_title(reason: Reason) -> &'static str {
+    match reason {
+        Reason::QueueFull => "Too many requests wait for the function",
+        Reason::Evicted => "Another request took its place in the queue",
+        Reason::Waited => "The function has more to do than it can",
+        Reason::Deadline => "The answer would come too late",
+        Reason::Brownout => "The host has more to do than it can",
+        Reason::Breaker => "The function fails more than it answers",
+    }
+}
+
+fn shed_error(reason: Reason) -> &'static str {
+    match reason {
+        Reason::Breaker => "funcd; error=destination_unavailable",
+        _ => "funcd; error=connection_limit_reached",
+    }
+}
+
+/// What is said about a request that was shed.
+pub(super) fn shed_detail(reason: Reason) -> &'static str {
+    match reason {
+        Reason::QueueFull => "as many requests wait as the function can answer in time",
+        Reason::Evicted => "a newer or more important request took its place in the queue",
+        Reason::Waited => "it waited for as long as an overloaded function lets anybody wait",
+        Reason::Deadline => "the function takes longer than the request may",
+        Reason::Brownout => {
+            "the host is short of memory, CPU or descriptors, and this request matters less than others"
+        }
+        Reason::Breaker => {
+            "the function fails more than it answers, so a part of the requests does not reach it"
+        }
     }
 }
 
@@ -85,7 +123,7 @@ impl Kind {
 pub(super) struct Problem {
     pub(super) kind: Kind,
     /// For the caller: what about this request.
-    pub(super) detail: String,
+    pub(super) detail: Cow<'static, str>,
     /// For the metric, where it says more than the kind does.
     pub(super) reason: Option<&'static str>,
     /// When it is worth trying again, if that is known.
@@ -95,7 +133,7 @@ pub(super) struct Problem {
 }
 
 impl Problem {
-    pub(super) fn new(kind: Kind, detail: impl Into<String>) -> Problem {
+    pub(super) fn new(kind: Kind, detail: impl Into<Cow<'static, str>>) -> Problem {
         Problem {
             kind,
             detail: detail.into(),
@@ -103,6 +141,11 @@ impl Problem {
             retry_after: None,
             close: false,
         }
+    }
+
+    /// It is refused so that others are answered.
+    pub(super) fn shed(reason: Reason) -> Problem {
+        Problem::new(Kind::Shed(reason), shed_detail(reason))
     }
 
     pub(super) fn because(self, reason: &'static str) -> Problem {
@@ -121,22 +164,12 @@ impl Problem {
 pub(super) fn respond(
     problem: &Problem,
     version: Version,
-    function: Option<&str>,
+    (function, class): (Option<&str>, Class),
     id: &RequestId,
     chance: &mut impl Rng,
 ) -> Response<Bytes> {
     let row = problem.kind.row();
-    let mut body = serde_json::json!({
-        "type": format!("urn:funcd:error:{}", row.slug),
-        "title": row.title,
-        "status": row.status.as_u16(),
-        "detail": problem.detail,
-        "request_id": id.0.to_str().expect("a request id is visible ASCII"),
-    });
-    if let Some(function) = function {
-        body["function"] = function.into();
-    }
-    let mut response = Response::new(Bytes::from(body.to_string()));
+    let mut response = Response::new(body(problem, &row, function, id));
     *response.status_mut() = row.status;
     let headers = response.headers_mut();
     headers.insert(
@@ -144,22 +177,85 @@ pub(super) fn respond(
         HeaderValue::from_static("application/problem+json"),
     );
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    let status = HeaderValue::try_from(format!("funcd; error={}", row.proxy_error));
-    headers.insert(PROXY_STATUS, status.expect("made of tokens"));
+    headers.insert(PROXY_STATUS, HeaderValue::from_static(row.proxy_status));
     headers.insert(X_REQUEST_ID, id.0.clone());
     if row.status == StatusCode::SERVICE_UNAVAILABLE {
-        // Whole seconds, jittered so that those refused together don't come back together.
-        let least = problem.retry_after.map_or(1, |wait| wait.as_secs() + 1).min(60);
+        // Whole seconds, jittered so that those refused together don't come back together; the less it matters, the later.
+        let seconds = match problem.retry_after {
+            None => class.retry_after(),
+            Some(wait) => {
+                let least = (wait.as_secs() + 1).min(60);
+                least..=least + 2
+            }
+        };
         headers.insert(
             header::RETRY_AFTER,
-            HeaderValue::from(chance.random_range(least..=least + 2)),
+            HeaderValue::from(chance.random_range(seconds)),
         );
     }
-    if problem.kind == Kind::QueueFull {
+    if matches!(problem.kind, Kind::Shed(_) | Kind::Quarantined) {
         headers.insert(X_FUNCD_SHED, HeaderValue::from_static(row.slug));
     }
     if problem.close && version < Version::HTTP_2 {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response
+}
+
+/// The document, written by hand: under overload it is made for each request that is refused.
+fn body(problem: &Problem, row: &Row, function: Option<&str>, id: &RequestId) -> Bytes {
+    let mut body = String::with_capacity(320);
+    body.push_str("{\"type\":\"urn:funcd:error:");
+    body.push_str(row.slug);
+    body.push_str("\",\"title\":");
+    quote(&mut body, row.title);
+    body.push_str(",\"status\":");
+    body.push_str(row.status.as_str());
+    body.push_str(",\"detail\":");
+    quote(&mut body, &problem.detail);
+    body.push_str(",\"request_id\":");
+    quote(&mut body, id.0.to_str().expect("a request id is visible ASCII"));
+    if let Some(function) = function {
+        body.push_str(",\"function\":");
+        quote(&mut body, function);
+    }
+    body.push('}');
+    Bytes::from(body)
+}
+
+/// A string as JSON has it (RFC 8259, 7).
+fn quote(out: &mut String, text: &str) {
+    use std::fmt::Write;
+    out.push('"');
+    for letter in text.chars() {
+        match letter {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            control if control < ' ' => {
+                let _ = write!(out, "\\u{:04x}", u32::from(control));
+            }
+            other => out.push(other),
+        }
+    }
+    out.push('"');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_quoted_is_read_back() {
+        for text in [
+            "",
+            "plain",
+            "a \"quote\" and a \\",
+            "line\nbreak\u{1}\u{1f}\t",
+            "é\u{7f}\u{2028}🦀",
+        ] {
+            let mut quoted = String::new();
+            quote(&mut quoted, text);
+            assert_eq!(serde_json::from_str::<String>(&quoted).unwrap(), text);
+        }
+    }
 }

@@ -9,7 +9,8 @@ use tokio::io::AsyncWriteExt;
 
 use super::pool::Upstream;
 use super::visit::Visit;
-use crate::function::handle::{Lease, Permit};
+use crate::admission::door::Permit;
+use crate::function::handle::Lease;
 
 /// Waits until both sides have switched, then copies. The tunnel holds the permit and the lease, and counts as a
 /// connection: a drain waits for it until its deadline.

@@ -10,10 +10,11 @@ use http::{StatusCode, Version};
 use metrics::counter;
 
 use super::connection::Connection;
-use super::respond::{Kind, Problem};
+use super::respond::Problem;
 use super::route::Target;
 use super::watch::{STREAM, Watch};
 use super::worker::Worker;
+use crate::admission::{Class, Reason};
 use crate::ledger::Open;
 use crate::ledger::record::{End, Own, Record};
 use crate::telemetry::names;
@@ -26,6 +27,8 @@ pub(super) struct Visit {
     /// Which request of its connection this is; the first is 1.
     number: u32,
     target: Option<Arc<Target>>,
+    /// How much it matters, once that is known.
+    pub(super) class: Class,
     status: Option<StatusCode>,
     downloaded: u64,
     /// When the response was complete, if somebody had to look at the clock then.
@@ -47,6 +50,7 @@ impl Visit {
             record,
             number,
             target: None,
+            class: Class::default(),
             status: None,
             downloaded: 0,
             completed: None,
@@ -121,13 +125,11 @@ impl Visit {
         self.record().ended = end;
     }
 
-    /// It was refused before any work was done.
-    pub(super) fn shed(&self, kind: Kind) {
+    /// It was refused before any work was done; `None`: the function does not run.
+    pub(super) fn shed(&self, reason: Option<Reason>) {
         if let Some(target) = &self.target {
-            let function = target.function.name.as_str().to_owned();
-            let reason = kind.row().slug;
-            counter!(names::REQUESTS_SHED_TOTAL, "function" => function, "reason" => reason, "class" => "degraded")
-                .increment(1);
+            let function = &target.function;
+            function.metrics().shed(&function.name, reason, self.class);
         }
     }
 

@@ -60,6 +60,8 @@ pub(super) struct Watch {
     pub(super) uploading: AtomicBool,
     /// Bytes of the request body so far.
     pub(super) uploaded: AtomicU64,
+    /// When the end of the request's body came, in microseconds of the watch's clock; 0: there was none, or it has not.
+    upload_ended: AtomicU64,
     /// Why the request body ended early, as a number of `body::Fault`; 0: it did not.
     pub(super) fault: AtomicU8,
     heads: AtomicU32,
@@ -82,6 +84,7 @@ impl Watch {
             idle: AtomicBool::new(false),
             uploading: AtomicBool::new(false),
             uploaded: AtomicU64::new(0),
+            upload_ended: AtomicU64::new(0),
             fault: AtomicU8::new(0),
             heads: AtomicU32::new(0),
             flaw: AtomicU8::new(0),
@@ -131,10 +134,24 @@ impl Watch {
         deadline.0.store(0, Ordering::Relaxed);
     }
 
+    /// The end of the request's body came.
+    pub(super) fn end_upload(&self) {
+        self.uploading.store(false, Ordering::Relaxed);
+        let micros = u64::try_from(self.epoch.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.upload_ended.store(micros, Ordering::Relaxed);
+    }
+
+    /// From when on the function has all that was sent to it at `dispatched`, as far as its caller goes.
+    pub(super) fn complete_at(&self, dispatched: Instant) -> Instant {
+        let ended = Duration::from_micros(self.upload_ended.load(Ordering::Relaxed));
+        dispatched.max(self.epoch + ended)
+    }
+
     /// Forgets the last request's body. Its deadlines end with it.
     pub(super) fn begin_request(&self) {
         self.uploading.store(false, Ordering::Relaxed);
         self.uploaded.store(0, Ordering::Relaxed);
+        self.upload_ended.store(0, Ordering::Relaxed);
         self.fault.store(0, Ordering::Relaxed);
     }
 

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
+use std::hash::RandomState;
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::RawFd;
@@ -25,6 +26,7 @@ use super::listener;
 use super::pool::Pool;
 use super::route::{Routes, Target};
 use super::trust::{BadNetwork, Trust};
+use crate::admission::class::Ranks;
 use crate::config::{ClientBounds, Config};
 use crate::ledger::{Ledger, Ledgers, Question};
 
@@ -44,6 +46,9 @@ pub struct Shared {
     pub(super) trust: Trust,
     pub(super) routes: Arc<ArcSwap<Routes>>,
     ledgers: Ledgers,
+    /// Who of the callers loses first, and the numbers that they are known by.
+    pub(super) ranks: Ranks,
+    pub(super) hasher: RandomState,
     /// Open client connections of all workers.
     connections: AtomicUsize,
     /// Bytes of incomplete heads that all of them hold.
@@ -65,6 +70,8 @@ impl Shared {
             trust: Trust::parse(&config.trusted)?,
             routes,
             ledgers: Ledgers::default(),
+            ranks: Ranks::new(Instant::now(), rand::random()),
+            hasher: RandomState::new(),
             connections: AtomicUsize::new(0),
             held: AtomicUsize::new(0),
             brownout_header: Arc::default(),

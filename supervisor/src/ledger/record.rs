@@ -1,6 +1,7 @@
 //! What became of one request, as plain data: names, the moments of its phases, each attempt. Never holds a header
 //! value, a query or a body, and nothing on the heap unless funcd itself answered.
 
+use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
 use crate::name::RevisionId;
@@ -140,7 +141,7 @@ pub struct Own {
     /// More exactly, as in the metric.
     pub reason: &'static str,
     /// What the caller was told.
-    pub detail: String,
+    pub detail: Cow<'static, str>,
     /// It was refused before any work was done, so that others are answered.
     pub shed: bool,
 }
@@ -320,10 +321,12 @@ impl Record {
         attempt.outcome = outcome;
     }
 
-    /// The function's response head is there.
-    pub fn answers(&mut self) {
-        self.head = self.at(Instant::now());
+    /// The function's response head is there, and since now.
+    pub fn answers(&mut self) -> Instant {
+        let now = Instant::now();
+        self.head = self.at(now);
         self.last().outcome = Outcome::Answered;
+        now
     }
 
     /// It is over.
@@ -372,7 +375,7 @@ impl Record {
     pub fn class(&self) -> Class {
         if let Some(own) = &self.own
             && (own.shed || !self.is_server_error())
-            && self.tried == 0
+            && self.attempts().iter().all(|attempt| attempt.instance.is_none())
         {
             return Class::Refused;
         }

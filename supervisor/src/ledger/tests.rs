@@ -85,7 +85,7 @@ fn a_box_that_is_used_again_holds_nothing_of_its_last_request() {
             record.own = Some(Box::new(Own {
                 kind: "internal",
                 reason: "internal",
-                detail: "secret".to_owned(),
+                detail: "secret".into(),
                 shed: false,
             }));
             record.status = Some(502);
@@ -156,7 +156,7 @@ fn each_class_has_its_ring() {
         Some(Box::new(Own {
             kind: "k",
             reason: "k",
-            detail: String::new(),
+            detail: "".into(),
             shed,
         }))
     };

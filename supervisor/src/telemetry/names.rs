@@ -18,6 +18,17 @@ pub const REQUEST_BYTES_TOTAL: &str = "funcd_request_bytes_total";
 pub const REQUESTS_REJECTED_TOTAL: &str = "funcd_requests_rejected_total";
 /// Counter: connections and streams of callers that funcd ended for what the caller did or did not do, by `reason`.
 pub const CONNECTIONS_ENDED_TOTAL: &str = "funcd_connections_ended_total";
+/// Counter: requests that were sent again after an instance ended under them, by `function` and `result` (`sent`, `budget`: not
+/// sent, for too many others were).
+pub const REQUEST_RETRIES_TOTAL: &str = "funcd_request_retries_total";
+/// Gauge: requests that wait for a permit, by `function`.
+pub const QUEUE_DEPTH: &str = "funcd_queue_depth";
+/// Histogram, seconds: how long requests waited for a permit that did not get one at once, by `function`.
+pub const QUEUE_WAIT_SECONDS: &str = "funcd_queue_wait_seconds";
+/// Gauge: how many requests may be in flight, by `function`.
+pub const CONCURRENCY_LIMIT: &str = "funcd_concurrency_limit";
+/// Gauge: the part of requests that the breaker refuses, by `function` and `state` (always `open`).
+pub const BREAKER_STATE: &str = "funcd_breaker_state";
 /// Counter: requests refused before any work was done, by `function`, `reason` and `class`.
 pub const REQUESTS_SHED_TOTAL: &str = "funcd_requests_shed_total";
 /// Counter, bytes of response bodies forwarded, by `function`.
@@ -69,6 +80,15 @@ pub const INSTANCE_STARTS_TOTAL: &str = "funcd_instance_starts_total";
 pub const INSTANCE_EXITS_TOTAL: &str = "funcd_instance_exits_total";
 /// Gauge: places of instances over all functions, by `state`.
 pub const INSTANCES: &str = "funcd_instances";
+/// Counter: instances that were replaced because of how they answered, by `function` and `reason` (`ejected`, `unresponsive`).
+pub const EJECTIONS_TOTAL: &str = "funcd_ejections_total";
+/// Counter: times that a function was not started any more for a while, by `function`.
+pub const GAVE_UP_TOTAL: &str = "funcd_gave_up_total";
+/// Counter: health requests to ready instances, by `function` and `result` (`answered`, `unanswered`); looks that found an
+/// instance kept from answering are `excused`.
+pub const HEALTH_REQUESTS_TOTAL: &str = "funcd_health_requests_total";
+/// Counter: requests that came into quarantine because instances died of them, by `function`.
+pub const QUARANTINES_TOTAL: &str = "funcd_quarantines_total";
 /// Counter: times that a function began to get fewer instances than it asks for, by `function` and `reason` (`cpu`, `memory`, `brownout`).
 pub const SCALE_HELD_TOTAL: &str = "funcd_scale_held_total";
 /// Counter: files of the folder that became a revision (`accepted`), or the kind of reason why not, by `result`.
@@ -94,7 +114,7 @@ pub enum Kind {
 }
 
 /// Every metric: its name, what it is, and the line of help that goes with it.
-pub const ALL: [(&str, Kind, &str); 32] = [
+pub const ALL: [(&str, Kind, &str); 41] = [
     (
         INVOCATIONS_TOTAL,
         Kind::Counter,
@@ -146,6 +166,27 @@ pub const ALL: [(&str, Kind, &str); 32] = [
         "Requests refused before any work was done",
     ),
     (
+        REQUEST_RETRIES_TOTAL,
+        Kind::Counter,
+        "Requests sent again after an instance ended under them, or not for want of budget",
+    ),
+    (QUEUE_DEPTH, Kind::Gauge, "Requests that wait for a permit"),
+    (
+        QUEUE_WAIT_SECONDS,
+        Kind::Histogram,
+        "How long requests waited that got no permit at once",
+    ),
+    (
+        CONCURRENCY_LIMIT,
+        Kind::Gauge,
+        "How many requests of a function may be in flight",
+    ),
+    (
+        BREAKER_STATE,
+        Kind::Gauge,
+        "The part of a function's requests that the breaker refuses",
+    ),
+    (
         LOG_LINES_DROPPED_TOTAL,
         Kind::Counter,
         "Lines of a function's output that were not kept",
@@ -169,6 +210,26 @@ pub const ALL: [(&str, Kind, &str); 32] = [
         INSTANCE_EXITS_TOTAL,
         Kind::Counter,
         "Ends of instances, by reason",
+    ),
+    (
+        EJECTIONS_TOTAL,
+        Kind::Counter,
+        "Instances replaced because of how they answered",
+    ),
+    (
+        HEALTH_REQUESTS_TOTAL,
+        Kind::Counter,
+        "Health requests to ready instances, by what came of them",
+    ),
+    (
+        GAVE_UP_TOTAL,
+        Kind::Counter,
+        "Times that a function was not started any more for a while",
+    ),
+    (
+        QUARANTINES_TOTAL,
+        Kind::Counter,
+        "Requests that are refused because instances died of them",
     ),
     (
         CGROUP_CPU_SECONDS_TOTAL,

@@ -4,6 +4,7 @@ use std::io::Read;
 use std::time::Duration;
 
 use funcd::admin::requests::{Now, RequestView, requests};
+use funcd::admission::queue::Order;
 use funcd::function::handle::{Refusal, ToControl};
 use funcd::ledger::{Found, Wanted};
 
@@ -134,9 +135,10 @@ fn shed_ones_and_those_that_left_the_queue() {
     let mut host = Host::new();
     let mut narrow = manifest();
     narrow.scale.concurrency = 1;
+    narrow.request.queue = Order::Fifo;
     let function = host.function("f", narrow);
-    let waiting: Vec<Caller> = (0..16).map(|n| ask(&host, "/f", &format!("waits-{n}"))).collect();
-    eventually("the queue is full", || function.waiting() == 16);
+    let waiting: Vec<Caller> = (0..10).map(|n| ask(&host, "/f", &format!("waits-{n}"))).collect();
+    eventually("the queue is full", || function.waiting() == 10);
     ask(&host, "/f", "one-too-many").response().unwrap();
     let shed = explained(&host, "one-too-many");
     assert_eq!(
@@ -156,7 +158,7 @@ fn shed_ones_and_those_that_left_the_queue() {
         most: 200,
         ..Wanted::default()
     };
-    assert_eq!(look_up(&host, &hanging).records.len(), 16);
+    assert_eq!(look_up(&host, &hanging).records.len(), 10);
     drop(waiting);
     let gone = explained(&host, "waits-3");
     assert_eq!((gone.outcome.as_str(), gone.status), ("client-gone", None));

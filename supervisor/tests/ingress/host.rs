@@ -49,6 +49,7 @@ pub(crate) fn manifest() -> Manifest {
     manifest.request = RequestBounds {
         timeout: PATIENCE,
         body: 64 << 20,
+        ..manifest.request
     };
     manifest
 }

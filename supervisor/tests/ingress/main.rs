@@ -13,6 +13,7 @@ mod framing;
 mod h2;
 mod heads;
 mod host;
+mod overload;
 mod slow;
 mod smuggling;
 mod upstream;

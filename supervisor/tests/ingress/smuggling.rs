@@ -23,7 +23,14 @@ const NEXT_READ: &str = "GET /next HTTP/1.1\r\nhost: h\r\n\r\n";
 /// What the function read, without the fields that every head gets.
 fn read(server: &Server) -> String {
     let bytes = String::from_utf8_lossy(&server.take_bytes()).into_owned();
-    let added = ["forwarded", "x-forwarded-", "x-request-id", "traceparent"];
+    let added = [
+        "forwarded",
+        "x-forwarded-",
+        "x-funcd-class",
+        "x-request-id",
+        "x-request-timeout-ms",
+        "traceparent",
+    ];
     bytes
         .split_inclusive("\r\n")
         .filter(|line| !added.iter().any(|name| line.starts_with(name)))

@@ -310,8 +310,9 @@ fn daemons_do_not_outlive_it() {
 fn no_zombies_after_many_crashes() {
     let host = Host::start();
     host.deploy("mayfly", "crash", "");
-    for _ in 0..10 {
-        host.ask(&Request::post("/mayfly/?code=1", ""));
+    for n in 0..10 {
+        // Each another one: one of which two died would be refused.
+        host.ask(&Request::post(&format!("/mayfly/?code=1&n={n}"), ""));
     }
     until("every dead process to be reaped", || {
         zombies_of(host.launcher()).is_empty() && zombies_of(&host.supervisor()).is_empty()

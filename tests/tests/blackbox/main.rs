@@ -10,6 +10,7 @@ mod contract;
 mod deploy;
 mod examples;
 mod explain;
+mod faults;
 mod grading;
 // The same frames as in the ingress's own tests.
 #[path = "../../../supervisor/tests/ingress/h2.rs"]
@@ -19,6 +20,7 @@ mod http;
 mod launcher;
 mod lifecycle;
 mod neighbours;
+mod overload;
 mod programs;
 mod refusals;
 mod runtimes;
@@ -44,7 +46,9 @@ fn main() -> std::process::ExitCode {
     secrets::register(&mut suite);
     standby::register(&mut suite);
     scale::register(&mut suite);
+    overload::register(&mut suite);
     neighbours::register(&mut suite);
+    faults::register(&mut suite);
     cli::register(&mut suite);
     explain::register(&mut suite);
     launcher::register(&mut suite);

@@ -1,0 +1,243 @@
+//! The functions that are asked now: one sweep every 100 ms tells admission of each how much of its CPU it uses, and how many
+//! requests hold places that are going away. A function that nobody asks is not looked at.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use funcd_sandbox::spec::InstanceId;
+use funcd_sandbox::wire::Request;
+
+use super::control::Control;
+use super::entry::Entry;
+use super::place::Slot;
+use crate::admission::Admission;
+use crate::name::FunctionName;
+
+/// How often they are looked at.
+pub(super) const TICK: Duration = Admission::<()>::TICK;
+/// A function that was not asked for this long is not: by then its last window is closed, and what it said forgotten.
+const CALM: Duration = Duration::from_secs(2);
+/// The most instances whose CPU time is asked for in one sweep: the launcher reads files for each. Of more, each is in its turn.
+const AT_ONCE: usize = 64;
+/// Who uses less than this of a core does not compete for any.
+const COMPETES: f64 = 0.05;
+
+/// Functions that are asked now.
+#[derive(Debug)]
+pub(super) struct Busy {
+    /// And when they were seen so last.
+    functions: BTreeMap<FunctionName, Instant>,
+    pub(super) at: Instant,
+    /// Whose turn it is to be asked for its CPU time.
+    turn: usize,
+}
+
+impl Busy {
+    pub(super) fn new(now: Instant) -> Busy {
+        Busy {
+            functions: BTreeMap::new(),
+            at: now,
+            turn: 0,
+        }
+    }
+
+    /// When the next sweep is; `None` while nobody is asked.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        (!self.functions.is_empty()).then_some(self.at)
+    }
+
+    /// Requests came.
+    pub(super) fn begins(&mut self, name: &FunctionName, now: Instant) {
+        if self.functions.is_empty() {
+            self.at = now + TICK;
+        }
+        self.functions.insert(name.clone(), now);
+    }
+
+    /// So many of `all`, other ones each time if they are too many.
+    fn take_turns(&mut self, all: Vec<InstanceId>) -> Vec<InstanceId> {
+        if all.len() <= AT_ONCE {
+            return all;
+        }
+        let from = self.turn % all.len();
+        self.turn = from + AT_ONCE;
+        all.iter().cycle().skip(from).take(AT_ONCE).copied().collect()
+    }
+}
+
+/// The CPU of the host, in cores: all, `idle`, `used` by all functions, of which so many `compete` for it.
+#[derive(Debug, Clone, Copy)]
+struct Cpu {
+    cores: f64,
+    idle: f64,
+    used: f64,
+    compete: usize,
+}
+
+impl Cpu {
+    /// What part of the CPU that a function may use it uses: of its quota, or of what others leave it of the host. `used` and
+    /// `quota` are its own, in cores.
+    fn utilisation(&self, used: f64, quota: f64) -> f64 {
+        let compete = self.compete as f64;
+        // What is idle, and at least as much as each of those gets that want some: the kernel gives them the same share.
+        let share = (used + self.idle).max((self.used + self.idle) / compete.max(1.0));
+        // Processes that are no functions take some too. Who uses less than half of a fair share waits for something else.
+        let fair = self.cores / (compete + 2.0);
+        used / quota.min(share.max(fair / 2.0)).max(1e-3)
+    }
+}
+
+impl Control {
+    /// Looks at the functions that are asked now.
+    pub(super) fn look_at_busy(&mut self, now: Instant) {
+        self.busy.at = now + TICK;
+        let idle = self.facts.idle_cores();
+        let threshold = self.brownout.threshold;
+        let used = |name: &FunctionName| self.entries.get(name).and_then(Entry::cores_used);
+        let all: Vec<f64> = self.busy.functions.keys().filter_map(used).collect();
+        let compete = all.iter().filter(|used| **used > COMPETES).count();
+        let cpu = Cpu {
+            cores: self.host.cores,
+            // Where it can't be read the quota alone counts.
+            idle: idle.unwrap_or(f64::MAX),
+            used: all.iter().sum(),
+            compete,
+        };
+        let mut instances = Vec::new();
+        let mut calm = Vec::new();
+        for (name, seen) in &mut self.busy.functions {
+            let Some(entry) = self.entries.get_mut(name) else {
+                calm.push(name.clone());
+                continue;
+            };
+            let utilisation = entry
+                .cores_used()
+                .map(|used| cpu.utilisation(used, entry.quota()));
+            entry.tick_admission(utilisation, threshold);
+            if entry.handle.admitted() > 0 {
+                *seen = now;
+            } else {
+                *seen = entry.handle.last_used().min(now).max(*seen);
+            }
+            if now.saturating_duration_since(*seen) >= CALM {
+                calm.push(name.clone());
+            } else {
+                instances.extend(
+                    entry
+                        .slots()
+                        .iter()
+                        .filter(|slot| slot.pid.is_some())
+                        .filter_map(|slot| slot.id),
+                );
+            }
+        }
+        for name in calm {
+            let again = self
+                .entries
+                .get(&name)
+                .is_some_and(|entry| entry.handle.leave_alone());
+            if !again {
+                self.busy.functions.remove(&name);
+            }
+        }
+        let ids = self.busy.take_turns(instances);
+        if !ids.is_empty() {
+            self.requests.push(Request::Usage { ids });
+        }
+    }
+}
+
+impl Entry {
+    /// Cores that its instances used lately; `None`: not known.
+    fn cores_used(&self) -> Option<f64> {
+        let known: Vec<f64> = self.slots().iter().filter_map(|slot| slot.rate).collect();
+        (!known.is_empty()).then(|| known.iter().sum())
+    }
+
+    /// Cores that the same instances may use.
+    fn quota(&self) -> f64 {
+        let known = self.slots().iter().filter(|slot| slot.rate.is_some());
+        known
+            .map(|slot| f64::from(slot.revision.manifest.limits.cpu_millis) / 1000.0)
+            .sum()
+    }
+
+    /// Tells admission what has changed since the last time.
+    pub(super) fn tick_admission(&mut self, utilisation: Option<f64>, threshold: u8) {
+        self.tell_start();
+        self.handle.tick(utilisation, threshold);
+        // What is not told anew by the next time is not known any more.
+        self.slots.iter_mut().for_each(|slot| slot.rate = None);
+    }
+
+    /// Tells admission what it can't see: whether an instance is being started, and what is in flight at instances that take no
+    /// more. Whether that has changed.
+    pub(super) fn tell_start(&self) -> bool {
+        use super::state::State;
+        let current = self.current.revision.id;
+        let begins = |slot: &Slot| {
+            slot.revision.id == current
+                && matches!(slot.state, State::Starting { .. } | State::Backoff { .. })
+        };
+        let starting = self.slots.iter().any(begins);
+        let live = self.handle.live();
+        let takes = |slot: &Slot| {
+            let live = live.instances.iter();
+            slot.id
+                .is_some_and(|id| live.clone().any(|instance| instance.id == id))
+        };
+        let leaving = self.slots.iter().filter(|slot| !takes(slot));
+        let leaving = leaving
+            .filter_map(|slot| Some(slot.instance.as_ref()?.in_flight()))
+            .sum();
+        self.handle.note_start(starting, self.start_took, leaving)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn utilisation(used: f64, quota: f64, idle: f64, all: f64, compete: usize) -> f64 {
+        let cpu = Cpu {
+            cores: 2.0,
+            idle,
+            used: all,
+            compete,
+        };
+        cpu.utilisation(used, quota)
+    }
+
+    #[test]
+    fn alone_it_may_use_its_quota_and_what_the_host_has() {
+        assert_eq!(utilisation(0.5, 1.0, 1.5, 0.5, 1), 0.5);
+        assert_eq!(utilisation(1.0, 1.0, 1.0, 1.0, 1), 1.0);
+        // Somebody else, no function, uses the other core, or most of both.
+        assert_eq!(utilisation(1.0, 8.0, 0.0, 1.0, 1), 1.0);
+        assert_eq!(utilisation(0.5, 8.0, 0.0, 0.5, 1), 1.0);
+    }
+
+    #[test]
+    fn who_waits_for_something_else_is_not_saturated_by_its_neighbours() {
+        assert!(utilisation(0.1, 8.0, 0.0, 2.0, 2) < 0.2);
+        assert_eq!(utilisation(1.0, 8.0, 0.0, 2.0, 2), 1.0);
+        // All of the CPU is used by what is no function.
+        assert!(utilisation(0.02, 1.0, 0.0, 0.02, 0) < 0.2);
+    }
+
+    #[test]
+    fn nothing_is_divided_by_nothing() {
+        assert_eq!(utilisation(0.0, 0.0, 0.0, 0.0, 0), 0.0);
+        assert_eq!(utilisation(0.5, 1.0, f64::MAX, 0.5, 1), 0.5);
+    }
+
+    #[test]
+    fn too_many_to_be_asked_at_once_take_turns() {
+        let mut busy = Busy::new(Instant::now());
+        let all: Vec<InstanceId> = (0..100).map(InstanceId).collect();
+        let first = busy.take_turns(all.clone());
+        let second = busy.take_turns(all.clone());
+        assert_eq!((first.len(), second[0]), (AT_ONCE, InstanceId(64)));
+        assert!(all.iter().all(|id| first.contains(id) || second.contains(id)));
+    }
+}
