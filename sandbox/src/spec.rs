@@ -70,6 +70,9 @@ pub struct Spec {
 /// Where an instance finds its secrets, each a file called as the secret; `CREDENTIALS_DIRECTORY` says so.
 pub const CREDENTIALS: &str = "/run/credentials";
 
+/// The directory of an instance with [`Socket::Directory`], in its own `/tmp`: its own, and searched and read by all.
+pub const EXCHANGE: &str = "/tmp/iofs";
+
 /// Secrets of one function, at most.
 pub const MAX_SECRETS: usize = 64;
 
@@ -119,6 +122,12 @@ pub enum Socket {
     Port(u16),
     /// Not at all: it has no descriptor 3, and asks for its requests on one of [`Spec::ports`].
     None,
+    /// Requests come on descriptor 0 and answers go to descriptor 1, each a pipe to the supervisor: it ends with that. A
+    /// start that is prepared takes a request's variables ([`crate::variables`]) with the word to execute.
+    Pipes,
+    /// The process itself binds a Unix socket in [`EXCHANGE`], which the supervisor is given a descriptor of: it ends with
+    /// that.
+    Directory,
 }
 
 impl Spec {

@@ -380,23 +380,28 @@ pub fn static_web_server() -> PathBuf {
 
 /// The folder that gunicorn is installed to from PyPI, as its authors released it; its script is `bin/gunicorn`.
 pub fn gunicorn() -> PathBuf {
-    of_pypi("gunicorn")
+    from_pypi("gunicorn", "bin/gunicorn")
+}
+
+/// The folder that Fn's FDK for Python is installed to from PyPI, as its authors released it.
+pub fn fdk() -> PathBuf {
+    from_pypi("fdk", "fdk/__init__.py")
 }
 
 /// cargo-lambda from PyPI, as its authors released it.
 pub fn cargo_lambda() -> PathBuf {
-    of_pypi("cargo-lambda").join("bin/cargo-lambda")
+    from_pypi("cargo-lambda", "bin/cargo-lambda").join("bin/cargo-lambda")
 }
 
-/// The folder that a package of PyPI is installed to; the program of its name is in `bin`.
-fn of_pypi(package: &str) -> PathBuf {
+/// The folder that a package is installed to from PyPI; `file` is one of those that it has then.
+fn from_pypi(package: &str, file: &str) -> PathBuf {
     let folder = folder().join("peers").join(package);
-    let program = folder.join("bin").join(package);
-    if program.exists() {
+    let file = folder.join(file);
+    if file.exists() {
         return folder;
     }
     let _lock = lock(&folder);
-    if !program.exists() {
+    if !file.exists() {
         // Debian's own python3, which the sandbox shows, not one of a version manager in somebody's home.
         run(Command::new("/usr/bin/python3")
             .args([

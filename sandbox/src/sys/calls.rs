@@ -239,6 +239,62 @@ pub(crate) fn mkdir(path: &CStr, mode: u32) -> Result {
     call(libc::SYS_mkdirat, [CWD, pointer(path), mode as usize, 0, 0, 0]).map(drop)
 }
 
+pub(crate) fn chmod(path: &CStr, mode: u32) -> Result {
+    call(libc::SYS_fchmodat, [CWD, pointer(path), mode as usize, 0, 0, 0]).map(drop)
+}
+
+/// Sends a copy of a descriptor, with one byte, over a Unix socket.
+pub(crate) fn send_descriptor(socket: RawFd, descriptor: RawFd) -> Result {
+    /// `struct cmsghdr` with one descriptor, padded as CMSG_SPACE(3) does.
+    #[repr(C)]
+    struct Rights {
+        length: usize,
+        level: i32,
+        kind: i32,
+        descriptor: RawFd,
+        _padding: i32,
+    }
+    /// `struct msghdr`, as the kernel has it.
+    #[repr(C)]
+    struct Message {
+        name: usize,
+        name_length: usize,
+        parts: usize,
+        part_count: usize,
+        control: usize,
+        control_length: usize,
+        flags: usize,
+    }
+    let byte = [0_u8];
+    let part = [byte.as_ptr() as usize, byte.len()];
+    let rights = Rights {
+        // Without the padding (CMSG_LEN(3)).
+        length: size_of::<Rights>() - size_of::<i32>(),
+        level: libc::SOL_SOCKET,
+        kind: libc::SCM_RIGHTS,
+        descriptor,
+        _padding: 0,
+    };
+    let message = Message {
+        name: 0,
+        name_length: 0,
+        parts: part.as_ptr() as usize,
+        part_count: 1,
+        control: (&raw const rights) as usize,
+        control_length: size_of::<Rights>(),
+        flags: 0,
+    };
+    let args = [
+        socket as usize,
+        (&raw const message) as usize,
+        libc::MSG_NOSIGNAL as usize,
+        0,
+        0,
+        0,
+    ];
+    call(libc::SYS_sendmsg, args).map(drop)
+}
+
 pub(crate) fn mknod(path: &CStr, mode: u32, device: u64) -> Result {
     call(
         libc::SYS_mknodat,

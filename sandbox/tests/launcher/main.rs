@@ -8,6 +8,7 @@ mod freezer;
 mod host;
 mod leftovers;
 mod limits;
+mod pipes;
 mod place;
 mod relay;
 mod shortage;
@@ -186,6 +187,22 @@ fn run_tests() {
         (
             "another_is_prepared_while_one_still_ends",
             standby::another_is_prepared_while_one_still_ends,
+        ),
+        (
+            "a_request_brings_its_variables_and_its_body",
+            pipes::a_request_brings_its_variables_and_its_body,
+        ),
+        (
+            "what_no_request_may_set_executes_nothing",
+            pipes::what_no_request_may_set_executes_nothing,
+        ),
+        (
+            "one_with_pipes_ends_with_its_supervisor",
+            pipes::one_with_pipes_ends_with_its_supervisor,
+        ),
+        (
+            "the_directory_of_a_socket_is_the_functions_own",
+            pipes::the_directory_of_a_socket_is_the_functions_own,
         ),
     ];
     let root: &[Test] = &[

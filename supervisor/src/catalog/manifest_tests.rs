@@ -26,6 +26,14 @@ fn refused(text: &str) -> String {
     }
 }
 
+fn untyped(all: bool) -> AsLambda {
+    AsLambda {
+        concurrency: all,
+        body: all,
+        stop_within: all,
+    }
+}
+
 #[test]
 fn lambda_functions_find_what_they_find_elsewhere() {
     let lambda = read("contract = \"lambda\"").unwrap();
@@ -36,6 +44,24 @@ fn lambda_functions_find_what_they_find_elsewhere() {
         !lambda.takes_one_connection(),
         "its connections end at funcd itself"
     );
+    // Found out, it is the same, but for what was typed.
+    let guess = || Guess {
+        contract: crate::catalog::guess::Kind::Lambda,
+        why: "it is called `bootstrap`".to_owned(),
+    };
+    let mut found = read("").unwrap();
+    found.settle(guess());
+    assert_eq!((found.contract, found.scale.concurrency), (lambda.contract, 1));
+    assert_eq!(
+        (found.request.body, found.health.stop_within),
+        (6 << 20, Duration::from_secs(2))
+    );
+    let mut typed =
+        read("[scale]\nconcurrency = 64\n[request]\nbody = \"16M\"\n[health]\nstop_within = \"10s\"")
+            .unwrap();
+    typed.settle(guess());
+    assert_eq!((typed.scale.concurrency, typed.request.body), (64, 16 << 20));
+    assert_eq!(typed.health.stop_within, Duration::from_secs(10));
     let own = "contract = \"lambda\"\ninvoke = true\n[scale]\nconcurrency = 16\n[request]\nbody = \"1M\"\n[health]\nstop_within = \"9s\"";
     let own = read(own).unwrap();
     assert_eq!(own.contract, Contract::Lambda { invoke: true });
@@ -56,6 +82,13 @@ fn every_default() {
         env: vec![],
         secrets: vec![],
         contract: Contract::Http,
+        found: Some(Guess::default()),
+        as_lambda: untyped(true),
+        stdio: Stdio {
+            mode: Mode::Classic,
+            content_type: None,
+            output: 4 << 20,
+        },
         routes: vec![],
         scale: Scale {
             min: 0,
@@ -145,6 +178,13 @@ degraded = ["P5", "cpu-limit", "memory-limit"]
         env: vec![("A_1".into(), String::new()), ("LOG".into(), "info".into())],
         secrets: vec!["api-key".into(), "db.pem".into()],
         contract: Contract::Port(9000),
+        found: None,
+        as_lambda: untyped(false),
+        stdio: Stdio {
+            mode: Mode::Classic,
+            content_type: None,
+            output: 4 << 20,
+        },
         routes: vec![
             RoutePattern {
                 host: Some("img.example.com".into()),
@@ -233,10 +273,6 @@ fn refusals_say_where_and_why() {
         ("[request]\nqueue = \"fif\"", "did you mean \"fifo\"?"),
         ("[request]\nretry = \"always\"", "use never, safe, idempotent"),
         ("h2c = true", "`h2c` is not supported by this version"),
-        (
-            "contract = \"stdio\"",
-            "contract \"stdio\" is not supported by this version",
-        ),
         (
             "contract = \"prot\"",
             ":1:12: unknown contract \"prot\"; did you mean \"port\"?",

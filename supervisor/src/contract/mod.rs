@@ -3,6 +3,13 @@
 
 pub mod lambda;
 
+pub mod cgi;
+pub mod fdk;
+pub mod ironhttp;
+pub mod process;
+pub mod stdio;
+pub mod variables;
+
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -33,10 +40,11 @@ pub async fn connect(instance: &Instance, deadline: Instant) -> io::Result<Strea
 /// A full listen queue empties (a Unix socket then says `EAGAIN` instead of waiting), and a `port` process that has
 /// never answered may just not listen yet.
 fn worth_waiting(instance: &Instance, error: &io::Error) -> bool {
-    let starting = matches!(instance.address, Address::Port { .. }) && !instance.has_answered();
+    let binds_itself = matches!(instance.address, Address::Port { .. } | Address::Directory(_));
+    let starting = binds_itself && !instance.has_answered();
     match error.kind() {
         io::ErrorKind::WouldBlock => instance.is_accepting(),
-        io::ErrorKind::ConnectionRefused => starting && instance.is_accepting(),
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => starting && instance.is_accepting(),
         _ => false,
     }
 }

@@ -226,7 +226,8 @@ impl Control {
         };
         let revision = Arc::clone(entry.current());
         tracing::info!(function = %name, instance = %id, pid, "taken over");
-        self.report.attach(name, &revision, id, [stdout, stderr]);
+        self.report
+            .attach(name, &revision, id, [Some(stdout), Some(stderr)]);
         let instance = self.make_instance(name, id, revision);
         if let (Address::Lambda(api), Some(listener)) = (&instance.address, ports.into_iter().next()) {
             api.listen(listener);

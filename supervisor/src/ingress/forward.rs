@@ -14,7 +14,8 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use tracing::{debug, info};
 
-use super::body::{Fault, Upload};
+use super::body::{Fault, Origin, Upload};
+use super::per_request;
 use super::pool::{self, Upstream};
 use super::respond::{Kind, Problem};
 use super::suspect::Suspect;
@@ -23,8 +24,9 @@ use super::watch::Watch;
 use super::worker::Worker;
 use crate::admission;
 use crate::admission::door::{Permit, Ticket};
-use crate::contract;
+use crate::catalog::manifest::Contract;
 use crate::contract::lambda::{self, Trouble};
+use crate::contract::{self, fdk, ironhttp};
 use crate::function::handle::{Function, Lease, Offered, ToControl, Unavailable};
 use crate::function::instance::{Address, Instance};
 use crate::ledger::record::{Outcome, Record, Start};
@@ -35,8 +37,9 @@ const REFUSALS: u32 = 8;
 
 /// A response head and all that its body needs.
 pub(super) struct Answer {
-    pub(super) response: Response<Incoming>,
-    pub(super) upstream: Box<Upstream>,
+    pub(super) response: Response<Origin>,
+    /// `None`: it came from no connection.
+    pub(super) upstream: Option<Box<Upstream>>,
     pub(super) lease: Lease,
     pub(super) permit: Permit,
 }
@@ -68,6 +71,23 @@ pub(super) async fn forward(
             turn(function, ticket, record, terms).await.map_err(unavailable)?
         }
     };
+    let contract = function.live().revision.manifest.contract;
+    match contract {
+        Contract::Stdio | Contract::Cgi => {
+            return per_request::answer(function, permit, request, (watch, record), terms).await;
+        }
+        Contract::Fn => fdk::call(
+            &mut request,
+            terms.deadline.saturating_duration_since(Instant::now()),
+        ),
+        Contract::Ironhttp if !ironhttp::call(function.name.as_str(), &mut request) => {
+            return Err(Problem::new(
+                Kind::LengthRequired,
+                "its length is to be said before the body: send it with Content-Length",
+            ));
+        }
+        Contract::Http | Contract::Port(_) | Contract::Lambda { .. } | Contract::Ironhttp => {}
+    }
     if terms.keeps_body(&request) {
         match request.body_mut().keep().await {
             Some(Ok(())) => {}
@@ -146,9 +166,16 @@ pub(super) async fn forward(
                 {
                     return Err(of_lambda(trouble, detail));
                 }
+                let response = understand(contract, response).map_err(|trouble| {
+                    if trouble.is_fatal {
+                        function.tell(ToControl::Broken(instance.id));
+                        instance.stop_accepting();
+                    }
+                    trouble.problem
+                })?;
                 return Ok(Answer {
-                    response,
-                    upstream,
+                    response: response.map(Origin::Wire),
+                    upstream: Some(upstream),
                     lease,
                     permit,
                 });
@@ -223,6 +250,51 @@ pub(super) async fn forward(
     }
 }
 
+/// What is no answer for the caller.
+struct NoAnswer {
+    problem: Problem,
+    /// Whether the instance is of no use any more.
+    is_fatal: bool,
+}
+
+/// The answer in what an instance said.
+fn understand(contract: Contract, response: Response<Incoming>) -> Result<Response<Incoming>, NoAnswer> {
+    let no_answer = |kind, detail: String, is_fatal| {
+        let problem = Problem::new(kind, detail);
+        Err(NoAnswer { problem, is_fatal })
+    };
+    match contract {
+        Contract::Fn => fdk::answer(response).or_else(|trouble| match trouble {
+            fdk::Trouble::Failed => no_answer(
+                Kind::FunctionError,
+                "the function failed: its log may say why".to_owned(),
+                false,
+            ),
+            fdk::Trouble::TooLate => no_answer(
+                Kind::ResponseTimeout,
+                "the function did not end by its deadline".to_owned(),
+                false,
+            ),
+            fdk::Trouble::Malformed => no_answer(
+                Kind::MalformedResponse,
+                "its status or headers make no HTTP".to_owned(),
+                false,
+            ),
+            fdk::Trouble::Broken(status) => no_answer(
+                Kind::MalformedResponse,
+                format!("its FDK answered {}, and was ended", status.as_u16()),
+                true,
+            ),
+        }),
+        Contract::Ironhttp if !ironhttp::has_an_end(&response) => no_answer(
+            Kind::MalformedResponse,
+            "it does not say how long its response is (Content-Length), and was ended".to_owned(),
+            true,
+        ),
+        _ => Ok(response),
+    }
+}
+
 /// An instance that was just refused by the only instance is still listed for a moment.
 async fn pause(function: &Function, refusals: &mut u32) {
     if function.live().instances.len() <= 1 {
@@ -246,7 +318,7 @@ async fn turn(
 }
 
 /// A place in an instance. A wait for it is noted; a place that is free costs no look at the clock.
-async fn lease(
+pub(super) async fn lease(
     function: &Arc<Function>,
     record: &RefCell<Record>,
     avoid: Option<InstanceId>,
@@ -403,7 +475,7 @@ fn refused() -> Problem {
     )
 }
 
-fn faulty(fault: Fault) -> Problem {
+pub(super) fn faulty(fault: Fault) -> Problem {
     let kind = match fault {
         Fault::TooLarge => Kind::BodyTooLarge,
         Fault::Stalled => Kind::UploadStalled,

@@ -210,7 +210,9 @@ fn pass_on(mut visit: Visit, answer: Answer, client: Option<OnUpgrade>, id: &Req
     }
     let reply = match client {
         Some(client) => {
-            upgrade::open(client, upstream, (lease, permit), visit);
+            if let Some(upstream) = upstream {
+                upgrade::open(client, upstream, (lease, permit), visit);
+            }
             Reply::Own {
                 bytes: bytes::Bytes::new(),
                 _visit: None,
@@ -262,7 +264,7 @@ fn refuse(mut visit: Visit, problem: &Problem, version: Version, id: &RequestId)
                 );
             }
         }
-        _ if row.status.is_client_error() => {}
+        kind if row.status.is_client_error() && kind != Kind::ExecTimeout => {}
         _ => warn!(
             function = visit.function(),
             request_id = id_text,

@@ -18,7 +18,7 @@ pub(crate) fn register(suite: &mut Suite) {
         port_tells_which_port_to_listen_on: PYTHON,
         port_functions_have_a_network_each: PYTHON,
         port_functions_start_stop_and_come_back: PYTHON,
-        gunicorn_serves_through_listen_fds: &[Need::OfPypi("gunicorn")],
+        gunicorn_serves_through_listen_fds: &[Need::Gunicorn],
         static_web_server_serves_through_port: &[Need::StaticWebServer],
     ]);
 }

@@ -21,6 +21,7 @@ pub(crate) fn register(suite: &mut Suite) {
     const PYTHON: &[Need] = &[NETWORK, Need::Program("/usr/bin/python3")];
     funcd_tests::tests!(suite, "lambda", [
         a_function_of_the_crate_answers: RUST,
+        one_without_a_manifest_is_found_out: RUST,
         bytes_go_in_and_out: RUST,
         an_error_is_told_to_the_log_and_not_to_callers: RUST,
         events_and_contexts_are_those_of_the_contract: RUST,
@@ -29,7 +30,7 @@ pub(crate) fn register(suite: &mut Suite) {
         a_stream_that_breaks_off_is_seen_to: RUST,
         sixteen_are_worked_on_at_once: RUST,
         raw_invocations_are_for_those_who_ask_for_them: RUST,
-        cargo_lambda_invokes: &[NETWORK, Need::OfPypi("cargo-lambda")],
+        cargo_lambda_invokes: &[NETWORK, Need::CargoLambda],
         one_that_does_not_answer_in_time_ends: RUST,
         one_that_dies_is_told_and_started_again: RUST,
         a_response_of_more_than_six_mebibytes_is_refused: RUST,
@@ -66,6 +67,13 @@ fn a_function_of_the_crate_answers() {
     assert_eq!(visit.head.all("set-cookie"), ["visits=42; HttpOnly", "seen=yes"]);
     let head = host.ask(&Request::new("HEAD", "/greeter/"));
     assert_eq!((head.status(), head.text().as_str()), (200, ""));
+}
+
+fn one_without_a_manifest_is_found_out() {
+    let host = host();
+    host.deploy("plain", "lambda-http", "");
+    assert_eq!(host.get_ok("/plain/").json(), json!({"hello": "world"}));
+    host.remove("plain");
 }
 
 fn bytes_go_in_and_out() {

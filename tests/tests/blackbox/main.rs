@@ -22,6 +22,7 @@ mod launcher;
 mod lifecycle;
 mod neighbours;
 mod overload;
+mod programs;
 mod refusals;
 mod runtimes;
 mod sandbox;
@@ -41,6 +42,7 @@ fn main() -> std::process::ExitCode {
     refusals::register(&mut suite);
     contract::register(&mut suite);
     lambda::register(&mut suite);
+    programs::register(&mut suite);
     runtimes::register(&mut suite);
     sandbox::register(&mut suite);
     secrets::register(&mut suite);
