@@ -49,9 +49,15 @@ pub(crate) fn register(suite: &mut Suite) {
 
 fn host() -> Arc<Host> {
     Host::shared("lambda", |host| {
+        // Tests side by side ask the same function, of which each instance does one thing at a time: they wait for their turns.
+        let fifo = "[request]\nqueue = \"fifo\"\n";
         let manifest = fs::read_to_string(example_file("lambda-http/function.toml")).unwrap();
-        host.deploy("greeter", "lambda-http", &(manifest + "[scale]\nmax = 1\n"));
-        host.deploy("tries", "lambda-tries", "contract = \"lambda\"\n");
+        host.deploy(
+            "greeter",
+            "lambda-http",
+            &format!("{manifest}[scale]\nmax = 1\n{fifo}"),
+        );
+        host.deploy("tries", "lambda-tries", &format!("contract = \"lambda\"\n{fifo}"));
     })
 }
 
