@@ -290,7 +290,7 @@ fn each_request_has_a_process_of_its_own() {
 
 fn many_at_once_are_bounded_by_max() {
     let host = host();
-    let manifest = "contract = \"stdio\"\n[scale]\nmax = 3\n";
+    let manifest = "contract = \"stdio\"\n[scale]\nmax = 3\n[request]\nqueue = \"fifo\"\n";
     bash(&host, "many", "read -r line; echo \"$line\"", manifest);
     // Each gives its body only when all are under way, or wait: four on three places.
     let mut open: Vec<Connection> = Vec::new();
