@@ -38,7 +38,7 @@ pub fn is_name(name: &[u8]) -> bool {
     let plain = |b: &u8| b.is_ascii_alphanumeric() || *b == b'_';
     let known = |prefix: &&[u8]| name.len() > prefix.len() && name.starts_with(prefix);
     name.iter().all(plain)
-        && (PREFIXES.iter().any(|prefix| known(prefix)) || NAMES.contains(&name))
+        && (PREFIXES.iter().any(known) || NAMES.contains(&name))
         && !name.eq_ignore_ascii_case(b"HTTP_PROXY")
 }
 

@@ -228,7 +228,8 @@ mod tests {
     #[test]
     fn the_first_rule_that_holds_wins_and_says_why() {
         use Image::{Dynamic, Script, Static};
-        let cases: [(&str, &[&str], Image, &[u8], Kind, &str); 13] = [
+        type Case<'a> = (&'a str, &'a [&'a str], Image, &'a [u8], Kind, &'a str);
+        let cases: [Case<'_>; 13] = [
             ("bootstrap", &[], Static, b"LISTEN_FDS", Kind::Lambda, "bootstrap"),
             ("x.cgi", &[], Script, b"#!/bin/sh", Kind::Cgi, ".cgi"),
             (

@@ -96,6 +96,14 @@ fn headers(variables: &mut Variables<'_>, headers: &HeaderMap) {
         if [header::CONNECTION, header::TRANSFER_ENCODING, header::TE].contains(name) {
             continue;
         }
+        // Two names must not become one: `X_Forwarded_For` would pass for what a proxy says.
+        if !name
+            .as_str()
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b == b'-')
+        {
+            continue;
+        }
         let values: Vec<&[u8]> = headers
             .get_all(name)
             .iter()
@@ -213,6 +221,8 @@ mod tests {
             .header("cookie", "a=1")
             .header("cookie", "b=2")
             .header("x-own", "never")
+            .header("x_two", "evil")
+            .header("x.two", "evil")
             .header("proxy", "http://evil")
             .header("connection", "close");
         let found = variables(request, Some(7));

@@ -14,6 +14,7 @@ use super::entry::Entry;
 use super::handle::Revision;
 use super::instance::{Ends, Instance};
 use super::place::Ended;
+use crate::catalog::view::Stamp;
 
 /// A process may go on for so long after its answer was complete, to end by itself.
 const GRACE: Duration = Duration::from_secs(1);
@@ -42,6 +43,8 @@ pub(super) struct Single {
     pub(super) revision: Arc<Revision>,
     pub(super) since: SystemTime,
     pub(super) pid: Option<i32>,
+    /// The state of the system's libraries that it will see: they were bound when it was prepared. `None`: it sees none.
+    libraries: Option<Stamp>,
     phase: Phase,
 }
 
@@ -266,6 +269,25 @@ impl Entry {
         self.settle(effects);
     }
 
+    /// Whether one that waits would see other libraries than what is started now.
+    pub(super) fn has_outdated_singles(&self, now: Stamp) -> bool {
+        let outdated = |single: &Single| single.libraries.is_some_and(|then| then != now) && !single.runs();
+        self.singles.all.values().any(outdated)
+    }
+
+    /// Replaces those.
+    pub(super) fn renew_singles(&mut self, now: Stamp, effects: &mut Effects<'_>) {
+        for (&id, single) in &self.singles.all {
+            if let Phase::Waits(instance) = &single.phase
+                && single.libraries.is_some_and(|then| then != now)
+                && instance.withdraw()
+            {
+                effects.kill(id);
+            }
+        }
+        self.settle(effects);
+    }
+
     /// Whether there is something to do about them by itself.
     pub(super) fn singles_want(&self, now: Instant) -> bool {
         let due = self.singles.deadline().is_some_and(|at| at <= now);
@@ -281,7 +303,7 @@ impl Entry {
                 .singles
                 .all
                 .values()
-                .filter(|single| single.revision.id == current && !single.runs())
+                .filter(|single| single.revision.id == current && !single.runs() && !single.is_dismissed())
                 .count(),
             busy: self.singles.running().count(),
             peak: self.demand.peak(now),
@@ -326,11 +348,15 @@ impl Entry {
         let (missing, surplus) = self.singles_plan(effects.now, ahead);
         for _ in 0..missing {
             let revision = Arc::clone(self.current());
+            // Taken first: a change that comes meanwhile is noticed later.
+            let sees = revision.wanted.sees_the_system(revision.manifest.system);
+            let libraries = sees.then(Stamp::now);
             let id = effects.prepare(&self.handle.name, &revision);
             let single = Single {
                 revision,
                 since: effects.wall,
                 pid: None,
+                libraries,
                 phase: Phase::Asked,
             };
             self.singles.all.insert(id, single);
@@ -483,6 +509,20 @@ mod tests {
         let mut story = Story::new(granted);
         story.with(Entry::tick);
         assert_eq!(asked(&mut story), (vec![], vec![]));
+    }
+
+    #[test]
+    fn what_waits_is_replaced_when_libraries_change() {
+        let mut story = story();
+        asked(&mut story);
+        let _gate = prepared(&mut story, 1);
+        let now = Stamp::sample(2);
+        assert!(!story.entry.has_outdated_singles(now), "it is static");
+        let single = story.entry.singles.all.get_mut(&InstanceId(1)).unwrap();
+        single.libraries = Some(Stamp::sample(1));
+        assert!(story.entry.has_outdated_singles(now));
+        story.with(|entry, effects| entry.renew_singles(now, effects));
+        assert_eq!(asked(&mut story), (vec![2], vec![1]));
     }
 
     #[test]

@@ -175,7 +175,14 @@ impl Control {
 
     /// Replaces what would run with libraries that were upgraded since: a start after an upgrade has the new ones.
     pub(super) fn renew_standbys(&mut self) {
-        for (id, name) in self.standbys.outdated(Stamp::now()) {
+        let now = Stamp::now();
+        let entries = self.entries.iter();
+        let outdated = entries.filter(|(_, entry)| entry.has_outdated_singles(now));
+        let outdated: Vec<_> = outdated.map(|(name, _)| name.clone()).collect();
+        for name in outdated {
+            self.with(&name, |entry, effects| entry.renew_singles(now, effects));
+        }
+        for (id, name) in self.standbys.outdated(now) {
             self.with(&name, Entry::end_standby);
             self.standbys.remove(id);
             self.stand_by(&name, false);

@@ -24,6 +24,7 @@ pub(crate) fn register(suite: &mut Suite) {
         each_mode_answers_as_its_watchdog: BASH,
         a_request_is_in_the_environment: BASH,
         each_request_has_a_process_of_its_own: BASH,
+        a_process_of_a_request_is_confined: &[Need::Program("/bin/bash"), Need::Root, Need::MountNamespaces],
         many_at_once_are_bounded_by_max: BASH,
         a_secret_reaches_the_process_of_a_request: &[Need::Program("/bin/bash"), Need::MountNamespaces],
         programs_that_misbehave_end_clearly: BASH,
@@ -288,9 +289,45 @@ fn each_request_has_a_process_of_its_own() {
     }
 }
 
+fn a_process_of_a_request_is_confined() {
+    let host = host();
+    // What stands in for the world outside: a file that all may read, a socket that all may connect to, a process of root.
+    let file = host.path().join("bait");
+    fs::write(&file, "bait").unwrap();
+    let (port, pid) = (host.admin_address().port(), std::process::id());
+    let attempts = format!(
+        "[[ -r {} ]] && echo file\n(exec 3<>/dev/tcp/127.0.0.1/{port}) 2>/dev/null && echo network\n\
+         kill -0 {pid} 2>/dev/null && echo process\necho x > /tmp/own && echo done\n",
+        file.display()
+    );
+    let control = Command::new("bash").args(["-c", &attempts]).output().unwrap();
+    assert_eq!(
+        String::from_utf8_lossy(&control.stdout),
+        "file\nnetwork\nprocess\ndone\n",
+        "the control"
+    );
+    fs::remove_file("/tmp/own").unwrap();
+    for contract in ["stdio", "cgi", "ironhttp"] {
+        let head = match contract {
+            "stdio" => "",
+            "cgi" => "printf 'Content-Type: text/plain\\n\\n'\n",
+            _ => "printf 'HTTP/1.1 200 OK\\r\\nContent-Length: 5\\r\\n\\r\\n'\n",
+        };
+        let name = format!("tries-{contract}");
+        bash(
+            &host,
+            &name,
+            &format!("{head}{attempts}"),
+            &format!("contract = {contract:?}\n"),
+        );
+        assert_eq!(host.get_ok(&format!("/{name}/")).text(), "done\n", "{contract}");
+    }
+    assert!(!Path::new("/tmp/own").exists());
+}
+
 fn many_at_once_are_bounded_by_max() {
     let host = host();
-    let manifest = "contract = \"stdio\"\n[scale]\nmax = 3\n";
+    let manifest = "contract = \"stdio\"\n[scale]\nmax = 3\n[request]\nqueue = \"fifo\"\n";
     bash(&host, "many", "read -r line; echo \"$line\"", manifest);
     // Each gives its body only when all are under way, or wait: four on three places.
     let mut open: Vec<Connection> = Vec::new();
