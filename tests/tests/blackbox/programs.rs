@@ -661,7 +661,7 @@ while (defined(my $line = <STDIN>)) {
     sleep 1000 if $path eq '/sleep';
     if ($path eq '/endless') { print "HTTP/1.1 200 OK\r\n\r\nhello"; next; }
     if ($path eq '/garbage') { print "hello\n\n"; next; }
-    if ($path eq '/twice') { print "HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx" for 1..2; next; }
+    if ($path eq '/twice') { print "HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx" x 2; next; }
     print "HTTP/1.1 200 OK\r\nContent-Length: ", length($said), "\r\n\r\n$said";
 }
 "#;
