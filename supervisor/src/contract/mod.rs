@@ -1,5 +1,6 @@
 //! How requests get into the process. `http` and `port` both speak HTTP/1.1 over a byte stream, so they differ only in
-//! how that stream is opened. Never parses HTTP.
+//! how that stream is opened; so do `fn` and `ironhttp`, whose requests and answers are made over by [`fdk`] and [`ironhttp`].
+//! `stdio` and `cgi` have a [`process`] for each request. Never parses HTTP.
 
 pub mod cgi;
 pub mod fdk;
