@@ -19,6 +19,7 @@ mod h2;
 mod http;
 mod launcher;
 mod lifecycle;
+mod migrate;
 mod neighbours;
 mod overload;
 mod programs;
@@ -41,6 +42,7 @@ fn main() -> std::process::ExitCode {
     refusals::register(&mut suite);
     contract::register(&mut suite);
     programs::register(&mut suite);
+    migrate::register(&mut suite);
     runtimes::register(&mut suite);
     sandbox::register(&mut suite);
     secrets::register(&mut suite);
