@@ -151,7 +151,9 @@ impl Singles {
 
     /// How many wait for a request or will in a moment.
     pub(super) fn ahead(&self) -> usize {
-        self.all.values().filter(|single| !single.runs()).count()
+        // By their phases, which change here alone: one that a request wakes meanwhile is counted until that is known.
+        let waits = |single: &&Single| matches!(single.phase, Phase::Asked | Phase::Waits(_));
+        self.all.values().filter(waits).count()
     }
 
     pub(super) fn get(&self, id: InstanceId) -> Option<&Single> {
