@@ -1,11 +1,12 @@
 //! How requests get into the process. `http` and `port` both speak HTTP/1.1 over a byte stream, so they differ only in
-//! how that stream is opened; behind the stream of a `lambda` instance is its [`lambda`] desk. Never parses HTTP.
-
-pub mod lambda;
+//! how that stream is opened; so do `fn` and `ironhttp`, whose requests and answers are made over by [`fdk`] and [`ironhttp`].
+//! `stdio` and `cgi` have a [`process`] for each request; behind the stream of a `lambda` instance is its [`lambda`] desk.
+//! Never parses HTTP.
 
 pub mod cgi;
 pub mod fdk;
 pub mod ironhttp;
+pub mod lambda;
 pub mod process;
 pub mod stdio;
 pub mod variables;

@@ -20,6 +20,7 @@ mod http;
 mod lambda;
 mod launcher;
 mod lifecycle;
+mod migrate;
 mod neighbours;
 mod overload;
 mod programs;
@@ -43,6 +44,7 @@ fn main() -> std::process::ExitCode {
     contract::register(&mut suite);
     lambda::register(&mut suite);
     programs::register(&mut suite);
+    migrate::register(&mut suite);
     runtimes::register(&mut suite);
     sandbox::register(&mut suite);
     secrets::register(&mut suite);
