@@ -228,6 +228,7 @@ impl Launcher {
             args: vec!["byte".into()],
             env: Vec::new(),
             socket: Socket::Unix,
+            ports: Vec::new(),
             limits: Limits {
                 memory_bytes: 256 << 20,
                 cpu_millis: 1000,

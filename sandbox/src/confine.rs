@@ -34,12 +34,20 @@ pub struct Confinement {
     pub args: Vec<CString>,
     /// Environment as `NAME=value`; `LISTEN_PID` is added by the child when `listener` is given.
     pub env: Vec<CString>,
+    /// Descriptor 0; `None`: /dev/null.
+    pub stdin: Option<RawFd>,
     /// Descriptor 1.
     pub stdout: RawFd,
     /// Descriptor 2.
     pub stderr: RawFd,
     /// Descriptor 3.
     pub listener: Option<RawFd>,
+    /// A socket that a descriptor of [`crate::spec::EXCHANGE`] is sent to, once the child has made that directory; needs
+    /// `mounts`.
+    pub exchange: Option<RawFd>,
+    /// Whether a standby takes variables of a request ([`crate::variables`]) with the word to execute: their length as a
+    /// u32 in the order of this machine, then the block. Without, the word is one byte.
+    pub takes_variables: bool,
     /// The leaf of the v2 hierarchy, for `CLONE_INTO_CGROUP`.
     pub cgroup: Option<RawFd>,
     /// The `tasks` files of the v1 leaves, open for writing.

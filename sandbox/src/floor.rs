@@ -12,7 +12,7 @@ use crate::launcher::Host;
 use crate::mounts::text;
 use crate::probe::Grade;
 use crate::property::Property;
-use crate::spec::{Limits, MAX_SECRETS, Spec, System, is_secret_name};
+use crate::spec::{Limits, MAX_PORTS, MAX_SECRETS, Socket, Spec, System, is_secret_name};
 use crate::sys::{calls, own};
 use crate::system;
 
@@ -125,9 +125,10 @@ impl Floor {
         check_name(&spec.function)?;
         check_strings(spec)?;
         check_limits(&spec.limits)?;
-        if let crate::spec::Socket::Port(0) = spec.socket {
+        if spec.socket == Socket::Port(0) {
             return refuse("port 0 is no port: set the port that the function listens on");
         }
+        check_ports(spec)?;
         if spec.memo.len() > MAX_MEMO {
             return refuse(format!(
                 "a memo of {} bytes is larger than {MAX_MEMO}",
@@ -335,6 +336,25 @@ fn check_secrets(names: &[String]) -> Result<(), Refusal> {
         }
         if names[..index].contains(name) {
             return refuse(format!("the secret {name} is named twice"));
+        }
+    }
+    Ok(())
+}
+
+/// What the supervisor listens on in the function's own network namespace: each is a descriptor of the launcher.
+fn check_ports(spec: &Spec) -> Result<(), Refusal> {
+    if spec.ports.len() > MAX_PORTS {
+        return refuse(format!("more than {MAX_PORTS} ports are listened on for it"));
+    }
+    if spec.socket == Socket::None && spec.ports.is_empty() {
+        return refuse("it has neither a socket nor a port: this is a bug of the supervisor");
+    }
+    for (index, port) in spec.ports.iter().enumerate() {
+        let is_its_own = spec.socket == Socket::Port(*port);
+        if *port == 0 || is_its_own || spec.ports[..index].contains(port) {
+            return refuse(format!(
+                "port {port} can't be listened on for it: 0, twice, or its own"
+            ));
         }
     }
     Ok(())

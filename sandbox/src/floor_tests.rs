@@ -25,6 +25,7 @@ fn spec() -> Spec {
         args: vec!["hello".into()],
         env: vec![("LOG".into(), "info".into())],
         socket: Socket::Unix,
+        ports: Vec::new(),
         limits: Limits {
             memory_bytes: 64 << 20,
             cpu_millis: 1000,
@@ -194,6 +195,14 @@ fn what_is_refused_and_how_it_is_said() {
         ("pids", |s| s.limits.pids = 0),
         ("files", |s| s.limits.files = 3),
         ("port 0", |s| s.socket = Socket::Port(0)),
+        ("port 0 can't be listened on", |s| s.ports = vec![9001, 0]),
+        ("port 9001 can't", |s| s.ports = vec![9001, 9001]),
+        ("port 80 can't", |s| {
+            s.socket = Socket::Port(80);
+            s.ports = vec![80];
+        }),
+        ("more than 16 ports", |s| s.ports = (1..=17).collect()),
+        ("neither a socket nor a port", |s| s.socket = Socket::None),
         ("memo", |s| s.memo = vec![0; MAX_MEMO + 1]),
         ("write_roots", |s| s.write = vec!["/etc".into()]),
         ("write_roots", |s| s.write = vec!["/srvx".into()]),

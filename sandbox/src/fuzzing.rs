@@ -68,6 +68,8 @@ pub fn floor(bytes: &[u8]) {
     assert!(!spec.degraded.contains(&Property::Network));
     assert!(spec.memo.len() <= 24 * 1024);
     assert_ne!(spec.socket, Socket::Port(0));
+    assert!(spec.ports.len() <= crate::spec::MAX_PORTS && !spec.ports.contains(&0));
+    assert!(spec.socket != Socket::None || !spec.ports.is_empty());
     assert!(spec.limits.memory_bytes >= 1 << 20 && spec.limits.memory_bytes <= 1 << 50);
     assert!(spec.limits.pids >= 1 && spec.limits.cpu_millis >= 1 && spec.limits.files >= 8);
 }

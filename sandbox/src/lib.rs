@@ -27,5 +27,6 @@ mod store;
 pub mod sys;
 pub mod system;
 mod uids;
+pub mod variables;
 pub mod wire;
 mod without;

@@ -9,10 +9,14 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::spec::MAX_PORTS;
 use crate::sys::calls;
 use crate::sys::clone;
 use crate::sys::{Errno, own};
 use crate::wire::MAX_FDS;
+
+/// Connections that a function may have waiting for the supervisor, on each port: more than a process opens at once.
+const BACKLOG: u32 = 128;
 
 /// Whether the loopback interface of a new network namespace is up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +66,38 @@ pub fn sockets_in(netns: BorrowedFd<'_>, count: usize) -> io::Result<Vec<OwnedFd
         })
     });
     let sockets = wanted
+        .iter()
+        .map(Cell::get)
+        .filter(|fd| *fd >= 0)
+        .map(own)
+        .collect();
+    result.map(|()| sockets)
+}
+
+/// Makes a TCP socket (close-on-exec, non-blocking) for each of these ports (at most [`MAX_PORTS`]) that listens there on
+/// 127.0.0.1 of a network namespace.
+///
+/// # Errors
+/// Those of setns(2), bind(2) and listen(2), with no socket left open; `InvalidInput` for too many.
+pub fn listeners_in(netns: BorrowedFd<'_>, ports: &[u16]) -> io::Result<Vec<OwnedFd>> {
+    if ports.len() > MAX_PORTS {
+        let what = format!(
+            "{} ports asked for, at most {MAX_PORTS} can be listened on",
+            ports.len()
+        );
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+    }
+    let made = [const { Cell::new(-1) }; MAX_PORTS];
+    let result = in_child(libc::CLONE_FILES, || {
+        calls::setns(netns.as_raw_fd(), libc::CLONE_NEWNET)?;
+        let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+        made.iter().zip(ports).try_for_each(|(slot, &port)| {
+            let socket = calls::socket(libc::AF_INET, kind)?;
+            slot.set(socket);
+            calls::listen_on_loopback(socket, port, BACKLOG)
+        })
+    });
+    let sockets = made
         .iter()
         .map(Cell::get)
         .filter(|fd| *fd >= 0)
@@ -180,6 +216,36 @@ mod tests {
             }
         }
         assert!(sockets_in(namespace_fd().as_fd(), MAX_FDS + 1).is_err());
+    }
+
+    #[test]
+    fn listeners_are_reached_from_their_namespace_alone() {
+        if skipped() {
+            return;
+        }
+        let host = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = host.local_addr().unwrap().port();
+        let namespace = network(Loopback::Up).unwrap();
+        // The host's own port is free in there, and one below 1024 is open to the launcher.
+        let listeners = listeners_in(namespace.as_fd(), &[port, 80]).unwrap();
+        let listeners: Vec<TcpListener> = listeners.into_iter().map(TcpListener::from).collect();
+        for (listener, port) in listeners.iter().zip([port, 80]) {
+            let socket = sockets_in(namespace.as_fd(), 1).unwrap().remove(0);
+            let there = nix::sys::socket::SockaddrIn::new(127, 0, 0, 1, port);
+            let _ = nix::sys::socket::connect(socket.as_raw_fd(), &there);
+            assert!(listener.accept().is_ok(), "the control: from within");
+        }
+        let _from_here = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        assert!(host.accept().is_ok(), "the host's own gets it");
+        assert!(listeners[0].accept().is_err(), "and the other one does not");
+        // A port that is taken: nothing is left open.
+        let taken = listeners_in(namespace.as_fd(), &[81, 80]).unwrap_err();
+        assert_eq!(taken.raw_os_error(), Some(libc::EADDRINUSE));
+        assert!(
+            listeners_in(namespace.as_fd(), &[81]).is_ok(),
+            "81 was not left open"
+        );
+        assert!(listeners_in(namespace.as_fd(), &[1; MAX_PORTS + 1]).is_err());
     }
 
     fn namespace_fd() -> OwnedFd {

@@ -48,6 +48,9 @@ pub struct Spec {
     pub env: Vec<(String, String)>,
     /// How requests reach the process.
     pub socket: Socket,
+    /// TCP ports of 127.0.0.1 in a network namespace of its own, on which sockets listen before it starts: not its own
+    /// sockets, but the supervisor's, which answers there what the function asks. At most [`MAX_PORTS`], no two alike.
+    pub ports: Vec<u16>,
     /// What it may use.
     pub limits: Limits,
     /// What of the system it sees.
@@ -67,8 +70,14 @@ pub struct Spec {
 /// Where an instance finds its secrets, each a file called as the secret; `CREDENTIALS_DIRECTORY` says so.
 pub const CREDENTIALS: &str = "/run/credentials";
 
+/// The directory of an instance with [`Socket::Directory`], in its own `/tmp`: its own, and searched and read by all.
+pub const EXCHANGE: &str = "/tmp/iofs";
+
 /// Secrets of one function, at most.
 pub const MAX_SECRETS: usize = 64;
+
+/// Ports that the supervisor listens on within one instance's network namespace, at most.
+pub const MAX_PORTS: usize = 16;
 
 /// Whether something may be the name of a secret: 1 to 64 letters, digits, `.`, `_` and `-`, with no `.` in front.
 pub fn is_secret_name(name: &str) -> bool {
@@ -111,6 +120,21 @@ pub enum Socket {
     Unix,
     /// The process itself listens on this TCP port in a network namespace of its own.
     Port(u16),
+    /// Not at all: it has no descriptor 3, and asks for its requests on one of [`Spec::ports`].
+    None,
+    /// Requests come on descriptor 0 and answers go to descriptor 1, each a pipe to the supervisor: it ends with that. A
+    /// start that is prepared takes a request's variables ([`crate::variables`]) with the word to execute.
+    Pipes,
+    /// The process itself binds a Unix socket in [`EXCHANGE`], which the supervisor is given a descriptor of: it ends with
+    /// that.
+    Directory,
+}
+
+impl Spec {
+    /// Whether it gets a network namespace of its own, in which 127.0.0.1 works.
+    pub fn has_own_network(&self) -> bool {
+        matches!(self.socket, Socket::Port(_)) || !self.ports.is_empty()
+    }
 }
 
 /// What an instance may use.

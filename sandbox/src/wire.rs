@@ -41,7 +41,8 @@ pub enum Request {
         spec: Box<Spec>,
     },
     /// Bind the socket of an instance and have its process take every step but exec, and wait there. Only for
-    /// [`crate::spec::Socket::Unix`] without grants, where [`Handover::can_stand_by`]. Answered by [`Event::Prepared`] and,
+    /// [`crate::spec::Socket::Unix`] without grants, where [`Handover::can_stand_by`], and for [`crate::spec::Socket::Pipes`]
+    /// everywhere. Answered by [`Event::Prepared`] and,
     /// once it was told to go on, [`Event::Launched`]; or at any time by [`Event::LaunchFailed`]. While it waits it is not
     /// part of the inventory of the next supervisor, but ended.
     Prepare {
@@ -130,13 +131,18 @@ pub enum Event {
         id: InstanceId,
     },
     /// The instance was prepared and its socket is bound. Descriptor: a pipe; a byte written there lets it execute, and when
-    /// it is closed before, the instance ends.
+    /// it is closed before, the instance ends. For [`crate::spec::Socket::Pipes`] what is written there is the length of a
+    /// block of variables ([`crate::variables`]) as a u32 in the order of this machine and then the block; and two more
+    /// descriptors follow: the write end of its stdin, the read end of its stdout.
     Prepared {
         /// Which instance.
         id: InstanceId,
     },
-    /// The instance runs: exec succeeded. Descriptors: the read ends of its stdout and stderr (in the inventory too), and
-    /// its listening socket if it has one, to be dropped once the instance has accepted a connection.
+    /// The instance runs: exec succeeded. Descriptors: the read ends of its stdout and stderr and a listening socket for each
+    /// of [`Spec::ports`], in that order (in the inventory too); then its own listening socket if it has one, to be dropped once
+    /// the instance has accepted a connection; or the directory of [`crate::spec::Socket::Directory`]. For
+    /// [`crate::spec::Socket::Pipes`] the read end of stderr and, unless they came with [`Event::Prepared`], the two ends that
+    /// come with that. Those end with the supervisor, and are in no inventory.
     Launched {
         /// Which instance.
         id: InstanceId,
@@ -477,6 +483,7 @@ mod tests {
                 args,
                 env,
                 socket: Socket::Port(numbers.5),
+                ports: Vec::new(),
                 limits: Limits {
                     memory_bytes: numbers.0,
                     cpu_millis: numbers.1,

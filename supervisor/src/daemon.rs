@@ -291,6 +291,7 @@ async fn run(
         defaults,
         next_id: handover.next_id,
         standbys: if handover.can_stand_by { config.standbys } else { 0 },
+        workers: config.workers,
         can_freeze: handover.can_freeze,
         facts,
         brownout: held_back,

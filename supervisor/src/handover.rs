@@ -116,6 +116,7 @@ pub fn receive(socket: &OwnedFd) -> io::Result<Handover> {
                     memo,
                     stdout,
                     stderr,
+                    ports: fds.collect(),
                 });
             }
             _ => return Err(unexpected("the inventory")),

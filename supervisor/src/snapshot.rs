@@ -35,6 +35,13 @@ fn function(status: &FunctionStatus) -> FunctionState {
         since: rfc3339(status.since),
         reason: last.filter(|_| troubled).map(|exit| exit.message.clone()),
         revision: status.revision.to_string(),
+        contract: status.source.manifest.contract.as_str().to_owned(),
+        because: status
+            .source
+            .manifest
+            .found
+            .as_ref()
+            .map(|found| found.why.clone()),
         routes: status.routes.clone(),
         instances: status
             .instances

@@ -137,6 +137,8 @@ fn function(revision: &str) -> FunctionState {
         since: SINCE.to_owned(),
         reason: None,
         revision: revision.to_owned(),
+        contract: "http".to_owned(),
+        because: None,
         routes: vec!["/hello/".to_owned()],
         instances: 0,
         in_flight: 0,

@@ -9,12 +9,27 @@ use std::sync::OnceLock;
 use nix::fcntl::{Flock, FlockArg};
 
 /// The example functions' executables.
-const EXECUTABLES: [&str; 15] = [
-    "hello", "thumbs", "notes", "ticker", "slow", "crash", "hog", "forkbomb", "fuzzer", "deaf", "daemon",
-    "garbage", "echo", "sour", "attack",
+const EXECUTABLES: [&str; 17] = [
+    "hello",
+    "thumbs",
+    "notes",
+    "ticker",
+    "slow",
+    "crash",
+    "hog",
+    "forkbomb",
+    "fuzzer",
+    "deaf",
+    "daemon",
+    "garbage",
+    "echo",
+    "sour",
+    "attack",
+    "lambda-http",
+    "lambda-tries",
 ];
 /// The files of the examples that tests use as they are.
-const FILES: [&str; 14] = [
+const FILES: [&str; 17] = [
     "py-port/server.py",
     "py-port/function.toml",
     "notes/function.toml",
@@ -29,9 +44,19 @@ const FILES: [&str; 14] = [
     "sh-port/function.toml",
     "c-http/hello.c",
     "go-http/main.go",
+    "lambda-http/function.toml",
+    "lambda-py/bootstrap",
+    "lambda-py/function.toml",
 ];
 /// Of those, the ones that run as they are.
-const SCRIPTS: [&str; 5] = ["server.py", "server.js", "server.pl", "server", "server.sh"];
+const SCRIPTS: [&str; 6] = [
+    "server.py",
+    "server.js",
+    "server.pl",
+    "server",
+    "server.sh",
+    "bootstrap",
+];
 
 /// Where what is tested lies: `funcd`, `bin/<example>`, `examples/<file of an example>`, `peers/`, and the tests
 /// themselves, by name.
@@ -355,13 +380,28 @@ pub fn static_web_server() -> PathBuf {
 
 /// The folder that gunicorn is installed to from PyPI, as its authors released it; its script is `bin/gunicorn`.
 pub fn gunicorn() -> PathBuf {
-    let folder = folder().join("peers/gunicorn");
-    let script = folder.join("bin/gunicorn");
-    if script.exists() {
+    from_pypi("gunicorn", "bin/gunicorn")
+}
+
+/// The folder that Fn's FDK for Python is installed to from PyPI, as its authors released it.
+pub fn fdk() -> PathBuf {
+    from_pypi("fdk", "fdk/__init__.py")
+}
+
+/// cargo-lambda from PyPI, as its authors released it.
+pub fn cargo_lambda() -> PathBuf {
+    from_pypi("cargo-lambda", "bin/cargo-lambda").join("bin/cargo-lambda")
+}
+
+/// The folder that a package is installed to from PyPI; `file` is one of those that it has then.
+fn from_pypi(package: &str, file: &str) -> PathBuf {
+    let folder = folder().join("peers").join(package);
+    let file = folder.join(file);
+    if file.exists() {
         return folder;
     }
     let _lock = lock(&folder);
-    if !script.exists() {
+    if !file.exists() {
         // Debian's own python3, which the sandbox shows, not one of a version manager in somebody's home.
         run(Command::new("/usr/bin/python3")
             .args([
@@ -374,7 +414,7 @@ pub fn gunicorn() -> PathBuf {
                 "--target",
             ])
             .arg(&folder)
-            .arg("gunicorn")
+            .arg(package)
             .current_dir("/"));
     }
     folder

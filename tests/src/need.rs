@@ -34,6 +34,10 @@ pub enum Need {
     StaticWebServer,
     /// gunicorn: installed already, or /usr/bin/python3 with pip, and PyPI.
     Gunicorn,
+    /// Fn's FDK for Python: installed already, or /usr/bin/python3 with pip, and PyPI.
+    Fdk,
+    /// cargo-lambda: installed already, or /usr/bin/python3 with pip, and PyPI.
+    CargoLambda,
 }
 
 impl fmt::Display for Need {
@@ -55,6 +59,8 @@ impl fmt::Display for Need {
             Need::CurlHttp2 => f.write_str("curl with HTTP/2"),
             Need::StaticWebServer => f.write_str("static-web-server from crates.io"),
             Need::Gunicorn => f.write_str("/usr/bin/python3 with pip, and gunicorn from PyPI"),
+            Need::Fdk => f.write_str("/usr/bin/python3 with pip, and fdk from PyPI"),
+            Need::CargoLambda => f.write_str("/usr/bin/python3 with pip, and cargo-lambda from PyPI"),
         }
     }
 }
@@ -125,6 +131,17 @@ fn succeeds(command: &mut Command) -> bool {
     command.output().is_ok_and(|output| output.status.success())
 }
 
+fn has_from_pypi(package: &str, file: &str) -> bool {
+    let mut pip = Command::new("/usr/bin/python3");
+    let pip = pip.args(["-m", "pip", "download", "--quiet", "--no-deps", "--dest"]);
+    artifacts::folder()
+        .join("peers")
+        .join(package)
+        .join(file)
+        .exists()
+        || tempfile::tempdir().is_ok_and(|to| succeeds(pip.arg(to.path()).arg(package)))
+}
+
 impl Need {
     /// Whether it is there.
     pub fn is_met(self) -> bool {
@@ -159,12 +176,9 @@ impl Need {
                             .current_dir("/"),
                     )
             }
-            Need::Gunicorn => {
-                let mut pip = Command::new("/usr/bin/python3");
-                let pip = pip.args(["-m", "pip", "download", "--quiet", "--no-deps", "--dest"]);
-                artifacts::folder().join("peers/gunicorn/bin/gunicorn").exists()
-                    || tempfile::tempdir().is_ok_and(|to| succeeds(pip.arg(to.path()).arg("gunicorn")))
-            }
+            Need::Gunicorn => has_from_pypi("gunicorn", "bin/gunicorn"),
+            Need::Fdk => has_from_pypi("fdk", "fdk/__init__.py"),
+            Need::CargoLambda => has_from_pypi("cargo-lambda", "bin/cargo-lambda"),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The child's steps, in their order. Never allocates, never takes a lock, never returns to the launcher's code.
 
+use std::ffi::CStr;
 use std::os::fd::RawFd;
 
 use super::Failure;
@@ -8,6 +9,9 @@ use crate::exit::Step;
 use crate::oom;
 use crate::sys::Errno;
 use crate::sys::calls;
+
+/// [`crate::spec::EXCHANGE`], as the kernel wants it.
+const EXCHANGE: &CStr = c"/tmp/iofs";
 
 /// NOROOT, NO_SETUID_FIXUP and their locks, and KEEP_CAPS_LOCKED (capabilities(7)).
 const SECUREBITS: usize = 0x2f;
@@ -27,6 +31,7 @@ impl Prepared<'_> {
         self.step(Step::Capabilities, Self::lock_privileges)?;
         self.step(Step::Identity, Self::change_identity)?;
         self.step(Step::Capabilities, |_| calls::clear_capabilities())?;
+        self.step(Step::Socket, Self::make_exchange)?;
         // Changing the uid has cleared it.
         self.step(Step::Process, Self::die_with_the_launcher)
     }
@@ -117,7 +122,7 @@ impl Prepared<'_> {
 
     fn place_descriptors(&self) -> Result<(), Errno> {
         let sources = &self.sources;
-        calls::duplicate(sources.null, 0)?;
+        calls::duplicate(sources.stdin, 0)?;
         calls::duplicate(sources.stdout, 1)?;
         calls::duplicate(sources.stderr, 2)?;
         sources
@@ -174,6 +179,22 @@ impl Prepared<'_> {
         calls::clear_groups()?;
         calls::set_gid(gid)?;
         calls::set_uid(uid)
+    }
+
+    /// As the function itself, below its own `/tmp`: what is in there counts against that.
+    fn make_exchange(&self) -> Result<(), Errno> {
+        let Some(exchange) = self.sources.exchange else {
+            return Ok(());
+        };
+        calls::mkdir(EXCHANGE, 0o755)?;
+        // The umask keeps it from others; a descriptor of it is the supervisor's, which is another user.
+        calls::chmod(EXCHANGE, 0o755)?;
+        // Its limit of open files holds by now, and what the launcher has open is still in the way: 3 is nobody's.
+        calls::close(3);
+        let directory = calls::open(EXCHANGE, libc::O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW, 0)?;
+        calls::send_descriptor(exchange, directory)?;
+        calls::close(directory);
+        Ok(())
     }
 
     /// Whatever the launcher has open beyond what was placed ends with exec.

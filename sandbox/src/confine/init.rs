@@ -1,20 +1,34 @@
 //! The mini-init of a pid namespace: its first process, which reaps, passes signals on and reports how the function ended.
 //! It runs on a copy of the launcher's memory, without any privilege, and never executes anything.
 
-use std::io::IoSliceMut;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, setsockopt, sockopt};
+use nix::sys::socket::{MsgFlags, setsockopt, sockopt};
 
 use super::prepare::{Prepared, above};
-use super::word::{self, BORN, Ends, HELLO, Said, Word};
-use super::{Failure, Spawned, reap};
+use super::word::{self, BORN, Ends, HELLO, Said};
+use super::{Failure, Spawned, reap, standby};
 use crate::exit::Step;
 use crate::sys::calls;
 use crate::sys::clone::{self, Fork};
 
 /// Starts the function below a mini-init.
 pub(super) fn spawn(prepared: &Prepared<'_>) -> Result<Spawned, Failure> {
+    let (spawned, status) = fork(prepared, None)?;
+    match listen(status.as_fd()) {
+        Ok(main) => Ok(Spawned { main, ..spawned }),
+        Err(failure) => {
+            // The main process may live on for a moment; it goes with its namespace.
+            let _ = calls::kill(spawned.pid, libc::SIGKILL);
+            reap(spawned.pid);
+            Err(failure)
+        }
+    }
+}
+
+/// Forks the mini-init, which goes on by itself and tells on the socket. With a gate its main process waits there right
+/// before exec: the end that it reads, and the two that are nobody's in there.
+pub(super) fn fork(prepared: &Prepared<'_>, gate: Option<[RawFd; 3]>) -> Result<(Spawned, OwnedFd), Failure> {
     let failed = |errno| Failure {
         step: Step::Init,
         errno,
@@ -33,29 +47,30 @@ pub(super) fn spawn(prepared: &Prepared<'_>) -> Result<Spawned, Failure> {
                 errno,
             });
         }
-        Ok(Fork::Child) => run(
-            prepared,
-            [ours.as_raw_fd(), low.as_raw_fd()],
-            status.as_raw_fd(),
-            report_high.as_raw_fd(),
-        ),
+        Ok(Fork::Child) => {
+            // Once the launcher's ends are only the launcher's, a write tells whether it is still there, and so does a read.
+            [ours.as_raw_fd(), low.as_raw_fd()]
+                .into_iter()
+                .for_each(calls::close);
+            gate.iter()
+                .flat_map(|[_, rest @ ..]| rest)
+                .for_each(|fd| calls::close(*fd));
+            run(
+                prepared,
+                status.as_raw_fd(),
+                report_high.as_raw_fd(),
+                gate.map(|[gate, ..]| gate),
+            )
+        }
         Ok(Fork::Parent(child)) => child,
     };
-    drop((low, status, report_end, report_high));
-    match listen(ours.as_fd()) {
-        Ok(main) => Ok(Spawned {
-            pid: child.pid,
-            pidfd: child.pidfd,
-            main,
-            report: Some(report),
-        }),
-        Err(failure) => {
-            // The main process may live on for a moment; it goes with its namespace.
-            let _ = calls::kill(child.pid, libc::SIGKILL);
-            reap(child.pid);
-            Err(failure)
-        }
-    }
+    let spawned = Spawned {
+        pid: child.pid,
+        main: child.pid,
+        pidfd: child.pidfd,
+        report: Some(report),
+    };
+    Ok((spawned, ours))
 }
 
 /// In the launcher: until the main process has executed. Its pid.
@@ -63,16 +78,7 @@ fn listen(status: BorrowedFd<'_>) -> Result<i32, Failure> {
     let mut main = None;
     let mut last = Step::Clone;
     loop {
-        let mut word = Word::default();
-        let mut control = nix::cmsg_space!(nix::sys::socket::UnixCredentials);
-        let mut parts = [IoSliceMut::new(&mut word)];
-        let received = recvmsg::<UnixAddr>(
-            status.as_raw_fd(),
-            &mut parts,
-            Some(&mut control),
-            MsgFlags::empty(),
-        );
-        let (length, sender) = match received {
+        let message = match word::receive(status, MsgFlags::empty()) {
             Err(nix::errno::Errno::EINTR) => continue,
             Err(errno) => {
                 return Err(Failure {
@@ -80,35 +86,21 @@ fn listen(status: BorrowedFd<'_>) -> Result<i32, Failure> {
                     errno: errno as i32,
                 });
             }
-            Ok(message) => {
-                let sender = message
-                    .cmsgs()
-                    .into_iter()
-                    .flatten()
-                    .find_map(|control| match control {
-                        ControlMessageOwned::ScmCredentials(credentials) => Some(credentials.pid()),
-                        _ => None,
-                    });
-                (message.bytes, sender)
-            }
+            Ok(message) => message,
         };
-        if length == 0 {
+        match message.said {
             // All its ends are closed: by exec, or because it was killed.
-            return main.ok_or(Failure { step: last, errno: 0 });
-        }
-        match word::read(word) {
-            Said::Born => last = Step::Process,
-            Said::Hello => main = sender,
-            Said::Ready | Said::Going => {}
-            Said::Failed(failure) => return Err(failure),
+            None => return main.ok_or(Failure { step: last, errno: 0 }),
+            Some(Said::Born) => last = Step::Process,
+            Some(Said::Hello) => main = message.sender,
+            Some(Said::Ready | Said::Going) => {}
+            Some(Said::Failed(failure)) => return Err(failure),
         }
     }
 }
 
 /// In the child, which is pid 1 of its namespace.
-fn run(prepared: &Prepared<'_>, close: [RawFd; 2], status: RawFd, report: RawFd) -> ! {
-    // Once the launcher's end is only the launcher's, a write tells whether it is still there.
-    close.into_iter().for_each(calls::close);
+fn run(prepared: &Prepared<'_>, status: RawFd, report: RawFd, gate: Option<RawFd>) -> ! {
     let _ = calls::prctl(libc::PR_SET_PDEATHSIG, [libc::SIGKILL as usize, 0, 0, 0]);
     word::tell(status, word::mark(BORN));
     if let Err(failure) = prepared.enclose() {
@@ -128,7 +120,10 @@ fn run(prepared: &Prepared<'_>, close: [RawFd; 2], status: RawFd, report: RawFd)
             word::tell(status, word::mark(HELLO));
             // A session of its own: what it sends to its process group must not reach the mini-init.
             let _ = calls::setsid();
-            word::fail(status, prepared.last_steps())
+            match gate {
+                Some(gate) => standby::wait(prepared, status, gate),
+                None => word::fail(status, prepared.last_steps()),
+            }
         }
         Ok(main) => tend(main, report),
     }

@@ -47,9 +47,10 @@ pub(super) struct Prepared<'a> {
 
 /// Descriptors that the child needs after it began to fill 0 to 3: none of them is below 4.
 pub(super) struct Sources {
-    pub(super) null: RawFd,
+    pub(super) stdin: RawFd,
     pub(super) stdout: RawFd,
     pub(super) stderr: RawFd,
+    pub(super) exchange: Option<RawFd>,
     pub(super) listener: Option<RawFd>,
     pub(super) network: Option<RawFd>,
     pub(super) executable: RawFd,
@@ -78,6 +79,7 @@ impl<'a> Prepared<'a> {
                 &confinement.args,
                 &confinement.env,
                 confinement.listener.is_some(),
+                confinement.takes_variables,
             ),
             path: confinement
                 .artifact_path
@@ -124,9 +126,10 @@ impl Sources {
             Ok(number)
         };
         Ok(Sources {
-            null: null.as_raw_fd(),
+            stdin: confinement.stdin.map_or(Ok(null.as_raw_fd()), &mut free)?,
             stdout: free(confinement.stdout)?,
             stderr: free(confinement.stderr)?,
+            exchange: confinement.exchange.map(&mut free).transpose()?,
             listener: confinement.listener.map(&mut free).transpose()?,
             network: confinement.network.map(&mut free).transpose()?,
             executable: free(confinement.executable)?,
@@ -191,7 +194,10 @@ fn rules(confinement: &Confinement) -> Result<Option<Rules>, Errno> {
     let Some(abi) = confinement.landlock_abi else {
         return Ok(None);
     };
-    let handle_tcp = confinement.network.is_none() && confinement.listener.is_some();
+    // Without a network of its own TCP is for those alone that listen on a port themselves.
+    let is_reached =
+        confinement.listener.is_some() || confinement.stdin.is_some() || confinement.exchange.is_some();
+    let handle_tcp = confinement.network.is_none() && is_reached;
     let mut rules = Rules::new(abi, handle_tcp);
     let directory = |path: &Path| std::fs::metadata(path).map(|m| m.is_dir()).map_err(|e| errno(&e));
     for path in &confinement.read {

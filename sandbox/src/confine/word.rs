@@ -1,9 +1,12 @@
 //! What a child with a memory of its own tells the launcher until it executes: words of eight bytes on a status socket.
 //! Decides nothing.
 
+use std::io::IoSliceMut;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use nix::sys::socket::{
+    AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, recvmsg, socketpair,
+};
 
 use super::Failure;
 use super::prepare::above;
@@ -97,17 +100,34 @@ pub(super) fn fail(status: RawFd, failure: Failure) -> ! {
     calls::exit(127)
 }
 
-/// In the launcher: a word that is there by now; `None` at the end of all.
+/// A word, and who said it.
+#[derive(Debug)]
+pub(super) struct Message {
+    /// `None` at the end of all.
+    pub(super) said: Option<Said>,
+    /// The pid, where the socket passes it (`SO_PASSCRED`).
+    pub(super) sender: Option<i32>,
+}
+
+/// In the launcher: the next word; with `MSG_DONTWAIT` one that is there by now.
 ///
 /// # Errors
-/// `EAGAIN` when there is none yet, and those of recv(2).
-pub(super) fn receive(socket: BorrowedFd<'_>) -> nix::Result<Option<Said>> {
-    use nix::sys::socket::{MsgFlags, recv};
+/// `EAGAIN` when there is none yet, and those of recvmsg(2).
+pub(super) fn receive(socket: BorrowedFd<'_>, flags: MsgFlags) -> nix::Result<Message> {
     let mut word = Word::default();
-    match recv(socket.as_raw_fd(), &mut word, MsgFlags::MSG_DONTWAIT)? {
-        0 => Ok(None),
-        _ => Ok(Some(read(word))),
-    }
+    let mut control = nix::cmsg_space!(nix::sys::socket::UnixCredentials);
+    let mut parts = [IoSliceMut::new(&mut word)];
+    let received = recvmsg::<UnixAddr>(socket.as_raw_fd(), &mut parts, Some(&mut control), flags)?;
+    let sender = |control| match control {
+        ControlMessageOwned::ScmCredentials(credentials) => Some(credentials.pid()),
+        _ => None,
+    };
+    let sender = received.cmsgs().into_iter().flatten().find_map(sender);
+    let length = received.bytes;
+    Ok(Message {
+        said: (length > 0).then(|| read(word)),
+        sender,
+    })
 }
 
 #[cfg(test)]

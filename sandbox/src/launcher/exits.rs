@@ -1,4 +1,5 @@
-//! The end of instances: why, what is left of them, and who is told. An instance is told of only once nothing of it is left.
+//! The end of instances: why, what is left of them, and who is told. An instance is told of only once nothing of it is left;
+//! one that is spoken to over pipes as soon as what is left was killed.
 
 use std::time::{Duration, Instant};
 
@@ -46,7 +47,13 @@ impl Launcher {
         self.short_of_memory.retain(|(other, _)| *other != id);
         let _ = std::fs::remove_file(self.folders.socket(&id.to_string()));
         self.secrets.remove(id);
-        let tell = (!instance.end_is_told).then_some((id, exit));
+        let mut tell = (!instance.end_is_told).then_some((id, exit));
+        // Whoever waits for how it ended waits for no cgroup: what it left behind was killed.
+        if instance.stdout.is_none()
+            && let Some((id, exit)) = tell.take()
+        {
+            self.tell(&Event::Exited { id, exit }, Vec::new());
+        }
         self.leave(instance.sandbox.into_leaf(), tell);
     }
 

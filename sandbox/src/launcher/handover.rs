@@ -56,7 +56,7 @@ impl Launcher {
         }
         let running = |(_, instance): &(_, &Instance)| !instance.end_is_told;
         for (&id, instance) in self.instances.iter().filter(running) {
-            supervisor.tell(&inventory(id, instance), instance.output())?;
+            supervisor.tell(&inventory(id, instance), instance.descriptors())?;
         }
         supervisor.tell(&Event::InventoryEnd, Vec::new())
     }

@@ -1,13 +1,16 @@
 //! From a request to a running instance: what is made for it, in order; what fails is undone and told by name.
 
 use std::ffi::CString;
-use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::io::{self, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::socket::{
+    AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, recvmsg, socketpair,
+};
 
 use super::failed::{Failed, explain, failed};
 use super::listeners;
@@ -19,10 +22,11 @@ use crate::cgroup::{Ceiling, Leaf};
 use crate::confine::{self, Confinement, Mounts, Spawned, Standby};
 use crate::exit::Step;
 use crate::floor::Grants;
+use crate::namespace;
 use crate::rlimit;
 use crate::sandbox::Sandbox;
 use crate::spec::{Image, InstanceId, Socket, Spec, System};
-use crate::sys::ballast;
+use crate::sys::{ballast, own};
 use crate::wire::Event;
 
 /// After a start the launcher leaves the cores to the new process and its first request; what was made ahead and is used
@@ -47,9 +51,34 @@ pub(super) struct Started {
     pub(super) ends: Ends,
 }
 
-/// What is bound for an instance before it exists.
+/// How requests will come to an instance.
+pub(super) enum Way {
+    /// It listens by itself.
+    None,
+    /// On its socket, which is bound.
+    Listener(OwnedFd),
+    /// On its stdin: its end, and the supervisor's.
+    Stdin(OwnedFd, OwnedFd),
+    /// On a socket that it will bind: where its directory comes out, and where the child sends it.
+    Exchange(OwnedFd, OwnedFd),
+}
+
+impl Way {
+    /// What goes to the supervisor beside the output, once the child has executed: a child that did has sent its directory.
+    fn into_gift(self) -> Option<OwnedFd> {
+        match self {
+            Way::None => None,
+            Way::Listener(end) | Way::Stdin(_, end) => Some(end),
+            Way::Exchange(ours, _) => receive_descriptor(&ours).ok(),
+        }
+    }
+}
+
+/// What is made for an instance before it exists.
 pub(super) struct Ends {
-    pub(super) listener: Option<OwnedFd>,
+    pub(super) way: Way,
+    /// Those of the supervisor, in the instance's network namespace.
+    pub(super) ports: Vec<Rc<OwnedFd>>,
     pub(super) stdout: (OwnedFd, OwnedFd),
     pub(super) stderr: (OwnedFd, OwnedFd),
 }
@@ -125,26 +154,34 @@ impl Launcher {
                     network,
                     ends,
                 } = started;
-                let mut listener = ends.listener;
+                // Its ends of the pipes go to the supervisor alone: they end with it, and with that the instance.
+                let mut stdout = Some(Rc::new(ends.stdout.0));
+                let with_supervisor = matches!(spec.socket, Socket::Pipes | Socket::Directory);
+                let mut gifts: Vec<Rc<OwnedFd>> = ends.way.into_gift().into_iter().map(Rc::new).collect();
+                if spec.socket == Socket::Pipes {
+                    gifts.extend(stdout.take());
+                }
                 let waiting = standby.map(|standby| Waiting {
                     standby,
-                    listener: listener.take(),
+                    gifts: std::mem::take(&mut gifts),
                     function: spec.function,
                 });
                 let instance = Instance {
                     sandbox: Sandbox::new(spawned, leaf),
                     artifact: spec.artifact,
-                    stdout: Rc::new(ends.stdout.0),
+                    stdout,
+                    with_supervisor,
                     stderr: Rc::new(ends.stderr.0),
                     network,
                     has_port: matches!(spec.socket, Socket::Port(_)),
+                    ports: ends.ports,
                     oom: None,
                     memo: spec.memo.into(),
                     is_unreachable: false,
                     waiting,
                     end_is_told: false,
                 };
-                self.take_in(id, instance, listener)
+                self.take_in(id, instance, gifts)
             }
             Err(failed) => {
                 let _ = std::fs::remove_file(self.folders.socket(&id.to_string()));
@@ -204,18 +241,28 @@ impl Launcher {
         when: When,
     ) -> Result<Started, Failed> {
         confinement.credentials = self.deliver(id, spec, confinement.identity)?;
-        let ends = self.ends(id, spec)?;
+        let mut ends = self.ends(id, spec)?;
         let network = self
             .networks
-            .take(&self.plan, spec.socket)
+            .take(&self.plan, spec)
             .map_err(|e| Failed::new(Step::Network, &e, "see `funcd doctor`"))?;
-        if ends.listener.is_some() && when == When::Now {
+        if !spec.ports.is_empty() {
+            ends.ports = listen_within(network.as_ref(), &spec.ports)?;
+        }
+        if let Way::Listener(listener) = &ends.way {
+            confinement.listener = Some(listener.as_raw_fd());
+        }
+        if confinement.listener.is_some() && when == When::Now {
             // While the process is made on this core, the request finds its way to the socket on another.
             self.tell(&Event::Bound { id }, Vec::new());
         }
         confinement.stdout = ends.stdout.1.as_raw_fd();
         confinement.stderr = ends.stderr.1.as_raw_fd();
-        confinement.listener = ends.listener.as_ref().map(|fd| fd.as_raw_fd());
+        match &ends.way {
+            Way::None | Way::Listener(_) => {}
+            Way::Stdin(read, _) => confinement.stdin = Some(read.as_raw_fd()),
+            Way::Exchange(_, theirs) => confinement.exchange = Some(theirs.as_raw_fd()),
+        }
         confinement.network = network.as_ref().map(Network::fd);
         let (spawned, standby) = match when {
             When::Now => (confine::spawn(&confinement).map_err(explain)?, None),
@@ -246,9 +293,12 @@ impl Launcher {
             artifact_path: self.artifact_path(spec),
             args: strings(spec.args.iter().cloned()),
             env: strings(environment(spec)),
+            stdin: None,
             stdout: NONE,
             stderr: NONE,
             listener: None,
+            exchange: None,
+            takes_variables: spec.socket == Socket::Pipes,
             cgroup: leaf.directory(),
             tasks: leaf.tasks(),
             network: None,
@@ -297,18 +347,39 @@ impl Launcher {
     }
 
     fn ends(&self, id: InstanceId, spec: &Spec) -> Result<Ends, Failed> {
-        let listener = match spec.socket {
-            Socket::Port(_) => None,
-            Socket::Unix => Some(
+        let few = |e: io::Error| Failed::new(Step::Descriptors, &e, "raise the limit of open files");
+        let way = match spec.socket {
+            Socket::Port(_) | Socket::None => Way::None,
+            Socket::Unix => Way::Listener(
                 self.bind(id)
                     .map_err(|e| Failed::new(Step::Socket, &e, "look at the run folder"))?,
             ),
+            Socket::Pipes => {
+                let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(|e| few(e.into()))?;
+                set_nonblocking(&write).map_err(few)?;
+                Way::Stdin(read, write)
+            }
+            Socket::Directory if !self.plan.mounts => {
+                return Err(Failed {
+                    step: Step::Socket,
+                    errno: libc::EPERM,
+                    why: "this host can't make mount namespaces, so it has no /tmp that its socket could be found in; \
+                          see `funcd doctor`"
+                        .to_owned(),
+                });
+            }
+            Socket::Directory => {
+                let (family, kind) = (AddressFamily::Unix, SockType::SeqPacket);
+                let pair = socketpair(family, kind, None, SockFlag::SOCK_CLOEXEC);
+                let (ours, theirs) = pair.map_err(|e| few(e.into()))?;
+                Way::Exchange(ours, theirs)
+            }
         };
-        let pipe = || pipe().map_err(|e| Failed::new(Step::Descriptors, &e, "raise the limit of open files"));
         Ok(Ends {
-            listener,
-            stdout: pipe()?,
-            stderr: pipe()?,
+            way,
+            ports: Vec::new(),
+            stdout: pipe().map_err(few)?,
+            stderr: pipe().map_err(few)?,
         })
     }
 
@@ -322,14 +393,9 @@ impl Launcher {
         Ok(listener)
     }
 
-    /// Takes a started instance into the inventory and tells of it. The listener goes to the supervisor alone: it sees
+    /// Takes a started instance into the inventory and tells of it. Its listener goes to the supervisor alone: it sees
     /// there when the instance has accepted, and drops it, so that callers of a dead instance are not left waiting.
-    fn take_in(
-        &mut self,
-        id: InstanceId,
-        instance: Instance,
-        listener: Option<OwnedFd>,
-    ) -> Result<(), Failed> {
+    fn take_in(&mut self, id: InstanceId, instance: Instance, gifts: Vec<Rc<OwnedFd>>) -> Result<(), Failed> {
         let pid = instance.sandbox.pid;
         let watched = self
             .poll
@@ -339,8 +405,8 @@ impl Launcher {
                 None => Ok(()),
             });
         let waits = instance.waiting.is_some();
-        let mut output = instance.output();
-        output.extend(listener.map(Rc::new));
+        let mut descriptors = instance.descriptors();
+        descriptors.extend(gifts);
         self.children.insert(instance.sandbox.child, id);
         self.instances.insert(id, instance);
         if let Err(e) = watched {
@@ -354,7 +420,7 @@ impl Launcher {
             return Err(Failed::new(Step::Clone, &e, "raise fs.epoll.max_user_watches"));
         }
         if !waits {
-            self.tell(&Event::Launched { id, pid }, output);
+            self.tell(&Event::Launched { id, pid }, descriptors);
             self.rest_until = Instant::now() + REST;
         }
         // From here on nobody waits.
@@ -388,11 +454,48 @@ impl Launcher {
     }
 }
 
+/// Sockets of the supervisor within an instance's network namespace, made before its process exists: what it connects to first
+/// is there.
+fn listen_within(network: Option<&Network>, ports: &[u16]) -> Result<Vec<Rc<OwnedFd>>, Failed> {
+    let Some(network) = network else {
+        let why = "what it asks for is answered on a port of its own network namespace, and this host can't make one: see \
+                   `funcd doctor`";
+        return Err(Failed {
+            step: Step::Network,
+            errno: libc::EOPNOTSUPP,
+            why: why.to_owned(),
+        });
+    };
+    let made = namespace::listeners_in(network.namespace().as_fd(), ports);
+    let made = made.map_err(|e| Failed::new(Step::Network, &e, "raise the limit of open files"))?;
+    Ok(made.into_iter().map(Rc::new).collect())
+}
+
 fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
     // The reader shares it with the launcher; the function's own end stays as programs expect it.
-    fcntl(&read, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    set_nonblocking(&read)?;
     Ok((read, write))
+}
+
+fn set_nonblocking(fd: &OwnedFd) -> io::Result<()> {
+    fcntl(fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    Ok(())
+}
+
+/// The descriptor that came over a socket.
+fn receive_descriptor(socket: &OwnedFd) -> io::Result<OwnedFd> {
+    let mut byte = [0];
+    let mut parts = [IoSliceMut::new(&mut byte)];
+    let mut control = nix::cmsg_space!([RawFd; 1]);
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
+    let message = recvmsg::<UnixAddr>(socket.as_raw_fd(), &mut parts, Some(&mut control), flags)?;
+    let rights = |control| match control {
+        ControlMessageOwned::ScmRights(fds) => fds.into_iter().map(own).next(),
+        _ => None,
+    };
+    let found = message.cmsgs()?.find_map(rights);
+    found.ok_or_else(|| io::ErrorKind::NotFound.into())
 }
 
 fn strings(strings: impl IntoIterator<Item = String>) -> Vec<CString> {
@@ -409,7 +512,7 @@ fn environment(spec: &Spec) -> Vec<String> {
         .collect();
     let contract: &[(&str, &str)] = match spec.socket {
         Socket::Unix => &[("LISTEN_FDS", "1"), ("LISTEN_FDNAMES", "http")],
-        Socket::Port(_) => &[],
+        Socket::Port(_) | Socket::None | Socket::Pipes | Socket::Directory => &[],
     };
     for (name, value) in contract {
         if !spec.env.iter().any(|(given, _)| given == name) {

@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use crate::namespace::{self, Loopback};
 use crate::probe::Plan;
-use crate::spec::Socket;
+use crate::spec::Spec;
 
 /// Namespaces that are ready.
 #[derive(Debug, Default)]
@@ -42,35 +42,33 @@ impl Networks {
     ///
     /// # Errors
     /// Those of unshare(2).
-    pub(super) fn take(&mut self, plan: &Plan, socket: Socket) -> io::Result<Option<Network>> {
+    pub(super) fn take(&mut self, plan: &Plan, spec: &Spec) -> io::Result<Option<Network>> {
         if !plan.network {
             return Ok(None);
         }
-        let namespace = match socket {
-            Socket::Port(_) => {
-                self.wants_port = true;
-                Rc::new(
-                    self.with_port
-                        .take()
-                        .map_or_else(|| namespace::network(Loopback::Up), Ok)?,
-                )
-            }
-            Socket::Unix if plan.shared_network => match &self.shared {
+        let namespace = if spec.has_own_network() {
+            self.wants_port = true;
+            Rc::new(
+                self.with_port
+                    .take()
+                    .map_or_else(|| namespace::network(Loopback::Up), Ok)?,
+            )
+        } else if plan.shared_network {
+            match &self.shared {
                 Some(shared) => Rc::clone(shared),
                 None => {
                     let made = Rc::new(namespace::network(Loopback::Down)?);
                     self.shared = Some(Rc::clone(&made));
                     made
                 }
-            },
-            Socket::Unix => {
-                self.wants_alone = true;
-                Rc::new(
-                    self.alone
-                        .take()
-                        .map_or_else(|| namespace::network(Loopback::Down), Ok)?,
-                )
             }
+        } else {
+            self.wants_alone = true;
+            Rc::new(
+                self.alone
+                    .take()
+                    .map_or_else(|| namespace::network(Loopback::Down), Ok)?,
+            )
         };
         Ok(Some(Network(namespace)))
     }

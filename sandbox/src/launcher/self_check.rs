@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::launch::{Started, When};
+use super::launch::{Started, Way, When};
 use super::network::Network;
 use super::serve::Launcher;
 use super::{LauncherError, log, supervisor};
@@ -44,6 +44,9 @@ impl std::fmt::Display for Profile {
         let socket = match self.socket {
             Socket::Unix => "a Unix socket",
             Socket::Port(_) => "a port",
+            Socket::None => "no socket",
+            Socket::Pipes => "pipes",
+            Socket::Directory => "a directory",
         };
         write!(f, "{image} on {socket}")
     }
@@ -62,7 +65,7 @@ struct Attacker {
     profile: Profile,
     sandbox: Sandbox,
     stdout: OwnedFd,
-    _rest: (Option<Network>, OwnedFd, Option<OwnedFd>),
+    _rest: (Option<Network>, OwnedFd, Way),
 }
 
 impl Launcher {
@@ -149,6 +152,7 @@ impl Launcher {
             args: name.into_iter().chain(target.arguments()).collect(),
             env: Vec::new(),
             socket: profile.socket,
+            ports: Vec::new(),
             limits: Limits {
                 memory_bytes: MEMORY,
                 cpu_millis: 1000,
@@ -194,7 +198,7 @@ impl Launcher {
                 profile,
                 sandbox: Sandbox::new(spawned, leaf),
                 stdout: ends.stdout.0,
-                _rest: (network, ends.stderr.0, ends.listener),
+                _rest: (network, ends.stderr.0, ends.way),
             }),
             Err(failed) => {
                 self.leave(leaf, None);

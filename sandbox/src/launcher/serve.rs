@@ -79,11 +79,14 @@ pub(super) struct Launcher {
 pub(super) struct Instance {
     pub(super) sandbox: Sandbox,
     pub(super) artifact: Digest,
-    pub(super) stdout: Rc<OwnedFd>,
+    /// `None` where it is the supervisor's alone.
+    pub(super) stdout: Option<Rc<OwnedFd>>,
     pub(super) stderr: Rc<OwnedFd>,
     pub(super) network: Option<Network>,
     /// Whether the function listens on a port, so that sockets are made in its namespace.
     pub(super) has_port: bool,
+    /// What the supervisor listens on in its namespace; every supervisor gets them.
+    pub(super) ports: Vec<Rc<OwnedFd>>,
     pub(super) oom: Option<OwnedFd>,
     /// Shared by instances that were started alike.
     pub(super) memo: Rc<[u8]>,
@@ -91,14 +94,17 @@ pub(super) struct Instance {
     pub(super) is_unreachable: bool,
     /// Until it runs, if it was prepared ahead.
     pub(super) waiting: Option<Waiting>,
+    /// Whether it ends with the supervisor, which alone holds what it is reached by.
+    pub(super) with_supervisor: bool,
     /// Its end is nothing that the supervisor must be told any more.
     pub(super) end_is_told: bool,
 }
 
 impl Instance {
     /// The descriptors that a supervisor gets with it.
-    pub(super) fn output(&self) -> Vec<Rc<OwnedFd>> {
-        vec![Rc::clone(&self.stdout), Rc::clone(&self.stderr)]
+    pub(super) fn descriptors(&self) -> Vec<Rc<OwnedFd>> {
+        let output = self.stdout.iter().chain([&self.stderr]);
+        output.chain(&self.ports).map(Rc::clone).collect()
     }
 }
 

@@ -16,6 +16,7 @@ use crate::wire::Event;
 
 /// Instances that may wait at once, whatever the supervisor asks for: each costs the host a process. Twice as many as it may be
 /// configured to have (`standbys`), as each may be on its way out when the one in its place is asked for.
+/// Those for one request each wait only until that has come, and are bounded like what runs.
 pub(super) const MOST: usize = 2 * 64;
 
 /// How long after it let go of its status socket a prepared instance is told of: most have answered by then.
@@ -25,8 +26,8 @@ const KEEP: Duration = Duration::from_millis(2);
 #[derive(Debug)]
 pub(super) struct Waiting {
     pub(super) standby: Standby,
-    /// For the supervisor, once it runs.
-    pub(super) listener: Option<OwnedFd>,
+    /// For the supervisor: pipes at once, a listener once it runs.
+    pub(super) gifts: Vec<Rc<OwnedFd>>,
     /// Whose it is, to be told with a failure.
     pub(super) function: String,
 }
@@ -39,12 +40,17 @@ pub(super) fn can_stand_by(plan: &Plan) -> bool {
 
 /// Why this one can't be prepared: what it is granted is bound and opened now, and may be another thing when it runs.
 pub(super) fn refusal(plan: &Plan, spec: &Spec) -> Option<&'static str> {
+    // Those for one request each are made when requests are there: what they are granted is looked up no earlier than the
+    // supervisor asks, and without scopes a mini-init keeps their siblings from them.
+    if spec.socket == Socket::Pipes {
+        return None;
+    }
     if !can_stand_by(plan) {
         Some(
             "this host starts functions below a mini-init (Landlock before ABI 6, or no uids): none is prepared ahead",
         )
-    } else if spec.socket != Socket::Unix {
-        Some("an instance with a port of its own can't be prepared ahead")
+    } else if spec.socket != Socket::Unix || !spec.ports.is_empty() {
+        Some("an instance with a port or socket of its own can't be prepared ahead")
     } else if !spec.read.is_empty() || !spec.write.is_empty() || !spec.secrets.is_empty() {
         Some("an instance with grants or secrets can't be prepared ahead")
     } else {
@@ -54,7 +60,8 @@ pub(super) fn refusal(plan: &Plan, spec: &Spec) -> Option<&'static str> {
 
 impl Launcher {
     pub(super) fn standbys(&self) -> usize {
-        let waits = |instance: &&super::serve::Instance| instance.waiting.is_some();
+        let waits =
+            |instance: &&super::serve::Instance| instance.waiting.is_some() && !instance.with_supervisor;
         self.instances.values().filter(waits).count()
     }
 
@@ -83,14 +90,20 @@ impl Launcher {
                     let _ = self
                         .poll
                         .watch_closing(waiting.standby.socket(), Token::Standby(id));
-                    self.tell(&Event::Prepared { id }, vec![Rc::new(go)]);
+                    let mut fds = vec![Rc::new(go)];
+                    if instance.with_supervisor {
+                        fds.append(&mut waiting.gifts);
+                    }
+                    // Below a mini-init it was not known before.
+                    instance.sandbox.pid = waiting.standby.main().unwrap_or(instance.sandbox.pid);
+                    self.tell(&Event::Prepared { id }, fds);
                 }
                 Progress::Executed => {
-                    let listener = instance.waiting.take().and_then(|waiting| waiting.listener);
-                    let mut output = instance.output();
-                    output.extend(listener.map(Rc::new));
+                    let gifts = instance.waiting.take().map(|waiting| waiting.gifts);
+                    let mut descriptors = instance.descriptors();
+                    descriptors.extend(gifts.into_iter().flatten());
                     let pid = instance.sandbox.pid;
-                    self.tell(&Event::Launched { id, pid }, output);
+                    self.tell(&Event::Launched { id, pid }, descriptors);
                     self.rest_until = Instant::now() + REST;
                 }
                 Progress::Failed(failure) => {
@@ -105,12 +118,12 @@ impl Launcher {
     }
 
     /// A new supervisor knows nothing of them, and prepares its own. One that was woken by the last request of the old one
-    /// is an instance like any other.
+    /// is an instance like any other, unless that had its pipes: it answers nobody.
     pub(super) fn drop_standbys(&mut self) {
         for instance in self.instances.values_mut() {
-            if let Some(mut waiting) = instance.waiting.take()
-                && !matches!(waiting.standby.progress(), Progress::Executed)
-            {
+            let executed = |mut waiting: Waiting| matches!(waiting.standby.progress(), Progress::Executed);
+            let waits = instance.waiting.take().is_some_and(|waiting| !executed(waiting));
+            if waits || instance.with_supervisor {
                 instance.end_is_told = true;
                 instance.sandbox.kill_all();
             }

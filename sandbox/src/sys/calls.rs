@@ -200,6 +200,18 @@ pub(crate) fn socket(domain: i32, kind: i32) -> Result<RawFd> {
     call(libc::SYS_socket, [domain as usize, kind as usize, 0, 0, 0, 0]).map(|fd| fd as RawFd)
 }
 
+/// Binds a TCP socket to a port of 127.0.0.1 and listens.
+pub(crate) fn listen_on_loopback(socket: RawFd, port: u16, backlog: u32) -> Result {
+    // struct sockaddr_in (ip(7)): family, port and address in network order, 8 bytes of nothing.
+    let mut address = [0u8; 16];
+    address[..2].copy_from_slice(&(libc::AF_INET as u16).to_ne_bytes());
+    address[2..4].copy_from_slice(&port.to_be_bytes());
+    address[4..8].copy_from_slice(&[127, 0, 0, 1]);
+    let bind = [socket as usize, address.as_ptr() as usize, address.len(), 0, 0, 0];
+    call(libc::SYS_bind, bind)?;
+    call(libc::SYS_listen, [socket as usize, backlog as usize, 0, 0, 0, 0]).map(drop)
+}
+
 /// Sets the loopback interface of this network namespace up, through any socket.
 pub(crate) fn loopback_up(socket: RawFd) -> Result {
     // struct ifreq: the name in 16 bytes, then the flags; 40 bytes in all.
@@ -225,6 +237,62 @@ pub(crate) fn chdir(path: &CStr) -> Result {
 
 pub(crate) fn mkdir(path: &CStr, mode: u32) -> Result {
     call(libc::SYS_mkdirat, [CWD, pointer(path), mode as usize, 0, 0, 0]).map(drop)
+}
+
+pub(crate) fn chmod(path: &CStr, mode: u32) -> Result {
+    call(libc::SYS_fchmodat, [CWD, pointer(path), mode as usize, 0, 0, 0]).map(drop)
+}
+
+/// Sends a copy of a descriptor, with one byte, over a Unix socket.
+pub(crate) fn send_descriptor(socket: RawFd, descriptor: RawFd) -> Result {
+    /// `struct cmsghdr` with one descriptor, padded as CMSG_SPACE(3) does.
+    #[repr(C)]
+    struct Rights {
+        length: usize,
+        level: i32,
+        kind: i32,
+        descriptor: RawFd,
+        _padding: i32,
+    }
+    /// `struct msghdr`, as the kernel has it.
+    #[repr(C)]
+    struct Message {
+        name: usize,
+        name_length: usize,
+        parts: usize,
+        part_count: usize,
+        control: usize,
+        control_length: usize,
+        flags: usize,
+    }
+    let byte = [0_u8];
+    let part = [byte.as_ptr() as usize, byte.len()];
+    let rights = Rights {
+        // Without the padding (CMSG_LEN(3)).
+        length: size_of::<Rights>() - size_of::<i32>(),
+        level: libc::SOL_SOCKET,
+        kind: libc::SCM_RIGHTS,
+        descriptor,
+        _padding: 0,
+    };
+    let message = Message {
+        name: 0,
+        name_length: 0,
+        parts: part.as_ptr() as usize,
+        part_count: 1,
+        control: (&raw const rights) as usize,
+        control_length: size_of::<Rights>(),
+        flags: 0,
+    };
+    let args = [
+        socket as usize,
+        (&raw const message) as usize,
+        libc::MSG_NOSIGNAL as usize,
+        0,
+        0,
+        0,
+    ];
+    call(libc::SYS_sendmsg, args).map(drop)
 }
 
 pub(crate) fn mknod(path: &CStr, mode: u32, device: u64) -> Result {

@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -76,6 +78,21 @@ int main(int argc, char **argv) {
         for (char **e = environ; *e; e++) puts(*e);
         return 0;
     }
+    if (!strcmp(what, "cat")) {
+        char some[4096];
+        ssize_t length;
+        while ((length = read(0, some, sizeof some)) > 0)
+            if (write(1, some, length) != length) return 96;
+        return 0;
+    }
+    if (!strcmp(what, "bind")) {
+        // As the FDKs of Fn do: a socket that all may write to, and a symlink to it.
+        struct sockaddr_un at = {.sun_family = AF_UNIX, .sun_path = "/tmp/iofs/own.sock"};
+        int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+        if (bind(fd, (struct sockaddr *)&at, sizeof at) || listen(fd, 16)) return 97;
+        if (chmod(at.sun_path, 0666) || symlink("own.sock", "/tmp/iofs/lsnr.sock")) return 98;
+        serve(fd);
+    }
     if (!strcmp(what, "port")) {
         struct sockaddr_in at = {.sin_family = AF_INET, .sin_port = htons(atoi(argv[2]))};
         at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
@@ -83,6 +100,19 @@ int main(int argc, char **argv) {
         if (bind(fd, (struct sockaddr *)&at, sizeof at) || listen(fd, 16)) return 95;
         puts("listening");
         serve(fd);
+    }
+    if (!strcmp(what, "ask")) {
+        // Asks again and again on its port, and says what it is told, or why it is not.
+        struct sockaddr_in at = {.sin_family = AF_INET, .sin_port = htons(atoi(argv[2]))};
+        at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+        for (;;) {
+            char told[64];
+            int fd = socket(AF_INET, SOCK_STREAM, 0);
+            if (connect(fd, (struct sockaddr *)&at, sizeof at)) return 96;
+            ssize_t length = read(fd, told, sizeof told);
+            if (length > 0 && write(1, told, length) != length) return 97;
+            close(fd);
+        }
     }
     printf("serving as %d\n", (int)getuid());
     serve(3);

@@ -285,7 +285,11 @@ fn spec(host: &Running, digest: Digest, chance: &mut Chance) -> Spec {
         chance.pick(&["\0", "/", "LD_", "é", "..", "a"]).repeat(length)
     };
     for _ in 0..chance.below(3) {
-        match chance.below(15) {
+        match chance.below(16) {
+            15 => {
+                spec.ports = vec![chance.pick(&[0, 1, 9001]); chance.below(20)];
+                spec.socket = chance.pick(&[Socket::Unix, Socket::Port(1), Socket::None]);
+            }
             0 => spec.function = text(chance).chars().take(20_000).collect(),
             1 => spec.artifact = Digest([chance.next() as u8; 32]),
             2 => spec.image = chance.pick(&[Image::Static, Image::Dynamic, Image::Script]),
@@ -539,6 +543,8 @@ pub(super) fn no_clause_of_the_floor_gives_way(who: As) {
         ),
         ("memo", Box::new(|s| s.memo = vec![0; 24 * 1024 + 1])),
         ("port 0", Box::new(|s| s.socket = Socket::Port(0))),
+        ("more than 16 ports", Box::new(|s| s.ports = (1..=17).collect())),
+        ("port 9001 can't", Box::new(|s| s.ports = vec![9001, 9001])),
         ("memory", Box::new(|s| s.limits.memory_bytes = u64::MAX)),
         ("memory", Box::new(|s| s.limits.memory_bytes = 0)),
         ("pids", Box::new(|s| s.limits.pids = u32::MAX)),

@@ -56,6 +56,8 @@ pub(crate) struct Running {
     pub(crate) descriptors: Vec<OwnedFd>,
     /// Instances found running: id and pid, with stdout.
     pub(crate) inventory: Vec<(InstanceId, i32, OwnedFd)>,
+    /// Where the supervisor listens for the instance that was told of last.
+    pub(crate) ports: Vec<OwnedFd>,
 }
 
 /// An instance that a test started.
@@ -153,6 +155,7 @@ impl Running {
             },
             descriptors: Vec::new(),
             inventory: Vec::new(),
+            ports: Vec::new(),
         };
         running.take_over();
         running
@@ -183,7 +186,9 @@ impl Running {
             match self.recv() {
                 (Event::Descriptors, fds) => self.descriptors.extend(fds),
                 (Event::Inventory { id, pid, .. }, fds) => {
-                    let [stdout, _stderr] = <[OwnedFd; 2]>::try_from(fds).unwrap();
+                    let mut fds = fds.into_iter();
+                    let (stdout, _stderr) = (fds.next().unwrap(), fds.next().unwrap());
+                    self.ports = fds.collect();
                     self.inventory.push((id, pid, stdout));
                 }
                 (Event::InventoryEnd, _) => break,
@@ -259,6 +264,7 @@ impl Running {
                 .collect(),
             env: vec![("GREETING".into(), "hello".into())],
             socket: Socket::Unix,
+            ports: Vec::new(),
             limits: Limits {
                 memory_bytes: 32 << 20,
                 cpu_millis: 2000,
@@ -304,9 +310,14 @@ impl Running {
             panic!("{event:?} instead of launched");
         };
         assert_eq!(id, asked);
-        // The third, its listener, is dropped: nothing but the instance holds it then.
-        assert!(fds.len() == 2 || fds.len() == 3);
-        let stdout = fds.into_iter().next().unwrap().into();
+        assert!(fds.len() >= 2);
+        let mut fds = fds.into_iter();
+        let (stdout, _stderr) = (fds.next().unwrap().into(), fds.next());
+        self.ports = fds.collect();
+        if bound {
+            // Its listener is dropped: nothing but the instance holds it then.
+            self.ports.pop().unwrap();
+        }
         Started { id, pid, stdout }
     }
 

@@ -8,14 +8,15 @@ mod freezer;
 mod host;
 mod leftovers;
 mod limits;
+mod pipes;
 mod place;
 mod relay;
 mod shortage;
 mod standby;
 
 use std::fs;
-use std::io::Read;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -30,7 +31,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use host::{As, Running, UID_FIRST, read_all, read_line};
+use host::{As, Running, UID_FIRST, read_all, read_line, readable};
 
 /// As funcd's own.
 #[global_allocator]
@@ -83,6 +84,10 @@ fn run_tests() {
         (
             "a_function_with_a_port_is_reached_by_its_sockets",
             a_function_with_a_port_is_reached_by_its_sockets,
+        ),
+        (
+            "a_function_asks_on_a_port_that_every_supervisor_gets",
+            a_function_asks_on_a_port_that_every_supervisor_gets,
         ),
         (
             "a_start_below_the_floor_is_refused",
@@ -182,6 +187,22 @@ fn run_tests() {
         (
             "another_is_prepared_while_one_still_ends",
             standby::another_is_prepared_while_one_still_ends,
+        ),
+        (
+            "a_request_brings_its_variables_and_its_body",
+            pipes::a_request_brings_its_variables_and_its_body,
+        ),
+        (
+            "what_no_request_may_set_executes_nothing",
+            pipes::what_no_request_may_set_executes_nothing,
+        ),
+        (
+            "one_with_pipes_ends_with_its_supervisor",
+            pipes::one_with_pipes_ends_with_its_supervisor,
+        ),
+        (
+            "the_directory_of_a_socket_is_the_functions_own",
+            pipes::the_directory_of_a_socket_is_the_functions_own,
         ),
     ];
     let root: &[Test] = &[
@@ -411,6 +432,38 @@ fn a_function_with_a_port_is_reached_by_its_sockets(who: As) {
             "its port is reachable from outside"
         );
     }
+    host.stop();
+}
+
+fn a_function_asks_on_a_port_that_every_supervisor_gets(who: As) {
+    let (mut host, digest) = started(who);
+    let mut spec = host.spec(digest, &["ask", "9001"]);
+    (spec.socket, spec.ports) = (Socket::None, vec![80, 9001]);
+    if !host.has(funcd_sandbox::property::Property::Network) {
+        assert!(host.refused(spec).contains("network namespace"));
+        return host.stop();
+    }
+    let function = host.launch(spec);
+    for generation in 0..=2 {
+        assert_eq!(host.handover.generation, generation);
+        assert_eq!(host.ports.len(), 2);
+        let listener = std::net::TcpListener::from(host.ports.pop().unwrap());
+        readable(listener.as_fd(), "the function asks");
+        listener.accept().unwrap().0.write_all(b"told\n").unwrap();
+        assert_eq!(read_line(&function.stdout), "told");
+        drop(listener);
+        if generation < 2 {
+            kill(Pid::from_raw(host.supervisor()), Signal::SIGKILL).unwrap();
+            // What it asks meanwhile waits, as nothing closed the socket.
+            host.take_over();
+            assert_eq!(host.inventory[0].1, function.pid);
+        }
+    }
+    // One with a socket of its own too, as functions with bindings have.
+    let mut spec = host.spec(digest, &["serve"]);
+    spec.ports = vec![9001];
+    let both = host.launch(spec);
+    assert_eq!((host.ports.len(), host.call(both.id).as_str()), (1, "hello\n"));
     host.stop();
 }
 

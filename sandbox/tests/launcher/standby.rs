@@ -170,7 +170,7 @@ pub(super) fn what_can_not_be_prepared_is_refused_by_name(who: As) {
     let spec = host.spec(digest, &["serve"]);
     type Change<'a> = &'a dyn Fn(&mut Spec);
     let cases: [(Change<'_>, &str); 4] = [
-        (&|spec| spec.socket = Socket::Port(8080), "a port of its own"),
+        (&|spec| spec.socket = Socket::Port(8080), "of its own"),
         (&|spec| spec.read = vec![data.clone()], "with grants or secrets"),
         (&|spec| spec.write = vec![data.clone()], "with grants or secrets"),
         (

@@ -66,7 +66,19 @@ pub(super) fn of_problem(kind: &str, name: &str) -> String {
             "mend {name}: `funcd logs {name}` shows the last words of the instances that died of it; a new revision is given \
              every request again"
         ),
-        "malformed-response" => format!("mend {name}: what it wrote is not HTTP/1.1"),
+        "malformed-response" => format!(
+            "mend {name}: what it wrote is not what its contract says; `funcd ls` shows which contract that is"
+        ),
+        "exec-timeout" => format!(
+            "`funcd logs {name}` shows what its process did meanwhile; raise `request.timeout` in function.toml if it needs longer"
+        ),
+        "function-failed" | "function-error" => {
+            format!("`funcd logs {name}` shows what it said on stderr and how it ended")
+        }
+        "output-too-large" => {
+            "raise `stdio.output` in function.toml, or set stdio.mode = \"streaming\", which keeps nothing"
+                .to_owned()
+        }
         "unknown-route" => {
             "`funcd ls` shows all routes; a function without `routes` answers at /<name>/".to_owned()
         }
@@ -77,8 +89,10 @@ pub(super) fn of_problem(kind: &str, name: &str) -> String {
             "nothing at the host: the caller stopped sending; `client.body_idle` is how long it may"
                 .to_owned()
         }
-        "bad-request" | "method-not-allowed" | "target-too-long" | "expectation-failed"
-        | "head-too-large" => "nothing at the host: the caller has to send it otherwise".to_owned(),
+        "bad-request" | "method-not-allowed" | "length-required" | "target-too-long"
+        | "expectation-failed" | "head-too-large" => {
+            "nothing at the host: the caller has to send it otherwise".to_owned()
+        }
         _ => "look at funcd's own log for this request_id".to_owned(),
     }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use funcd_sandbox::property::Property;
 use funcd_sandbox::rlimit;
 use funcd_sandbox::seccomp::{self, Answer};
-use funcd_sandbox::spec::{CREDENTIALS, Image, Socket, Spec, System};
+use funcd_sandbox::spec::{CREDENTIALS, EXCHANGE, Image, Socket, Spec, System};
 use funcd_sandbox::system;
 use serde::{Deserialize, Serialize};
 
@@ -204,6 +204,32 @@ impl Items {
         match spec.socket {
             Socket::Unix => {
                 self.add("network", "descriptor 3", "a listening Unix socket", contract);
+                self.add("network", "reachable", "nothing, not even 127.0.0.1", PROFILE);
+            }
+            Socket::None => {
+                for port in &spec.ports {
+                    let what = format!("port {port}");
+                    let how = "where it asks funcd for its requests, in a network of its own";
+                    self.add("network", what, how, contract.clone());
+                }
+                self.add(
+                    "network",
+                    "reachable",
+                    "that port, and itself, over 127.0.0.1",
+                    PROFILE,
+                );
+            }
+            Socket::Pipes => {
+                self.add(
+                    "network",
+                    "descriptors 0 and 1",
+                    "pipes: requests and answers",
+                    contract,
+                );
+                self.add("network", "reachable", "nothing, not even 127.0.0.1", PROFILE);
+            }
+            Socket::Directory => {
+                self.add("network", EXCHANGE, "where it binds a Unix socket", contract);
                 self.add("network", "reachable", "nothing, not even 127.0.0.1", PROFILE);
             }
             Socket::Port(port) => {

@@ -432,7 +432,7 @@ fn logs_are_given_and_followed() {
         revision: RevisionId(Digest([1; 32])),
         instance: InstanceId(7),
     };
-    host.logs.attach(writer, stdout, stderr);
+    host.logs.attach(writer, [Some(stdout), Some(stderr)]);
     let mut out = File::from(out);
     out.write_all(b"one\ntwo\n").unwrap();
     drop(err);

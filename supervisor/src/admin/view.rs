@@ -139,6 +139,12 @@ pub struct FunctionState {
     pub reason: Option<String>,
     /// The revision that new requests go to, 64 hexadecimal digits.
     pub revision: String,
+    /// How requests get in: `http`, `port`, `stdio`, `cgi`, `ironhttp` or `fn`.
+    #[serde(default)]
+    pub contract: String,
+    /// With `contract = "auto"`: why it is that one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub because: Option<String>,
     /// What it answers: `/hello/` or `img.example.com/thumbs`.
     pub routes: Vec<String>,
     /// How many processes it has.
@@ -486,6 +492,8 @@ pub(crate) mod tests {
             since: "2026-01-01T00:00:00.000Z".to_owned(),
             reason: None,
             revision: "ab".repeat(32),
+            contract: "http".to_owned(),
+            because: None,
             routes: vec!["/hello/".to_owned()],
             instances: 1,
             in_flight: 2,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use funcd_sandbox::property::Property;
 use funcd_sandbox::spec::Limits;
 
+use super::guess::Guess;
 use super::manifest_check as check;
 use super::manifest_file::ManifestFile;
 use super::view::Scope;
@@ -27,6 +28,12 @@ pub struct Manifest {
     pub secrets: Vec<String>,
     /// How requests get in.
     pub contract: Contract,
+    /// With `contract = "auto"`: what was found in the executable, see [`Manifest::settle`].
+    pub found: Option<Guess>,
+    /// What changes when it turns out to be a Lambda function.
+    pub as_lambda: AsLambda,
+    /// How a function with a process for each request answers.
+    pub stdio: Stdio,
     /// Which requests it answers; empty: `/<name>/…` with the prefix stripped.
     pub routes: Vec<RoutePattern>,
     /// How many instances, and when.
@@ -54,6 +61,87 @@ pub enum Contract {
     Http,
     /// It listens on `$PORT` itself.
     Port(u16),
+    /// A process for each request: the body on stdin, the answer on stdout, the rest in the environment.
+    Stdio,
+    /// The same by RFC 3875: the answer begins with headers.
+    Cgi,
+    /// HTTP requests on stdin and answers on stdout, one after the other.
+    Ironhttp,
+    /// It binds a Unix socket that `FN_LISTENER` names (Fn's FDKs).
+    Fn,
+    /// It asks for its requests itself, at `$AWS_LAMBDA_RUNTIME_API`.
+    Lambda {
+        /// Whether callers may also send events as they are.
+        invoke: bool,
+    },
+}
+
+/// Which values nobody typed, so that a Lambda function finds what it finds elsewhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AsLambda {
+    /// Of `scale.concurrency`.
+    pub concurrency: bool,
+    /// Of `request.body`.
+    pub body: bool,
+    /// Of `health.stop_within`.
+    pub stop_within: bool,
+}
+
+impl AsLambda {
+    /// One request at a time.
+    pub const CONCURRENCY: u32 = 1;
+    /// 6 MiB.
+    pub const BODY: u64 = 6 << 20;
+    /// Between SIGTERM and SIGKILL.
+    pub const STOP_WITHIN: Duration = Duration::from_secs(2);
+}
+
+/// What becomes of what a `stdio` process writes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// OpenFaaS's classic watchdog: the whole output when it has ended well, else 500; 408 when it takes too long.
+    #[default]
+    Classic,
+    /// of-watchdog's `streaming`: the output as it comes, always 200.
+    Streaming,
+    /// of-watchdog's `serializing`: as classic, as `application/octet-stream`; 504 when it takes too long.
+    Serializing,
+}
+
+/// How a function with a process for each request answers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Stdio {
+    /// What becomes of what it writes.
+    pub mode: Mode,
+    /// The Content-Type of its answers, instead of what the mode says.
+    pub content_type: Option<String>,
+    /// The most output that is kept until the process has ended, in bytes.
+    pub output: u64,
+}
+
+impl Contract {
+    /// Its name in `function.toml`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Contract::Http => "http",
+            Contract::Port(_) => "port",
+            Contract::Stdio => "stdio",
+            Contract::Cgi => "cgi",
+            Contract::Ironhttp => "ironhttp",
+            Contract::Fn => "fn",
+            Contract::Lambda { .. } => "lambda",
+        }
+    }
+
+    /// Whether each request gets a process of its own.
+    pub fn is_per_request(self) -> bool {
+        matches!(self, Contract::Stdio | Contract::Cgi)
+    }
+
+    /// Whether a process answers one request at a time whatever the manifest says.
+    pub fn is_one_at_a_time(self) -> bool {
+        self.is_per_request() || matches!(self, Contract::Ironhttp | Contract::Fn)
+    }
 }
 
 /// Which requests a function answers.
@@ -142,6 +230,38 @@ impl Manifest {
         }
         layers.extend(defaults.0.iter().cloned());
         check::manifest(name.as_str(), &layers)
+    }
+}
+
+impl Manifest {
+    /// Whether an instance is connected to anew for each request: one connection that idles would keep it from the others.
+    pub fn takes_one_connection(&self) -> bool {
+        let ends_at_funcd = matches!(self.contract, Contract::Ironhttp | Contract::Lambda { .. });
+        self.scale.concurrency == 1 && !self.contract.is_per_request() && !ends_at_funcd
+    }
+
+    /// Takes the contract that was found in the executable, unless the manifest names one.
+    pub fn settle(&mut self, guess: Guess) {
+        if self.found.is_none() {
+            return;
+        }
+        self.contract = guess.contract();
+        self.found = Some(guess);
+        if self.contract.is_one_at_a_time() {
+            self.scale.concurrency = 1;
+        }
+        if let Contract::Lambda { .. } = self.contract {
+            let untyped = self.as_lambda;
+            if untyped.concurrency {
+                self.scale.concurrency = AsLambda::CONCURRENCY;
+            }
+            if untyped.body {
+                self.request.body = AsLambda::BODY;
+            }
+            if untyped.stop_within {
+                self.health.stop_within = AsLambda::STOP_WITHIN;
+            }
+        }
     }
 }
 

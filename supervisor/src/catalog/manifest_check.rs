@@ -7,7 +7,10 @@ use std::time::Duration;
 use funcd_sandbox::property::Property;
 use funcd_sandbox::spec::{Limits, MAX_SECRETS, is_secret_name};
 
-use super::manifest::{Contract, Health, Manifest, RequestBounds, Retry, RoutePattern, Scale};
+use super::guess::Guess;
+use super::manifest::{
+    AsLambda, Contract, Health, Manifest, Mode, RequestBounds, Retry, RoutePattern, Scale, Stdio,
+};
 use super::manifest_file::{ManifestFile, RouteFile};
 use super::view::Scope;
 use crate::admission::Class;
@@ -19,7 +22,8 @@ type Layers<'a> = &'a [Layer<ManifestFile>];
 /// Arguments, environment and grants together, in bytes: they travel to the launcher in one message of 64 KiB.
 const MAX_TEXT: usize = 32 * 1024;
 /// Contracts that the design knows and this version does not.
-const LATER_CONTRACTS: [&str; 5] = ["lambda", "fn", "stdio", "cgi", "ironhttp"];
+/// Those that it knows.
+const CONTRACTS: [&str; 8] = ["auto", "http", "port", "lambda", "stdio", "cgi", "ironhttp", "fn"];
 
 /// The manifest of the function `name`; layers strongest first.
 ///
@@ -27,18 +31,33 @@ const LATER_CONTRACTS: [&str; 5] = ["lambda", "fn", "stdio", "cgi", "ironhttp"];
 /// [`TypedError`] with the place of the first mistake.
 pub(super) fn manifest(name: &str, layers: Layers<'_>) -> Result<Manifest, TypedError> {
     not_in_this_version(layers)?;
+    let (contract, is_auto) = contract(layers)?;
+    // What those functions find elsewhere: one request at a time, 6 MB, and 2 seconds to end.
+    let is_lambda = matches!(contract, Contract::Lambda { .. });
     let manifest = Manifest {
         exec: exec(name, layers)?,
         args: args(layers)?,
         env: env(layers)?,
         secrets: secrets(layers)?,
-        contract: contract(layers)?,
+        contract,
+        found: is_auto.then(Guess::default),
+        as_lambda: AsLambda {
+            concurrency: pick(layers, |f| f.scale.concurrency.as_ref()).is_none(),
+            body: pick(layers, |f| f.request.body.as_ref()).is_none(),
+            stop_within: pick(layers, |f| f.health.stop_within.as_ref()).is_none(),
+        },
+        stdio: stdio(layers, contract, is_auto)?,
         routes: routes(layers)?,
-        scale: scale(layers)?,
+        scale: scale(layers, contract)?,
         limits: limits(layers)?,
         request: RequestBounds {
             timeout: span(layers, |f| f.request.timeout.as_ref(), MILLI..=DAY, secs(30))?,
-            body: size(layers, |f| f.request.body.as_ref(), 0..=1 << 40, 16 << 20)?,
+            body: size(
+                layers,
+                |f| f.request.body.as_ref(),
+                0..=1 << 40,
+                if is_lambda { AsLambda::BODY } else { 16 << 20 },
+            )?,
             priority: word(layers, "priority", |f| f.request.priority.as_ref(), &PRIORITIES)?,
             queue: word(layers, "queue", |f| f.request.queue.as_ref(), &QUEUES)?,
             retry: word(layers, "retry", |f| f.request.retry.as_ref(), &RETRIES)?,
@@ -52,7 +71,11 @@ pub(super) fn manifest(name: &str, layers: Layers<'_>) -> Result<Manifest, Typed
                 layers,
                 |f| f.health.stop_within.as_ref(),
                 Duration::ZERO..=HOUR,
-                secs(10),
+                if is_lambda {
+                    AsLambda::STOP_WITHIN
+                } else {
+                    secs(10)
+                },
             )?,
         },
         system: scope(layers)?,
@@ -167,7 +190,16 @@ fn env_name_refusal(name: &str) -> Option<&'static str> {
         Some("is refused: LD_* changes what code runs, and what runs is what was stored")
     } else if name.starts_with("LISTEN_")
         || name.starts_with("FUNCD_")
-        || ["PORT", "NOTIFY_SOCKET", "CREDENTIALS_DIRECTORY"].contains(&name)
+        || [
+            "PORT",
+            "NOTIFY_SOCKET",
+            "CREDENTIALS_DIRECTORY",
+            "AWS_LAMBDA_RUNTIME_API",
+            "AWS_LAMBDA_MAX_CONCURRENCY",
+            "FN_LISTENER",
+            "FN_FORMAT",
+        ]
+        .contains(&name)
     {
         Some("is reserved: funcd sets it")
     } else {
@@ -195,37 +227,104 @@ fn secrets(layers: Layers<'_>) -> Result<Vec<String>, TypedError> {
     Ok(names.into_iter().collect())
 }
 
-fn contract(layers: Layers<'_>) -> Result<Contract, TypedError> {
+/// The contract, and whether another may yet be found in the executable.
+fn contract(layers: Layers<'_>) -> Result<(Contract, bool), TypedError> {
     let found = pick(layers, |f| f.contract.as_ref());
     let port = pick(layers, |f| f.port.as_ref());
     let contract = found.as_ref().map_or("auto", |f| f.value.as_str());
+    let invoke = pick(layers, |f| f.invoke.as_ref());
+    if let Some(invoke) = invoke
+        .as_ref()
+        .filter(|invoke| contract != "lambda" && in_first(layers, invoke))
+    {
+        return Err(invoke
+            .refuse(format!("`invoke` means nothing with contract = {contract:?}"), "")
+            .help("set contract = \"lambda\" if the function is one for AWS Lambda"));
+    }
     match contract {
         "auto" | "http" => match port {
             // A port in [defaults] is for those functions that want one; in the function's own manifest it is a mistake.
             Some(port) if in_first(layers, &port) => Err(port
                 .refuse(format!("`port` means nothing with contract = {contract:?}"), "")
                 .help("set contract = \"port\" if the function listens on $PORT itself")),
-            _ => Ok(Contract::Http),
+            _ => Ok((Contract::Http, contract == "auto")),
         },
+        "stdio" => Ok((Contract::Stdio, false)),
+        "cgi" => Ok((Contract::Cgi, false)),
+        "ironhttp" => Ok((Contract::Ironhttp, false)),
+        "fn" => Ok((Contract::Fn, false)),
         "port" => {
             // Below 1024 it would need a privilege that no function has.
             let port = number(layers, |f| f.port.as_ref(), 1024..=65535, 8080)?;
-            Ok(Contract::Port(
-                u16::try_from(port).expect("the range was checked"),
-            ))
+            let port = u16::try_from(port).expect("the range was checked");
+            Ok((Contract::Port(port), false))
         }
+        "lambda" => match port {
+            Some(port) if in_first(layers, &port) => {
+                Err(port.refuse("`port` means nothing with contract = \"lambda\"", ""))
+            }
+            _ => Ok((
+                Contract::Lambda {
+                    invoke: invoke.is_some_and(|invoke| *invoke.value),
+                },
+                false,
+            )),
+        },
         other => {
             let found = found.expect("the default is \"auto\"");
-            let known = ["auto", "http", "port"];
-            if LATER_CONTRACTS.contains(&other) {
-                let message = format!("contract {other:?} is not supported by this version of funcd");
-                return Err(found.refuse(message, "use \"auto\", \"http\" or \"port\""));
-            }
-            let label = error::nearest(other, &known).map(|near| format!("did you mean {near:?}?"));
-            let label = label.unwrap_or_else(|| "use \"auto\", \"http\" or \"port\"".into());
+            let use_one =
+                "use \"auto\", \"http\", \"port\", \"lambda\", \"stdio\", \"cgi\", \"ironhttp\" or \"fn\"";
+            let label = error::nearest(other, &CONTRACTS).map(|near| format!("did you mean {near:?}?"));
+            let label = label.unwrap_or_else(|| use_one.into());
             Err(found.refuse(format!("unknown contract {other:?}"), label))
         }
     }
+}
+
+fn mode(layers: Layers<'_>) -> Result<Mode, TypedError> {
+    match pick(layers, |f| f.stdio.mode.as_ref()) {
+        None => Ok(Mode::default()),
+        Some(found) => match found.value.as_str() {
+            "classic" => Ok(Mode::Classic),
+            "streaming" => Ok(Mode::Streaming),
+            "serializing" => Ok(Mode::Serializing),
+            other => Err(found.refuse(
+                format!("unknown mode {other:?}"),
+                "use \"classic\", \"streaming\" or \"serializing\"",
+            )),
+        },
+    }
+}
+
+fn stdio(layers: Layers<'_>, contract: Contract, is_auto: bool) -> Result<Stdio, TypedError> {
+    let content_type = pick(layers, |f| f.stdio.content_type.as_ref());
+    if let Some(found) = &content_type
+        && http::HeaderValue::try_from(found.value.as_str()).is_err()
+    {
+        return Err(found.refuse(
+            format!("{:?} can't be the value of a header", found.value),
+            "a media type such as \"text/plain\"",
+        ));
+    }
+    let is_stdio = contract == Contract::Stdio || is_auto;
+    if let Some(found) =
+        pick(layers, |f| f.stdio.mode.as_ref()).filter(|found| !is_stdio && in_first(layers, found))
+    {
+        return Err(found
+            .refuse(
+                format!(
+                    "`stdio.mode` means nothing with contract = {:?}",
+                    contract.as_str()
+                ),
+                "",
+            )
+            .help("set contract = \"stdio\", or remove it"));
+    }
+    Ok(Stdio {
+        mode: mode(layers)?,
+        content_type: content_type.map(|found| found.value.clone()),
+        output: size(layers, |f| f.stdio.output.as_ref(), 1 << 10..=1 << 30, 4 << 20)?,
+    })
 }
 
 fn in_first<T>(layers: Layers<'_>, found: &Found<'_, T>) -> bool {
@@ -321,7 +420,7 @@ fn path_refusal(path: &str) -> Option<&'static str> {
     None
 }
 
-fn scale(layers: Layers<'_>) -> Result<Scale, TypedError> {
+fn scale(layers: Layers<'_>, contract: Contract) -> Result<Scale, TypedError> {
     let max = number(layers, |f| f.scale.max.as_ref(), 1..=10_000, 8)?;
     let min = number(layers, |f| f.scale.min.as_ref(), 0..=10_000, 0)?;
     if min > max {
@@ -344,11 +443,37 @@ fn scale(layers: Layers<'_>) -> Result<Scale, TypedError> {
     Ok(Scale {
         min: to_u32(min),
         max: to_u32(max),
-        concurrency: to_u32(number(layers, |f| f.scale.concurrency.as_ref(), 1..=65_535, 64)?),
+        concurrency: to_u32(concurrency(layers, contract)?),
         prewarm: to_u32(number(layers, |f| f.scale.prewarm.as_ref(), 0..=10_000, 0)?),
         idle,
         freeze: freeze(layers, min, idle)?,
     })
+}
+
+fn concurrency(layers: Layers<'_>, contract: Contract) -> Result<u64, TypedError> {
+    let is_lambda = matches!(contract, Contract::Lambda { .. });
+    let usual = if is_lambda {
+        AsLambda::CONCURRENCY.into()
+    } else {
+        64
+    };
+    let typed = number(layers, |f| f.scale.concurrency.as_ref(), 1..=65_535, usual)?;
+    if !contract.is_one_at_a_time() {
+        return Ok(typed);
+    }
+    match pick(layers, |f| f.scale.concurrency.as_ref()) {
+        // One in [defaults] is for those functions that can.
+        Some(found) if typed > 1 && in_first(layers, &found) => Err(found
+            .refuse(
+                format!(
+                    "a process of contract {:?} answers one request at a time",
+                    contract.as_str()
+                ),
+                "",
+            )
+            .help("remove it; `scale.max` says how many processes there may be")),
+        Some(_) | None => Ok(1),
+    }
 }
 
 fn freeze(layers: Layers<'_>, min: u64, idle: Duration) -> Result<Option<Duration>, TypedError> {

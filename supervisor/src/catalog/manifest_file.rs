@@ -20,6 +20,8 @@ pub struct ManifestFile {
     pub contract: Option<Spanned<String>>,
     /// The port that it listens on, with `contract = "port"`.
     pub port: Option<Spanned<i64>>,
+    /// Whether callers may send events as they are, with `contract = "lambda"`.
+    pub invoke: Option<Spanned<bool>>,
     /// Secrets that it is given as files.
     pub secrets: Option<Spanned<Vec<Spanned<String>>>>,
     /// Environment.
@@ -32,6 +34,8 @@ pub struct ManifestFile {
     pub limits: LimitsFile,
     /// Bounds on a request.
     pub request: RequestFile,
+    /// How a function with a process for each request answers.
+    pub stdio: StdioFile,
     /// When an instance is ready.
     pub health: HealthFile,
     /// What the sandbox lets in.
@@ -104,6 +108,18 @@ pub struct RequestFile {
     pub queue: Option<Spanned<String>>,
     /// Which requests may be sent again.
     pub retry: Option<Spanned<String>>,
+}
+
+/// `[stdio]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StdioFile {
+    /// What becomes of the output.
+    pub mode: Option<Spanned<String>>,
+    /// The Content-Type of answers.
+    pub content_type: Option<Spanned<String>>,
+    /// The most output that is kept.
+    pub output: Option<Spanned<Size>>,
 }
 
 /// `[health]`.

@@ -26,6 +26,50 @@ fn refused(text: &str) -> String {
     }
 }
 
+fn untyped(all: bool) -> AsLambda {
+    AsLambda {
+        concurrency: all,
+        body: all,
+        stop_within: all,
+    }
+}
+
+#[test]
+fn lambda_functions_find_what_they_find_elsewhere() {
+    let lambda = read("contract = \"lambda\"").unwrap();
+    assert_eq!(lambda.contract, Contract::Lambda { invoke: false });
+    assert_eq!((lambda.scale.concurrency, lambda.request.body), (1, 6 << 20));
+    assert_eq!(lambda.health.stop_within, Duration::from_secs(2));
+    assert!(
+        !lambda.takes_one_connection(),
+        "its connections end at funcd itself"
+    );
+    // Found out, it is the same, but for what was typed.
+    let guess = || Guess {
+        contract: crate::catalog::guess::Kind::Lambda,
+        why: "it is called `bootstrap`".to_owned(),
+    };
+    let mut found = read("").unwrap();
+    found.settle(guess());
+    assert_eq!((found.contract, found.scale.concurrency), (lambda.contract, 1));
+    assert_eq!(
+        (found.request.body, found.health.stop_within),
+        (6 << 20, Duration::from_secs(2))
+    );
+    let mut typed =
+        read("[scale]\nconcurrency = 64\n[request]\nbody = \"16M\"\n[health]\nstop_within = \"10s\"")
+            .unwrap();
+    typed.settle(guess());
+    assert_eq!((typed.scale.concurrency, typed.request.body), (64, 16 << 20));
+    assert_eq!(typed.health.stop_within, Duration::from_secs(10));
+    let own = "contract = \"lambda\"\ninvoke = true\n[scale]\nconcurrency = 16\n[request]\nbody = \"1M\"\n[health]\nstop_within = \"9s\"";
+    let own = read(own).unwrap();
+    assert_eq!(own.contract, Contract::Lambda { invoke: true });
+    assert_eq!((own.scale.concurrency, own.request.body), (16, 1 << 20));
+    assert_eq!(own.health.stop_within, Duration::from_secs(9));
+    assert!(read("[scale]\nconcurrency = 1").unwrap().takes_one_connection());
+}
+
 #[test]
 fn every_default() {
     let plain = read("").unwrap();
@@ -38,6 +82,13 @@ fn every_default() {
         env: vec![],
         secrets: vec![],
         contract: Contract::Http,
+        found: Some(Guess::default()),
+        as_lambda: untyped(true),
+        stdio: Stdio {
+            mode: Mode::Classic,
+            content_type: None,
+            output: 4 << 20,
+        },
         routes: vec![],
         scale: Scale {
             min: 0,
@@ -127,6 +178,13 @@ degraded = ["P5", "cpu-limit", "memory-limit"]
         env: vec![("A_1".into(), String::new()), ("LOG".into(), "info".into())],
         secrets: vec!["api-key".into(), "db.pem".into()],
         contract: Contract::Port(9000),
+        found: None,
+        as_lambda: untyped(false),
+        stdio: Stdio {
+            mode: Mode::Classic,
+            content_type: None,
+            output: 4 << 20,
+        },
         routes: vec![
             RoutePattern {
                 host: Some("img.example.com".into()),
@@ -216,12 +274,20 @@ fn refusals_say_where_and_why() {
         ("[request]\nretry = \"always\"", "use never, safe, idempotent"),
         ("h2c = true", "`h2c` is not supported by this version"),
         (
-            "contract = \"lambda\"",
-            "contract \"lambda\" is not supported by this version",
-        ),
-        (
             "contract = \"prot\"",
             ":1:12: unknown contract \"prot\"; did you mean \"port\"?",
+        ),
+        (
+            "invoke = true",
+            ":1:10: `invoke` means nothing with contract = \"auto\"",
+        ),
+        (
+            "contract = \"lambda\"\nport = 8080",
+            ":2:8: `port` means nothing with contract = \"lambda\"",
+        ),
+        (
+            "env = { AWS_LAMBDA_RUNTIME_API = \"x\" }",
+            "AWS_LAMBDA_RUNTIME_API",
         ),
         (
             "port = 8080",

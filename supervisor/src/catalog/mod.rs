@@ -4,6 +4,7 @@
 
 pub mod elf;
 pub mod folder;
+pub mod guess;
 mod handle;
 pub mod image;
 pub mod manifest;

@@ -16,6 +16,7 @@ use nix::errno::Errno;
 use nix::libc::{S_IFDIR, S_IFLNK, S_IFREG};
 
 use super::folder::{self, FileId, FolderState};
+use super::guess::{self, Guess};
 use super::manifest::{Defaults, Manifest};
 use super::policy;
 use super::refusal::{Refusal, kind};
@@ -227,7 +228,12 @@ impl Scanner {
                 }
                 policy::check(&entry, home, self.max_executable, "")?;
                 let manifest = self.manifest(&function, Path::new(MANIFEST), None)?;
-                let image = self.image(self.home.as_fd(), name, &entry, "")?;
+                let image = self.image(
+                    self.home.as_fd(),
+                    name,
+                    &entry,
+                    ("", Guesses::of(&manifest.0, Guesses::Alone)),
+                )?;
                 self.accept(name, sighting, function, manifest, image)
             }
             S_IFDIR => self.judge_folder(name, function, home, sighting, now),
@@ -316,7 +322,12 @@ impl Scanner {
                 )?
             }
         };
-        let image = self.image(opened.as_fd(), &exec, &executable, &place)?;
+        let image = self.image(
+            opened.as_fd(),
+            &exec,
+            &executable,
+            (&place, Guesses::of(&manifest.0, Guesses::WithWhatLiesBeside)),
+        )?;
         self.accept(name, sighting, function, manifest, image)
     }
 
@@ -332,9 +343,12 @@ impl Scanner {
         entry: &OsStr,
         sighting: &Sighting,
         name: FunctionName,
-        (manifest, text): (Manifest, String),
-        (image, asks): (Image, Asks),
+        (mut manifest, text): (Manifest, String),
+        (image, asks, guess): (Image, Asks, Option<Guess>),
     ) -> Result<Verdict, Stop> {
+        if let Some(guess) = guess {
+            manifest.settle(guess);
+        }
         let exec = OsString::from(&manifest.exec);
         let verdict = Verdict::Function(Arc::new(Program {
             name,
@@ -409,8 +423,8 @@ impl Scanner {
         folder: BorrowedFd<'_>,
         name: &OsStr,
         id: &FileId,
-        place: &str,
-    ) -> Result<(Image, Asks), Stop> {
+        (place, guesses): (&str, Guesses),
+    ) -> Result<(Image, Asks, Option<Guess>), Stop> {
         let file = self.open_same(folder, name, id, place)?;
         let mut read_at = |offset: u64, buffer: &mut [u8]| file.read_at(buffer, offset);
         match image::image(id.size, &mut read_at) {
@@ -418,7 +432,20 @@ impl Scanner {
                 let mut head = [0; image::SCRIPT_LINE];
                 let length = image::fill(&mut read_at, 0, &mut head).map_err(|e| failed(place, e))?;
                 let needs = elf::needs(&mut read_at).map_err(|e| failed(place, e))?;
-                Ok((image, view::asks(image, &head[..length], needs)))
+                let guess = match guesses {
+                    Guesses::No => None,
+                    Guesses::Alone | Guesses::WithWhatLiesBeside => {
+                        let looks = guesses == Guesses::WithWhatLiesBeside;
+                        let is_there = |file: &&str| {
+                            looks && matches!(folder::look(folder, OsStr::new(file)), Ok(Some(_)))
+                        };
+                        let beside: Vec<_> = guess::BESIDE.into_iter().filter(is_there).collect();
+                        let exec = name.to_str().unwrap_or("");
+                        let guess = guess::guess(exec, &beside, image, id.size, &mut read_at);
+                        Some(guess.map_err(|e| failed(place, e))?)
+                    }
+                };
+                Ok((image, view::asks(image, &head[..length], needs), guess))
             }
             Ok(Err(refusal)) => Err(refuse(refusal.kind, format!("{place}{}", refusal.reason))),
             Err(e) => Err(failed(place, e)),
@@ -482,6 +509,26 @@ impl Scanner {
             _ => self.open_same(self.home(), name, &executable, ""),
         };
         opened.map(OwnedFd::from).map_err(text)
+    }
+}
+
+/// Whether the contract is to be found out, and by what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Guesses {
+    /// The manifest names it.
+    No,
+    /// By the executable: what lies beside it in the folder of all functions is nobody's.
+    Alone,
+    /// Also by the files of the function's own folder.
+    WithWhatLiesBeside,
+}
+
+impl Guesses {
+    fn of(manifest: &Manifest, by: Guesses) -> Guesses {
+        match manifest.found {
+            Some(_) => by,
+            None => Guesses::No,
+        }
     }
 }
 

@@ -23,6 +23,9 @@ fn render(functions: &Functions) -> String {
         functions.functions.iter().map(row),
     );
     for function in &functions.functions {
+        if let Some(found) = found(function) {
+            text += &format!("\n{}: {}\n", safe(&function.name), safe(&found));
+        }
         for reason in reasons(function) {
             text += &format!("\n{}: {}\n", safe(&function.name), safe(reason));
         }
@@ -46,6 +49,16 @@ fn row(view: &FunctionView) -> Vec<String> {
         None => ["-", "-", "-"].map(str::to_owned),
     });
     row
+}
+
+/// Which contract was found out, and why, unless it is the one that most have.
+fn found(view: &FunctionView) -> Option<String> {
+    let function = view
+        .function
+        .as_ref()
+        .filter(|function| function.contract != "http")?;
+    let because = function.because.as_ref()?;
+    Some(format!("contract {}, as {because}", function.contract))
 }
 
 /// Why an entry is refused or awaited, why its function does not run, and why its newest revision is not live.

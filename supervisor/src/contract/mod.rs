@@ -1,5 +1,15 @@
 //! How requests get into the process. `http` and `port` both speak HTTP/1.1 over a byte stream, so they differ only in
-//! how that stream is opened. Never parses HTTP.
+//! how that stream is opened; so do `fn` and `ironhttp`, whose requests and answers are made over by [`fdk`] and [`ironhttp`].
+//! `stdio` and `cgi` have a [`process`] for each request; behind the stream of a `lambda` instance is its [`lambda`] desk.
+//! Never parses HTTP.
+
+pub mod cgi;
+pub mod fdk;
+pub mod ironhttp;
+pub mod lambda;
+pub mod process;
+pub mod stdio;
+pub mod variables;
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -31,10 +41,11 @@ pub async fn connect(instance: &Instance, deadline: Instant) -> io::Result<Strea
 /// A full listen queue empties (a Unix socket then says `EAGAIN` instead of waiting), and a `port` process that has
 /// never answered may just not listen yet.
 fn worth_waiting(instance: &Instance, error: &io::Error) -> bool {
-    let starting = matches!(instance.address, Address::Port { .. }) && !instance.has_answered();
+    let binds_itself = matches!(instance.address, Address::Port { .. } | Address::Directory(_));
+    let starting = binds_itself && !instance.has_answered();
     match error.kind() {
         io::ErrorKind::WouldBlock => instance.is_accepting(),
-        io::ErrorKind::ConnectionRefused => starting && instance.is_accepting(),
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => starting && instance.is_accepting(),
         _ => false,
     }
 }

@@ -22,7 +22,7 @@ use super::effects::Effects;
 use super::entry::Entry;
 use super::facts::HostReader;
 use super::handle::{Revision, ToControl};
-use super::instance::{Address, Instance, SocketStock};
+use super::instance::{Address, Directory, Ends, Instance, Pipes, SocketStock};
 use super::liveness::watch_over;
 use super::place::{Ended, Rollout};
 use super::prove::prove;
@@ -37,6 +37,7 @@ use crate::admission::brownout::Brownout;
 use crate::catalog::manifest::Contract;
 use crate::catalog::manifest::Defaults;
 use crate::catalog::{Candidate, Change};
+use crate::contract::lambda;
 use crate::ingress::Routes;
 use crate::launcher::Launcher;
 use crate::name::FunctionName;
@@ -69,6 +70,8 @@ pub struct Parts {
     pub next_id: u64,
     /// How many instances may wait right before exec.
     pub standbys: usize,
+    /// How many workers there are.
+    pub workers: usize,
     /// Whether instances can be frozen on this host.
     pub can_freeze: bool,
     /// What tells what the host has left.
@@ -119,6 +122,8 @@ pub struct Inherited {
     pub stdout: OwnedFd,
     /// The read end of its stderr.
     pub stderr: OwnedFd,
+    /// Where it asks the supervisor, within its network namespace.
+    pub ports: Vec<OwnedFd>,
 }
 
 /// The one writer of what exists.
@@ -151,6 +156,14 @@ pub struct Control {
     /// Starts that were not told of yet.
     pub(super) started: Vec<(InstanceId, FunctionName)>,
     pub(super) standbys: Standbys,
+    /// Where Lambda functions ask.
+    pub(super) desks: lambda::Threads,
+    /// The most processes for one request each that may wait, on the whole host.
+    prepares_ahead: usize,
+    /// How many do.
+    singles_ahead: usize,
+    /// Instances that were killed because they can't be reached, and why.
+    refused_instances: HashMap<InstanceId, String>,
     pub(super) can_freeze: bool,
     /// When which function is due.
     pub(super) agenda: Agenda,
@@ -199,6 +212,10 @@ impl Control {
             launches: Vec::new(),
             started: Vec::new(),
             standbys: Standbys::new(parts.standbys),
+            desks: lambda::Threads::new(parts.workers),
+            prepares_ahead: parts.standbys,
+            singles_ahead: 0,
+            refused_instances: HashMap::new(),
             can_freeze: parts.can_freeze,
             agenda: Agenda::default(),
             in_use: BTreeSet::new(),
@@ -260,6 +277,7 @@ impl Control {
         name: &FunctionName,
         decide: impl FnOnce(&mut Entry, &mut Effects<'_>) -> T,
     ) -> Option<T> {
+        let waited = self.entries.get(name).map_or(0, |entry| entry.singles.ahead());
         let mut effects = Effects {
             now: Instant::now(),
             wall: SystemTime::now(),
@@ -268,13 +286,19 @@ impl Control {
             restarts: &mut self.restarts,
             requests: &mut self.requests,
             launches: &mut self.launches,
+            may_prepare: self.prepares_ahead > 0,
+            ahead: self.prepares_ahead.saturating_sub(self.singles_ahead),
             next_id: &mut self.next_id,
         };
         let entry = self.entries.get_mut(name)?;
         let before = entry.state();
         let was_held = entry.held.is_some();
         let result = decide(entry, &mut effects);
-        let (after, gone) = (entry.state(), entry.is_removed() && entry.slots().is_empty());
+        let (after, gone) = (
+            entry.state(),
+            entry.is_removed() && entry.slots().is_empty() && entry.singles.is_empty(),
+        );
+        self.singles_ahead = (self.singles_ahead + entry.singles.ahead()).saturating_sub(waited);
         if before.as_str() != after.as_str() {
             tracing::debug!(function = %name, from = before.as_str(), to = after.as_str(), "state");
         }
@@ -343,7 +367,10 @@ impl Control {
             }
             ToControl::Drained(id) => {
                 if let Some(name) = self.owners.get(&id).cloned() {
-                    self.with(&name, |entry, effects| entry.drained(id, effects));
+                    self.with(&name, |entry, effects| match entry.singles.get(id) {
+                        Some(_) => entry.single_left(id, effects),
+                        None => entry.drained(id, effects),
+                    });
                 }
             }
             ToControl::Answered(id) => {
@@ -353,6 +380,19 @@ impl Control {
                 }
             }
             ToControl::Woken(id) => self.on_woken(id),
+            ToControl::Overdue(id) => {
+                if let Some(name) = self.owners.get(&id).cloned() {
+                    self.with(&name, |entry, effects| entry.overdue(id, effects));
+                }
+            }
+            ToControl::Broken(id) => self.requests.push(Request::Kill { id }),
+            ToControl::Refused(id, why) => {
+                if let Some(name) = self.owners.get(&id) {
+                    self.report.refused_instance(name, id, &why);
+                }
+                self.refused_instances.insert(id, why);
+                self.requests.push(Request::Kill { id });
+            }
             // Judged by the next sweep: until then the launcher has told of an end, if that is why.
             ToControl::Failing(id) => {
                 if let Some(name) = self.owners.get(&id).cloned() {
@@ -469,11 +509,19 @@ impl Control {
         let Some(revision) = slot.map(|slot| Arc::clone(&slot.revision)) else {
             return;
         };
-        let instance = self.make_instance(id, revision);
+        let instance = self.make_instance(&name, id, revision);
         self.with(&name, |entry, effects| entry.bound(id, instance, effects));
     }
 
     fn on_launched(&mut self, id: InstanceId, pid: i32, fds: Vec<OwnedFd>) {
+        if let Some(name) = self.owners.get(&id).cloned()
+            && self
+                .entries
+                .get(&name)
+                .is_some_and(|entry| entry.singles.get(id).is_some())
+        {
+            return self.on_single_launched(&name, id, pid, fds);
+        }
         // Who has woken it may be slower to say so than it was to start.
         self.on_woken(id);
         if self.instance(id).is_none() {
@@ -484,17 +532,51 @@ impl Control {
         };
         self.with(&name, |entry, effects| entry.launched(id, pid, effects));
         let mut fds = fds.into_iter();
-        if let (Some(stdout), Some(stderr)) = (fds.next(), fds.next()) {
+        // One with pipes brings its stderr first, and the ends of the pipes.
+        if let Address::Pipes(pipes) = &instance.address {
+            if let (Some(stderr), Some(stdin), Some(stdout)) = (fds.next(), fds.next(), fds.next()) {
+                pipes.put(Ends { stdin, stdout });
+                self.report
+                    .attach(&name, &instance.revision, id, [None, Some(stderr)]);
+            }
+        } else if let (Some(stdout), Some(stderr)) = (fds.next(), fds.next()) {
             self.report
-                .attach(&name, &instance.revision, id, [stdout, stderr]);
+                .attach(&name, &instance.revision, id, [Some(stdout), Some(stderr)]);
         }
+        let listener = match &instance.address {
+            Address::Unix(_) => fds.next(),
+            Address::Port { .. } | Address::Pipes(_) => None,
+            Address::Directory(directory) => {
+                if let Some(found) = fds.next() {
+                    directory.found(found);
+                }
+                None
+            }
+            Address::Lambda(api) => {
+                if let Some(listener) = fds.next() {
+                    api.listen(listener);
+                }
+                None
+            }
+        };
         let requests_wait = self
             .entries
             .get(&name)
             .is_some_and(|entry| entry.handle.admitted() > 0);
-        let listener = fds.next();
         self.watch_over(&name, &instance);
         tokio::spawn(prove(instance, listener, requests_wait, self.to_control.clone()));
+    }
+
+    /// Until now it was not known that a request has woken it.
+    fn on_single_launched(&mut self, name: &FunctionName, id: InstanceId, pid: i32, fds: Vec<OwnedFd>) {
+        let launched = |entry: &mut Entry, effects: &mut Effects<'_>| {
+            entry.single_woken(id, effects);
+            entry.single_launched(id, pid)
+        };
+        let revision = self.with(name, launched).flatten();
+        if let (Some(revision), Some(stderr)) = (revision, fds.into_iter().next()) {
+            self.report.attach(name, &revision, id, [None, Some(stderr)]);
+        }
     }
 
     /// Asks it now and then whether it is alive, if its manifest says so.
@@ -505,13 +587,25 @@ impl Control {
         }
     }
 
-    pub(super) fn make_instance(&self, id: InstanceId, revision: Arc<Revision>) -> Arc<Instance> {
+    pub(super) fn make_instance(
+        &self,
+        name: &FunctionName,
+        id: InstanceId,
+        revision: Arc<Revision>,
+    ) -> Arc<Instance> {
         let address = match revision.manifest.contract {
             Contract::Http => Address::Unix(self.sockets.join(id.to_string())),
             Contract::Port(port) => Address::Port {
                 port,
                 stock: SocketStock::new(self.to_control.clone()),
             },
+            Contract::Lambda { invoke } => {
+                let whose = (id, &*revision);
+                let setting = lambda::Setting::new(name, whose, invoke, self.to_control.clone());
+                Address::Lambda(self.desks.open(setting))
+            }
+            Contract::Stdio | Contract::Cgi | Contract::Ironhttp => Address::Pipes(Pipes::default()),
+            Contract::Fn => Address::Directory(Directory::default()),
         };
         Arc::new(Instance::new(id, revision, address))
     }
@@ -528,12 +622,29 @@ impl Control {
             return;
         };
         let exit = self.autopsy(&name, id, exit);
+        let entry = self.entries.get(&name);
+        let unproven = entry.filter(|entry| !entry.current.proven).map(Entry::current);
+        let found = unproven.and_then(|revision| revision.manifest.found.as_ref());
+        let refused = self.refused_instances.remove(&id);
+        let message = match found.filter(|_| message.is_empty() && !exit.is_asked_for()) {
+            Some(found) => format!("{exit}{}", found.advice()),
+            None => message,
+        };
+        let message = refused.unwrap_or(message);
         let ended = Ended {
             instance: id,
             exit,
             message,
             at: SystemTime::now(),
         };
+        if let Some(single) = self.entries.get(&name).and_then(|entry| entry.singles.get(id)) {
+            if !single.is_dismissed() {
+                self.report
+                    .ended_single(&name, id, &ended.exit, &ended.describe());
+            }
+            self.with(&name, |entry, effects| entry.single_ended(ended, effects));
+            return;
+        }
         self.report.ended(&name, id, &ended.exit, &ended.describe());
         if let Some(rollout) = self.with(&name, |entry, effects| entry.exited(ended, effects)) {
             self.after_rollout(&name, rollout);

@@ -11,6 +11,7 @@ use funcd_sandbox::wire::{Request, StoreError};
 use super::control::{Control, Inherited, Notice};
 use super::entry::Entry;
 use super::handle::Revision;
+use super::instance::Address;
 use super::start::Memo;
 use crate::catalog::manifest::Defaults;
 use crate::catalog::{self, Candidate, Change};
@@ -217,6 +218,7 @@ impl Control {
             frozen,
             stdout,
             stderr,
+            ports,
             ..
         } = inherited;
         let Some(entry) = self.entries.get(name) else {
@@ -224,8 +226,12 @@ impl Control {
         };
         let revision = Arc::clone(entry.current());
         tracing::info!(function = %name, instance = %id, pid, "taken over");
-        self.report.attach(name, &revision, id, [stdout, stderr]);
-        let instance = self.make_instance(id, revision);
+        self.report
+            .attach(name, &revision, id, [Some(stdout), Some(stderr)]);
+        let instance = self.make_instance(name, id, revision);
+        if let (Address::Lambda(api), Some(listener)) = (&instance.address, ports.into_iter().next()) {
+            api.listen(listener);
+        }
         self.owners.insert(id, name.clone());
         self.watch_over(name, &instance);
         self.with(name, |entry, effects| {

@@ -28,6 +28,10 @@ pub(super) struct Effects<'a> {
     pub(super) requests: &'a mut Vec<Request>,
     /// Instances launched by this event, with whose they are.
     pub(super) launches: &'a mut Vec<(InstanceId, FunctionName)>,
+    /// Whether processes may be prepared ahead of the requests they are for, on this host.
+    pub(super) may_prepare: bool,
+    /// How many more of them may wait now.
+    pub(super) ahead: usize,
     /// The next free instance id.
     pub(super) next_id: &'a mut u64,
 }
@@ -38,6 +42,19 @@ impl Effects<'_> {
         *self.next_id += 1;
         self.launches.push((id, function.clone()));
         self.requests.push(Request::Launch {
+            id,
+            spec: Box::new(start::spec(function, revision)),
+        });
+        id
+    }
+
+    /// Has a process for one request made, which waits for that right before exec.
+    pub(super) fn prepare(&mut self, function: &FunctionName, revision: &Arc<Revision>) -> InstanceId {
+        let id = InstanceId(*self.next_id);
+        *self.next_id += 1;
+        self.ahead = self.ahead.saturating_sub(1);
+        self.launches.push((id, function.clone()));
+        self.requests.push(Request::Prepare {
             id,
             spec: Box::new(start::spec(function, revision)),
         });

@@ -59,7 +59,12 @@ impl Default for Entrance {
 impl Entrance {
     fn state(&self, live: &Live) -> State {
         let Manifest { scale, health, .. } = &*live.revision.manifest;
-        let ready = u32::try_from(live.instances.len()).unwrap_or(u32::MAX);
+        // What gets a process for each request has as many places as it may have processes: those are made for requests.
+        let is_per_request = live.revision.manifest.contract.is_per_request();
+        let ready = match is_per_request {
+            true => scale.max,
+            false => u32::try_from(live.instances.len()).unwrap_or(u32::MAX),
+        };
         let start = match self.start_micros.load(Ordering::Relaxed) {
             0 => health.ready_within,
             micros => Duration::from_micros(micros),

@@ -17,6 +17,7 @@ use super::handle::{Function, Revision, ToControl};
 use super::instance::Instance;
 use super::place::{Ended, Generation, News, Rollout, Slot};
 use super::room::Held;
+use super::singles::Singles;
 use super::standby::{self, Standby};
 use super::starts::{self, Bucket};
 use super::state::{Action, AfterExit, Bounds, Drain, Event, State, step};
@@ -37,6 +38,8 @@ pub(super) struct Entry {
     pub(super) slots: Vec<Slot>,
     /// An instance of the current revision that waits right before exec; asked for while nothing runs.
     pub(super) standby: Option<Standby>,
+    /// Processes for one request each.
+    pub(super) singles: Singles,
     /// The last one came to nothing: not tried again before a start has worked.
     standby_failed: bool,
     pub(super) removed: bool,
@@ -75,6 +78,7 @@ impl Entry {
             next: None,
             slots: Vec::new(),
             standby: None,
+            singles: Singles::default(),
             standby_failed: false,
             removed: false,
             demand: Demand::default(),
@@ -110,7 +114,7 @@ impl Entry {
 
     /// The revision that a standby is wanted of.
     pub(super) fn wants_standby(&self) -> Option<&Arc<Revision>> {
-        let idle = self.slots.is_empty() && self.next.is_none() && !self.removed;
+        let idle = self.slots.is_empty() && self.singles.is_empty() && self.next.is_none() && !self.removed;
         let wants = idle && self.standby.is_none() && !self.standby_failed;
         Some(&self.current.revision).filter(|revision| wants && standby::suits(revision))
     }
@@ -228,7 +232,11 @@ impl Entry {
             State::Idle => 6,
         };
         let states = self.slots.iter().map(|slot| &slot.state);
+        let works = self.singles.running().next().map(|_| &State::Ready);
+        let failed = self.singles.refused_until().map(|until| State::Failed { until });
         states
+            .chain(works)
+            .chain(&failed)
             .min_by_key(|state| rank(state))
             .copied()
             .unwrap_or(State::Idle)
@@ -237,10 +245,16 @@ impl Entry {
     /// Since when it is in that state, or since when nothing runs.
     pub(super) fn since(&self) -> SystemTime {
         let state = self.state();
+        let singles = self
+            .singles
+            .running()
+            .map(|(_, single)| (State::Ready, single.since));
         self.slots
             .iter()
-            .filter(|slot| slot.state == state)
-            .map(|slot| slot.since)
+            .map(|slot| (slot.state, slot.since))
+            .chain(singles)
+            .filter(|(other, _)| *other == state)
+            .map(|(_, since)| since)
             .min()
             .unwrap_or(self.idle_since)
     }
@@ -256,7 +270,8 @@ impl Entry {
             self.settle(effects);
             return;
         }
-        if !self.current.proven || was_removed {
+        // What gets a process for each request has nothing to prove before the first.
+        if !self.current.proven || was_removed || revision.manifest.contract.is_per_request() {
             self.promote(Generation::new(revision), effects);
             self.settle(effects);
             return;
@@ -375,6 +390,14 @@ impl Entry {
         }
         self.settle(effects);
         rollout
+    }
+
+    /// It did not do in time what it has to: it ends, and what goes on in it may finish.
+    pub(super) fn overdue(&mut self, id: InstanceId, effects: &mut Effects<'_>) {
+        if let Some(index) = self.slots.iter().position(|slot| slot.id == Some(id)) {
+            self.apply(index, Event::Retire, effects);
+            self.settle(effects);
+        }
     }
 
     /// A draining instance has no lease left.
@@ -599,7 +622,8 @@ impl Entry {
         if self.standby.as_ref().is_some_and(stale) {
             self.end_standby(effects);
         }
-        if !self.removed {
+        self.settle_singles(effects);
+        if !self.removed && !self.is_per_request() {
             self.rescale(effects);
         }
         self.publish(effects);

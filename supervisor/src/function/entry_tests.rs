@@ -97,6 +97,8 @@ impl Story {
             restarts: &mut self.restarts,
             requests: &mut self.requests,
             launches: &mut self.launches,
+            may_prepare: true,
+            ahead: 8,
             next_id: &mut self.next_id,
         };
         act(&mut self.entry, &mut effects)

@@ -53,6 +53,12 @@ pub enum ToControl {
     Woken(InstanceId),
     /// An instance answered for the first time: it is ready.
     Answered(InstanceId),
+    /// An instance did not do in time what it has to: it takes nothing more, and ends.
+    Overdue(InstanceId),
+    /// What an instance said makes no sense: it is to be killed.
+    Broken(InstanceId),
+    /// An instance can't be reached, for this reason, and never will: it is to be killed.
+    Refused(InstanceId, String),
     /// A stock of sockets runs low.
     SocketsLow(InstanceId),
     /// Requests to an instance fail.
@@ -250,7 +256,8 @@ impl Function {
                 return Ok(None);
             };
             if instance.try_lease() {
-                let woke = Cell::new(instance.wake());
+                // One for a single request is told to execute with what that brings.
+                let woke = Cell::new(!instance.is_for_one_request() && instance.wake());
                 self.touch();
                 return Ok(Some(Lease {
                     function: Arc::clone(self),
@@ -341,6 +348,10 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.tell_woken();
+        if self.instance.has_lost_its_pipes() {
+            self.instance.stop_accepting();
+            self.function.tell(ToControl::Broken(self.instance.id));
+        }
         self.instance.release();
         self.function.touch();
         if !self.instance.is_accepting() && self.instance.in_flight() == 0 {

@@ -6,17 +6,20 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+use funcd_sandbox::exit::Exit;
 use funcd_sandbox::spec::InstanceId;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream, UnixStream};
 use tokio::sync::{Notify, mpsc};
 
 use super::handle::{Revision, ToControl};
+pub use super::pipes::{Directory, Duplex, Ends, Pipes};
 use super::tally::Tally;
+use crate::contract::lambda;
 
 /// One running process of a revision.
 #[derive(Debug)]
@@ -40,6 +43,11 @@ pub struct Instance {
     pub(super) tally: Tally,
     /// Until it was woken, if it was prepared ahead.
     standby: Option<Standby>,
+    /// What it answered makes no sense, or took too long.
+    spoiled: AtomicBool,
+    /// How it ended.
+    end: OnceLock<Exit>,
+    ended: Notify,
 }
 
 /// What wakes a process that waits right before exec.
@@ -65,6 +73,91 @@ impl Instance {
             has_read: AtomicBool::new(false),
             answered: AtomicBool::new(false),
             tally: Tally::default(),
+            spoiled: AtomicBool::new(false),
+            end: OnceLock::new(),
+            ended: Notify::new(),
+        }
+    }
+
+    /// A process for one request, which waits right before exec.
+    pub fn for_one_request(id: InstanceId, revision: Arc<Revision>, go: OwnedFd, ends: Ends) -> Instance {
+        let address = Address::Pipes(Pipes::default());
+        if let Address::Pipes(pipes) = &address {
+            pipes.put(ends);
+        }
+        Instance::waiting(id, revision, address, go)
+    }
+
+    /// Whether it is for one request alone.
+    pub fn is_for_one_request(&self) -> bool {
+        self.revision.manifest.contract.is_per_request()
+    }
+
+    /// Lets the process of one request execute with that request's variables (a finished [`funcd_sandbox::variables::Block`]).
+    ///
+    /// # Errors
+    /// When the process is gone, or the word does not fit into its pipe.
+    pub fn wake_with(&self, block: &[u8]) -> io::Result<()> {
+        let Some(standby) = &self.standby else {
+            return Err(io::ErrorKind::Unsupported.into());
+        };
+        standby.woken.store(true, Ordering::SeqCst);
+        let length = u32::try_from(block.len())
+            .map_err(io::Error::other)?
+            .to_ne_bytes();
+        let word = [&length[..], block].concat();
+        match nix::unistd::write(&standby.go, &word)? {
+            written if written == word.len() => Ok(()),
+            _ => Err(io::ErrorKind::WriteZero.into()),
+        }
+    }
+
+    /// Whether it was told to execute.
+    pub fn is_woken(&self) -> bool {
+        self.standby
+            .as_ref()
+            .is_none_or(|standby| standby.woken.load(Ordering::SeqCst))
+    }
+
+    /// Whether nobody can speak to it any more: its pipes broke off within an answer.
+    pub(super) fn has_lost_its_pipes(&self) -> bool {
+        match &self.address {
+            Address::Pipes(pipes) => !self.is_for_one_request() && !pipes.is_there(),
+            Address::Unix(_) | Address::Port { .. } | Address::Directory(_) | Address::Lambda(_) => false,
+        }
+    }
+
+    /// It is of no use to anybody any more, and need not be waited for.
+    pub fn spoil(&self) {
+        self.spoiled.store(true, Ordering::SeqCst);
+        self.stop_accepting();
+    }
+
+    /// Whether it is of no use to anybody any more.
+    pub fn is_spoiled(&self) -> bool {
+        self.spoiled.load(Ordering::SeqCst)
+    }
+
+    /// No new leases from now on: true if there could have been.
+    pub fn withdraw(&self) -> bool {
+        self.accepting.swap(false, Ordering::SeqCst)
+    }
+
+    /// It has ended: who waits for that is told.
+    pub fn note_end(&self, exit: Exit) {
+        let _ = self.end.set(exit);
+        self.ended.notify_waiters();
+    }
+
+    /// How it ended, once it has.
+    pub async fn end(&self) -> Exit {
+        loop {
+            let mut ended = std::pin::pin!(self.ended.notified());
+            ended.as_mut().enable();
+            if let Some(exit) = self.end.get() {
+                return exit.clone();
+            }
+            ended.await;
         }
     }
 
@@ -88,12 +181,6 @@ impl Instance {
         // One byte into an empty pipe; if the process is gone, the launcher tells.
         let _ = nix::unistd::write(&standby.go, &[1]);
         true
-    }
-
-    /// Whether a request has told its process to execute, if it waited for that.
-    pub(super) fn was_woken(&self) -> bool {
-        let standby = self.standby.as_ref();
-        standby.is_some_and(|standby| standby.woken.load(Ordering::SeqCst))
     }
 
     /// Whether its process was prepared ahead of the request that woke it.
@@ -179,8 +266,12 @@ impl Instance {
     /// It has ended: who waits to connect gets an error.
     pub fn close(&self) {
         self.stop_accepting();
-        if let Address::Port { stock, .. } = &self.address {
-            stock.close();
+        match &self.address {
+            Address::Port { stock, .. } => stock.close(),
+            // What it may still be told goes nowhere.
+            Address::Pipes(pipes) => drop(pipes.take()),
+            Address::Unix(_) | Address::Directory(_) => {}
+            Address::Lambda(api) => api.close(),
         }
     }
 
@@ -195,6 +286,14 @@ impl Instance {
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more);
         if taken.is_err() {
             return false;
+        }
+        if self.is_for_one_request() {
+            // Whoever ends this one's waiting has it, and nobody after.
+            let first = self.withdraw();
+            if !first {
+                self.release();
+            }
+            return first;
         }
         // Counted before looking, as the drain looks after it stopped accepting: one of the two sees the other.
         if self.is_accepting() {
@@ -216,6 +315,7 @@ impl Instance {
     pub async fn dial(&self) -> io::Result<Stream> {
         match &self.address {
             Address::Unix(path) => Ok(Stream::Unix(UnixStream::connect(path).await?)),
+            Address::Lambda(api) => Ok(Stream::Unix(api.dial()?)),
             Address::Port { port, stock } => {
                 let socket = std::net::TcpStream::from(stock.take(self.id).await?);
                 socket.set_nonblocking(true)?;
@@ -224,6 +324,13 @@ impl Instance {
                 stream.set_nodelay(true)?;
                 Ok(Stream::Tcp(stream))
             }
+            Address::Pipes(pipes) => {
+                // What it says unasked would be taken for the answer to this request.
+                let ends = pipes.take().filter(Ends::is_quiet);
+                let ends = ends.ok_or(io::ErrorKind::ConnectionRefused)?;
+                Ok(Stream::Pipes(Box::new(Duplex::new(ends)?)))
+            }
+            Address::Directory(directory) => Ok(Stream::Unix(directory.connect().await?)),
         }
     }
 }
@@ -240,6 +347,12 @@ pub enum Address {
         /// Sockets made in there.
         stock: SocketStock,
     },
+    /// It asks for its requests itself, at its desk.
+    Lambda(lambda::Api),
+    /// Its stdin and stdout.
+    Pipes(Pipes),
+    /// It binds a Unix socket in a directory of its own.
+    Directory(Directory),
 }
 
 /// Unconnected TCP sockets of an instance's network namespace; refilled by the launcher before they run out.
@@ -327,6 +440,8 @@ pub enum Stream {
     Unix(UnixStream),
     /// Over TCP in its network namespace.
     Tcp(TcpStream),
+    /// Over its stdin and stdout.
+    Pipes(Box<Duplex>),
 }
 
 impl AsRawFd for Stream {
@@ -334,6 +449,7 @@ impl AsRawFd for Stream {
         match self {
             Stream::Unix(stream) => stream.as_raw_fd(),
             Stream::Tcp(stream) => stream.as_raw_fd(),
+            Stream::Pipes(duplex) => duplex.stdout.as_raw_fd(),
         }
     }
 }
@@ -343,6 +459,7 @@ impl AsyncRead for Stream {
         match self.get_mut() {
             Stream::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
             Stream::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+            Stream::Pipes(duplex) => Pin::new(&mut duplex.stdout).poll_read(cx, buf),
         }
     }
 }
@@ -352,6 +469,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Stream::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
             Stream::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
+            Stream::Pipes(duplex) => Pin::new(&mut duplex.stdin).poll_write(cx, buf),
         }
     }
 
@@ -367,6 +485,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Stream::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Stream::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Stream::Pipes(duplex) => Pin::new(&mut duplex.stdin).poll_write_vectored(cx, bufs),
         }
     }
 
@@ -378,6 +497,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Stream::Unix(stream) => Pin::new(stream).poll_flush(cx),
             Stream::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            Stream::Pipes(duplex) => Pin::new(&mut duplex.stdin).poll_flush(cx),
         }
     }
 
@@ -385,6 +505,8 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Stream::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
             Stream::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            // It stays open for the next request.
+            Stream::Pipes(duplex) => Pin::new(&mut duplex.stdin).poll_flush(cx),
         }
     }
 }

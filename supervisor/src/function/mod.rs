@@ -21,6 +21,7 @@ mod judge;
 mod judge_tests;
 mod liveness;
 pub mod metrics;
+mod pipes;
 mod place;
 pub mod poison;
 mod prove;
@@ -31,6 +32,7 @@ mod rescale;
 mod rescale_tests;
 pub mod room;
 pub mod scale;
+mod singles;
 mod standby;
 #[cfg(test)]
 mod standby_tests;

@@ -31,11 +31,21 @@ pub(super) async fn prove(
     control: mpsc::UnboundedSender<ToControl>,
 ) {
     let health = instance.revision.manifest.health.path.clone();
+    if let Address::Lambda(api) = &instance.address
+        && !api.ready().await
+    {
+        return;
+    }
     if requests_wait && is_leased_while_starting(&instance) {
         tokio::time::sleep(PATIENCE).await;
     }
     let mut probed = false;
     let mut pause = FIRST_LOOK;
+    // Whoever has a pipe needs no socket: it runs, and so it is ready.
+    if let Address::Pipes(_) = instance.address {
+        let _ = control.send(ToControl::Answered(instance.id));
+        return;
+    }
     while instance.is_accepting() && !instance.has_answered() {
         let ready = match (&health, &instance.address, &listener) {
             (Some(path), _, _) => answers(&instance, path).await,
@@ -45,6 +55,20 @@ pub(super) async fn prove(
                 probed = probed || instance.dial().await.is_ok();
                 probed && queue_is_empty(listener)
             }
+            // It has asked for a request.
+            (None, Address::Lambda(_), _) => true,
+            // A connection alone may occupy it: the socket is enough.
+            (None, Address::Directory(directory), _) => match directory.look() {
+                Ok(()) => true,
+                Err(e) => {
+                    // Nobody who means well puts anything else there for a moment.
+                    if e.kind() == std::io::ErrorKind::PermissionDenied {
+                        let _ = control.send(ToControl::Refused(instance.id, e.to_string()));
+                        return;
+                    }
+                    false
+                }
+            },
             (None, _, _) => instance.dial().await.is_ok(),
         };
         if ready {

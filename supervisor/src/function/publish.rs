@@ -40,6 +40,9 @@ impl Entry {
         {
             instances.push(Arc::clone(instance));
         }
+        instances.extend(self.singles.waiting(&self.current.revision).map(Arc::clone));
+        let singles_failed = self.singles.refused_until().filter(|until| *until > effects.now);
+        let failed_until = failed_until.or(singles_failed);
         let refusal = match (self.removed, failed_until) {
             (true, _) => Some(Refusal {
                 reason: "the function was removed".to_owned(),

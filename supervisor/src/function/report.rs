@@ -35,14 +35,14 @@ impl Report {
         function: &FunctionName,
         revision: &Revision,
         instance: InstanceId,
-        [stdout, stderr]: [OwnedFd; 2],
+        outputs: [Option<OwnedFd>; 2],
     ) {
         let writer = Writer {
             function: function.clone(),
             revision: revision.id,
             instance,
         };
-        self.logs.attach(writer, stdout, stderr);
+        self.logs.attach(writer, outputs);
     }
 
     /// A start was asked for.
@@ -50,6 +50,13 @@ impl Report {
         counter!(names::INSTANCE_STARTS_TOTAL, "function" => function.to_string(), "kind" => "new")
             .increment(1);
         tracing::info!(%function, %instance, revision = revision.id.short(), "starting");
+    }
+
+    /// An instance can't be reached, whatever is tried.
+    pub(super) fn refused_instance(&self, function: &FunctionName, instance: InstanceId, why: &str) {
+        self.logs
+            .note(function, &format!("instance {instance} is killed: {why}"));
+        tracing::warn!(%function, %instance, reason = why, "it can't be reached, and is killed");
     }
 
     /// An instance ended.
@@ -62,6 +69,25 @@ impl Report {
             true => tracing::info!(%function, %instance, reason = message, "ended"),
             false => tracing::warn!(%function, %instance, reason = message, "ended"),
         }
+    }
+
+    /// A process for one request ended. One that ended well is nothing to tell.
+    pub(super) fn ended_single(
+        &self,
+        function: &FunctionName,
+        instance: InstanceId,
+        exit: &Exit,
+        message: &str,
+    ) {
+        counter!(names::INSTANCE_EXITS_TOTAL, "function" => function.to_string(), "reason" => exit.reason())
+            .increment(1);
+        if matches!(exit, Exit::Code { code: 0 }) || exit.is_asked_for() {
+            tracing::debug!(%function, %instance, reason = message, "ended");
+            return;
+        }
+        self.logs
+            .note(function, &format!("instance {instance} ended: {message}"));
+        tracing::warn!(%function, %instance, reason = message, "ended");
     }
 
     /// A candidate became a revision.

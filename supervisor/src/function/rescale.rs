@@ -49,12 +49,15 @@ impl Entry {
     pub(super) fn sample(&mut self, now: Instant) -> bool {
         self.demand.note(self.handle.admitted(), now);
         let has_suspects = self.take_attempts(now);
+        if self.is_per_request() {
+            return has_suspects || self.singles_want(now);
+        }
         !self.removed && (has_suspects || self.plan(now) != Plan::default())
     }
 
     /// Whether samples are worth taking: something runs and was asked within the stable window.
     pub(super) fn is_in_use(&self, now: Instant) -> bool {
-        !self.slots.is_empty()
+        !(self.slots.is_empty() && self.singles.is_empty())
             && (self.handle.admitted() > 0
                 || !self.demand.is_calm(now)
                 || now.saturating_duration_since(self.handle.last_used()) < Duration::from_secs(1))
@@ -63,7 +66,10 @@ impl Entry {
     /// What the sample asked for: also stops what was not needed for a stable window.
     pub(super) fn follow(&mut self, effects: &mut Effects<'_>) {
         self.judge(effects);
-        let surplus = self.plan(effects.now).surplus;
+        let surplus = match self.is_per_request() {
+            true => 0,
+            false => self.plan(effects.now).surplus,
+        };
         let mut ready = self.rested();
         // Those with the least to finish; of two alike the newer one.
         ready.sort_by_key(|&i| {
@@ -132,7 +138,11 @@ impl Entry {
     pub(super) fn deadline(&self, now: Instant) -> Option<Instant> {
         let late = self.slots.iter().filter_map(|slot| slot.state.deadline()).min();
         let rests = [self.idle_at(now), self.freeze_at(now)];
-        late.into_iter().chain(rests.into_iter().flatten()).min()
+        let singles = self.singles.deadline();
+        late.into_iter()
+            .chain(rests.into_iter().flatten())
+            .chain(singles)
+            .min()
     }
 
     /// When its surplus instances have been idle for long enough; `None` without surplus.

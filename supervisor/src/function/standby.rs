@@ -11,7 +11,7 @@ use funcd_sandbox::wire::Request;
 use super::control::Control;
 use super::entry::Entry;
 use super::handle::Revision;
-use super::instance::{Address, Instance};
+use super::instance::{Address, Ends, Instance};
 use super::start;
 use crate::catalog::manifest::Contract;
 use crate::catalog::view::Stamp;
@@ -175,7 +175,14 @@ impl Control {
 
     /// Replaces what would run with libraries that were upgraded since: a start after an upgrade has the new ones.
     pub(super) fn renew_standbys(&mut self) {
-        for (id, name) in self.standbys.outdated(Stamp::now()) {
+        let now = Stamp::now();
+        let entries = self.entries.iter();
+        let outdated = entries.filter(|(_, entry)| entry.has_outdated_singles(now));
+        let outdated: Vec<_> = outdated.map(|(name, _)| name.clone()).collect();
+        for name in outdated {
+            self.with(&name, |entry, effects| entry.renew_singles(now, effects));
+        }
+        for (id, name) in self.standbys.outdated(now) {
             self.with(&name, Entry::end_standby);
             self.standbys.remove(id);
             self.stand_by(&name, false);
@@ -183,6 +190,16 @@ impl Control {
     }
 
     pub(super) fn on_prepared(&mut self, id: InstanceId, fds: Vec<OwnedFd>) {
+        if let Some(name) = self.owners.get(&id).cloned() {
+            // Without its pipes (there was no room for them) it can't be told anything, and ends with them.
+            if let Ok([go, stdin, stdout]) = <[OwnedFd; 3]>::try_from(fds) {
+                let ends = Ends { stdin, stdout };
+                self.with(&name, |entry, effects| {
+                    entry.single_prepared(id, go, ends, effects)
+                });
+            }
+            return;
+        }
         let (Some(name), Some(go)) = (self.standbys.owner(id).cloned(), fds.into_iter().next()) else {
             return;
         };

@@ -4,12 +4,14 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use funcd_sandbox::spec::{CREDENTIALS, Digest, Image, Socket, Spec};
+use funcd_sandbox::spec::{CREDENTIALS, Digest, EXCHANGE, Image, Socket, Spec};
 use serde::{Deserialize, Serialize};
 
 use super::handle::Revision;
+use crate::catalog::guess::Guess;
 use crate::catalog::manifest::{Contract, Defaults, Manifest};
 use crate::catalog::view::{Asks, Wanted};
+use crate::contract::lambda;
 use crate::name::{FunctionName, RevisionId};
 
 /// What the next supervisor must know about an instance to take it over.
@@ -19,6 +21,9 @@ pub(super) struct Memo {
     artifact: Digest,
     image: Image,
     asks: Asks,
+    /// The contract that was found where the manifest leaves that open: the file is not there to be looked at again.
+    #[serde(default)]
+    found: Option<Guess>,
     manifest: String,
 }
 
@@ -29,6 +34,7 @@ impl Memo {
             artifact: revision.artifact,
             image: revision.image,
             asks: revision.wanted.asks.clone(),
+            found: revision.manifest.found.clone(),
             manifest: revision.manifest_text.clone(),
         }
     }
@@ -41,11 +47,15 @@ impl Memo {
             artifact,
             image,
             asks,
+            found,
             manifest: manifest_text,
         } = memo;
         let text = (!manifest_text.is_empty()).then_some(manifest_text.as_str());
-        let manifest = Manifest::read(&function, Path::new("function.toml"), text, defaults)
+        let mut manifest = Manifest::read(&function, Path::new("function.toml"), text, defaults)
             .map_err(|e| e.to_string())?;
+        if let Some(found) = found {
+            manifest.settle(found);
+        }
         let id = RevisionId::of(artifact, &manifest_text);
         Ok((
             function,
@@ -75,6 +85,14 @@ pub(crate) fn spec(function: &FunctionName, revision: &Revision) -> Spec {
         socket: match manifest.contract {
             Contract::Http => Socket::Unix,
             Contract::Port(port) => Socket::Port(port),
+            Contract::Lambda { .. } => Socket::None,
+            Contract::Stdio | Contract::Cgi | Contract::Ironhttp => Socket::Pipes,
+            Contract::Fn => Socket::Directory,
+        },
+        ports: match manifest.contract {
+            Contract::Lambda { .. } => vec![lambda::PORT],
+            Contract::Http | Contract::Port(_) | Contract::Fn => Vec::new(),
+            Contract::Stdio | Contract::Cgi | Contract::Ironhttp => Vec::new(),
         },
         limits: manifest.limits,
         system: revision.wanted.view(manifest.system).system(),
@@ -82,7 +100,13 @@ pub(crate) fn spec(function: &FunctionName, revision: &Revision) -> Spec {
         write: manifest.write.clone(),
         secrets: manifest.secrets.clone(),
         degraded: manifest.degraded.clone(),
-        memo: serde_json::to_vec(&Memo::of(function, revision)).expect("names and digests are JSON strings"),
+        // What is reached by pipes or in a directory ends with this supervisor: there is nothing to take over.
+        memo: match manifest.contract {
+            Contract::Stdio | Contract::Cgi | Contract::Ironhttp | Contract::Fn => Vec::new(),
+            Contract::Http | Contract::Port(_) | Contract::Lambda { .. } => {
+                serde_json::to_vec(&Memo::of(function, revision)).expect("names and digests are JSON strings")
+            }
+        },
     }
 }
 
@@ -108,6 +132,21 @@ fn environment(function: &FunctionName, revision: &Revision) -> Vec<(String, Str
             env.push(("K_SERVICE", function.to_string()));
             env.push(("K_REVISION", format!("{function}-{}", revision.id.short())));
             env.push(("K_CONFIGURATION", function.to_string()));
+        }
+        Contract::Lambda { .. } => env.extend(lambda::environment(function, revision)),
+        // The rest comes with each request.
+        Contract::Stdio | Contract::Cgi => {}
+        Contract::Ironhttp => env.push(("FORMAT", "http".to_owned())),
+        Contract::Fn => {
+            env.push(("FN_LISTENER", format!("unix:{EXCHANGE}/lsnr.sock")));
+            env.push(("FN_FORMAT", "http-stream".to_owned()));
+            env.push(("FN_TYPE", "sync".to_owned()));
+            // As in Fn an id names one for ever, and a name what people call it; an application is a folder of functions.
+            env.push(("FN_FN_ID", function.to_string()));
+            env.push(("FN_FN_NAME", function.to_string()));
+            env.push(("FN_APP_ID", "funcd".to_owned()));
+            env.push(("FN_APP_NAME", "funcd".to_owned()));
+            env.push(("FN_MEMORY", (manifest.limits.memory_bytes >> 20).to_string()));
         }
     }
     if !manifest.secrets.is_empty() {

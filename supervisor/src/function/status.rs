@@ -107,6 +107,15 @@ fn function(name: &FunctionName, entry: &Entry) -> FunctionStatus {
             in_flight: slot.instance.as_ref().map_or(0, |instance| instance.in_flight()),
             limits: slot.revision.manifest.limits,
         });
+    let singles = entry.singles.running().map(|(id, single)| InstanceStatus {
+        id: Some(id),
+        pid: single.pid,
+        revision: single.revision.id,
+        state: view::State::Ready,
+        since: single.since,
+        in_flight: 1,
+        limits: single.revision.manifest.limits,
+    });
     FunctionStatus {
         name: name.clone(),
         revision: entry.current().id,
@@ -117,8 +126,8 @@ fn function(name: &FunctionName, entry: &Entry) -> FunctionStatus {
         in_flight: entry.handle.admitted(),
         waiting: entry.handle.waiting(),
         admission: entry.handle.view(),
-        standby: entry.has_standby(),
-        instances: instances.collect(),
+        standby: entry.has_standby() || entry.singles.ahead() > 0,
+        instances: instances.chain(singles).collect(),
         rejected: entry.rejected.clone(),
         last_exit: entry.last_exit.as_ref().map(|ended| ExitStatus {
             instance: ended.instance,

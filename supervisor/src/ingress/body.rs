@@ -17,7 +17,9 @@ use super::pool::Upstream;
 use super::visit::Visit;
 use super::watch::Watch;
 use crate::admission::door::Permit;
+use crate::contract::process::{Output, Trouble};
 use crate::function::handle::Lease;
+use crate::function::instance::Address;
 use crate::ledger::record::End;
 
 /// Why a request body ended early.
@@ -244,6 +246,65 @@ impl fmt::Display for Aborted {
 
 impl std::error::Error for Aborted {}
 
+/// Where a function's response body comes from.
+pub(super) enum Origin {
+    /// A connection to an instance.
+    Wire(Incoming),
+    /// A process that was started for the request.
+    Process(Output<Upload>),
+}
+
+/// Why it ended early.
+#[derive(Debug)]
+enum Cut {
+    Wire(hyper::Error),
+    Process(Trouble),
+}
+
+impl fmt::Display for Cut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Cut::Wire(error) => write!(f, "the instance's connection ended within the body: {error}"),
+            Cut::Process(Trouble::TooLate) => {
+                f.write_str("its process was killed: it did not end within the function's time-out")
+            }
+            Cut::Process(trouble) => write!(f, "its process was killed: {trouble:?}"),
+        }
+    }
+}
+
+impl Origin {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        match self {
+            Origin::Wire(incoming) => Pin::new(incoming).poll_frame(cx).map_err(Cut::Wire),
+            Origin::Process(output) => output.poll_frame(cx).map_err(Cut::Process),
+        }
+    }
+
+    /// Nobody wants the rest of it.
+    fn give_up(&mut self) {
+        if let Origin::Process(output) = self {
+            *output = Output::Whole(Bytes::new());
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Origin::Wire(incoming) => incoming.is_end_stream(),
+            Origin::Process(output) => output.is_over(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Origin::Wire(incoming) => incoming.size_hint(),
+            Origin::Process(output) => output
+                .length()
+                .map_or_else(SizeHint::default, SizeHint::with_exact),
+        }
+    }
+}
+
 /// What goes back to the caller.
 pub(super) enum Reply {
     /// An answer of funcd's own, or none; the visit ends with it.
@@ -267,14 +328,14 @@ impl Body for Reply {
     fn is_end_stream(&self) -> bool {
         match self {
             Reply::Own { bytes, .. } => bytes.is_empty(),
-            Reply::Function(download) => download.incoming.is_end_stream(),
+            Reply::Function(download) => download.source.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Reply::Own { bytes, .. } => SizeHint::with_exact(bytes.len() as u64),
-            Reply::Function(download) => download.incoming.size_hint(),
+            Reply::Function(download) => download.source.size_hint(),
         }
     }
 }
@@ -282,7 +343,7 @@ impl Body for Reply {
 /// A function's response body. Dropped early it closes the upstream connection, which is how the function learns that
 /// nobody listens any more.
 pub(super) struct Download {
-    incoming: Incoming,
+    source: Origin,
     // Released in this order: the place is free only when nothing of this request is left on the connection.
     upstream: Option<Box<Upstream>>,
     lease: Option<Lease>,
@@ -295,16 +356,16 @@ pub(super) struct Download {
 
 impl Download {
     pub(super) fn new(
-        incoming: Incoming,
-        upstream: Box<Upstream>,
+        source: Origin,
+        upstream: Option<Box<Upstream>>,
         lease: Lease,
         permit: Permit,
         visit: Visit,
     ) -> Download {
         Download {
             early: visit.watch().is_uploading(),
-            incoming,
-            upstream: Some(upstream),
+            source,
+            upstream,
             lease: Some(lease),
             permit: Some(permit),
             visit,
@@ -321,13 +382,13 @@ impl Download {
         {
             self.upstream = None;
         }
-        match ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
+        match ready!(self.source.poll_frame(cx)) {
             Some(Ok(mut frame)) => {
                 if let Some(trailer) = frame.trailers_mut() {
                     headers::strip_trailer(trailer);
                 }
                 self.visit.downloaded(frame.data_ref().map_or(0, Bytes::len));
-                if self.incoming.is_end_stream() || frame.is_trailers() {
+                if self.source.is_end_stream() || frame.is_trailers() {
                     self.release(Some(cx));
                 } else {
                     let patience = self.visit.worker().shared.bounds.body_idle;
@@ -342,6 +403,7 @@ impl Download {
             }
             Some(Err(error)) => {
                 self.upstream = None;
+                self.source.give_up();
                 self.release(None);
                 let fault = Fault::of(self.visit.watch());
                 let reason = if fault.is_some() {
@@ -356,7 +418,7 @@ impl Download {
                     request_id = self.visit.id(),
                     %error,
                     reason,
-                    "a response was cut off: the instance's connection ended within the body"
+                    "a response was cut off"
                 );
                 Poll::Ready(Some(Err(Aborted)))
             }
@@ -371,7 +433,15 @@ impl Download {
             {
                 let _ = upstream.poll(cx);
             }
-            if upstream.is_idle() && !self.early {
+            if let Address::Pipes(pipes) = &lease.instance().address {
+                // Else they are lost, and with them the instance: its next answer could be to this request.
+                if upstream.is_idle()
+                    && !self.early
+                    && let Some(ends) = upstream.into_ends()
+                {
+                    pipes.put(ends);
+                }
+            } else if upstream.is_idle() && !self.early {
                 let now = Instant::now();
                 let pool = &self.visit.worker().pool;
                 let stale = pool.borrow_mut().put(lease.instance(), upstream, now);
@@ -386,9 +456,11 @@ impl Download {
 
 impl Drop for Download {
     fn drop(&mut self) {
-        if self.lease.is_some() && !self.incoming.is_end_stream() {
+        if self.lease.is_some() && !self.source.is_end_stream() {
             self.visit.broke_off(End::GoneWithin);
         }
+        // A process that nobody listens to is known as such before its place is given back.
+        self.source.give_up();
         self.release(None);
     }
 }

@@ -14,7 +14,8 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use tracing::{debug, info};
 
-use super::body::{Fault, Upload};
+use super::body::{Fault, Origin, Upload};
+use super::per_request;
 use super::pool::{self, Upstream};
 use super::respond::{Kind, Problem};
 use super::suspect::Suspect;
@@ -23,9 +24,11 @@ use super::watch::Watch;
 use super::worker::Worker;
 use crate::admission;
 use crate::admission::door::{Permit, Ticket};
-use crate::contract;
+use crate::catalog::manifest::Contract;
+use crate::contract::lambda::{self, Trouble};
+use crate::contract::{self, fdk, ironhttp};
 use crate::function::handle::{Function, Lease, Offered, ToControl, Unavailable};
-use crate::function::instance::Instance;
+use crate::function::instance::{Address, Instance};
 use crate::ledger::record::{Outcome, Record, Start};
 
 /// An instance that just died is still listed for a moment: so many refused connections, with pauses that double from
@@ -37,8 +40,9 @@ const FATE_IS_KNOWN: Duration = Duration::from_secs(1);
 
 /// A response head and all that its body needs.
 pub(super) struct Answer {
-    pub(super) response: Response<Incoming>,
-    pub(super) upstream: Box<Upstream>,
+    pub(super) response: Response<Origin>,
+    /// `None`: it came from no connection.
+    pub(super) upstream: Option<Box<Upstream>>,
     pub(super) lease: Lease,
     pub(super) permit: Permit,
 }
@@ -70,6 +74,23 @@ pub(super) async fn forward(
             turn(function, ticket, record, terms).await.map_err(unavailable)?
         }
     };
+    let contract = function.live().revision.manifest.contract;
+    match contract {
+        Contract::Stdio | Contract::Cgi => {
+            return per_request::answer(function, permit, request, (watch, record), terms).await;
+        }
+        Contract::Fn => fdk::call(
+            &mut request,
+            terms.deadline.saturating_duration_since(Instant::now()),
+        ),
+        Contract::Ironhttp if !ironhttp::call(function.name.as_str(), &mut request) => {
+            return Err(Problem::new(
+                Kind::LengthRequired,
+                "its length is to be said before the body: send it with Content-Length",
+            ));
+        }
+        Contract::Http | Contract::Port(_) | Contract::Lambda { .. } | Contract::Ironhttp => {}
+    }
     if terms.keeps_body(&request) {
         match request.body_mut().keep().await {
             Some(Ok(())) => {}
@@ -88,7 +109,7 @@ pub(super) async fn forward(
         let found = start(instance);
         record.borrow_mut().leases(instance.id.0, found);
         let repeatable = terms.may_repeat(request.method(), request.body().is_at_hand(), retries);
-        let keep = instance.revision.manifest.scale.concurrency > 1;
+        let keep = !instance.revision.manifest.takes_one_connection();
         let parked = if keep {
             pool::pop_open(&worker.pool, instance, !repeatable).await
         } else {
@@ -129,6 +150,9 @@ pub(super) async fn forward(
         if !terms.say_left(request.headers_mut(), dispatched) {
             return Err(too_late());
         }
+        if let Address::Lambda(_) = instance.address {
+            lambda::set_deadline(request.headers_mut(), terms.limit);
+        }
         let sent = exchange(&mut upstream, request, watch, || lease.tell_woken()).await;
         // What ends without having read all that came, or having accepted the connection, resets it (unix(7)).
         if let Err(Broken::Died(Some(error))) = &sent
@@ -136,6 +160,7 @@ pub(super) async fn forward(
         {
             instance.note_read();
         }
+        let sent = died_at_its_desk(instance, sent);
         suspect.note(function, instance, (&sent, watch), record);
         let broken = match sent {
             Ok(response) => {
@@ -147,9 +172,21 @@ pub(super) async fn forward(
                 if instance.note_answer() {
                     function.tell(ToControl::Answered(instance.id));
                 }
+                if let Address::Lambda(_) = instance.address
+                    && let Some((trouble, detail)) = Trouble::of(response.headers())
+                {
+                    return Err(of_lambda(trouble, detail));
+                }
+                let response = understand(contract, response).map_err(|trouble| {
+                    if trouble.is_fatal {
+                        function.tell(ToControl::Broken(instance.id));
+                        instance.stop_accepting();
+                    }
+                    trouble.problem
+                })?;
                 return Ok(Answer {
-                    response,
-                    upstream,
+                    response: response.map(Origin::Wire),
+                    upstream: Some(upstream),
                     lease,
                     permit,
                 });
@@ -225,6 +262,51 @@ pub(super) async fn forward(
     }
 }
 
+/// What is no answer for the caller.
+struct NoAnswer {
+    problem: Problem,
+    /// Whether the instance is of no use any more.
+    is_fatal: bool,
+}
+
+/// The answer in what an instance said.
+fn understand(contract: Contract, response: Response<Incoming>) -> Result<Response<Incoming>, NoAnswer> {
+    let no_answer = |kind, detail: String, is_fatal| {
+        let problem = Problem::new(kind, detail);
+        Err(NoAnswer { problem, is_fatal })
+    };
+    match contract {
+        Contract::Fn => fdk::answer(response).or_else(|trouble| match trouble {
+            fdk::Trouble::Failed => no_answer(
+                Kind::FunctionError,
+                "the function failed: its log may say why".to_owned(),
+                false,
+            ),
+            fdk::Trouble::TooLate => no_answer(
+                Kind::ResponseTimeout,
+                "the function did not end by its deadline".to_owned(),
+                false,
+            ),
+            fdk::Trouble::Malformed => no_answer(
+                Kind::MalformedResponse,
+                "its status or headers make no HTTP".to_owned(),
+                false,
+            ),
+            fdk::Trouble::Broken(status) => no_answer(
+                Kind::MalformedResponse,
+                format!("its FDK answered {}, and was ended", status.as_u16()),
+                true,
+            ),
+        }),
+        Contract::Ironhttp if !ironhttp::has_an_end(&response) => no_answer(
+            Kind::MalformedResponse,
+            "it does not say how long its response is (Content-Length), and was ended".to_owned(),
+            true,
+        ),
+        _ => Ok(response),
+    }
+}
+
 /// An instance that was just refused by the only instance is still listed for a moment.
 async fn pause(function: &Function, refusals: &mut u32) {
     if function.live().instances.len() <= 1 {
@@ -248,7 +330,7 @@ async fn turn(
 }
 
 /// A place in an instance. A wait for it is noted; a place that is free costs no look at the clock.
-async fn lease(
+pub(super) async fn lease(
     function: &Arc<Function>,
     record: &RefCell<Record>,
     avoid: Option<InstanceId>,
@@ -378,6 +460,32 @@ pub(super) fn unavailable(why: Unavailable) -> Problem {
     }
 }
 
+/// A Lambda function's process may end while its desk, which is funcd itself, stays connected.
+fn died_at_its_desk(
+    instance: &Instance,
+    sent: Result<Response<Incoming>, Broken>,
+) -> Result<Response<Incoming>, Broken> {
+    match &sent {
+        Ok(response)
+            if matches!(instance.address, Address::Lambda(_)) && Trouble::is_end(response.headers()) =>
+        {
+            Err(Broken::Died(None))
+        }
+        _ => sent,
+    }
+}
+
+/// What a Lambda function's desk says instead of a response.
+fn of_lambda(trouble: Trouble, detail: String) -> Problem {
+    let kind = match trouble {
+        Trouble::Failed => Kind::FunctionError,
+        Trouble::Malformed | Trouble::TooLarge => Kind::MalformedResponse,
+        Trouble::Ended => Kind::ConnectionTerminated,
+        Trouble::BadInvoke => Kind::BadRequest,
+    };
+    Problem::new(kind, detail).because(trouble.slug())
+}
+
 fn too_late() -> Problem {
     Problem::new(
         Kind::ResponseTimeout,
@@ -392,7 +500,7 @@ fn refused() -> Problem {
     )
 }
 
-fn faulty(fault: Fault) -> Problem {
+pub(super) fn faulty(fault: Fault) -> Problem {
     let kind = match fault {
         Fault::TooLarge => Kind::BodyTooLarge,
         Fault::Stalled => Kind::UploadStalled,

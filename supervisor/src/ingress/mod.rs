@@ -23,6 +23,7 @@ mod heard;
 mod ids;
 mod inspect;
 mod listener;
+mod per_request;
 mod pool;
 mod request;
 mod respond;

@@ -16,7 +16,7 @@ use nix::sys::socket::{MsgFlags, recv};
 
 use super::body::Upload;
 use super::heard::Heard;
-use crate::function::instance::{Instance, Stream};
+use crate::function::instance::{Ends, Instance, Stream};
 
 /// An idle connection is closed after this.
 const IDLE: Duration = Duration::from_secs(60);
@@ -77,6 +77,15 @@ impl Upstream {
     pub(super) fn is_quiet(&self) -> bool {
         let look = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
         matches!(recv(self.socket, &mut [0], look), Err(Errno::EAGAIN))
+    }
+
+    /// The ends of the pipes that this was made of, for the next request; `None` for what is made of something else, or holds
+    /// what nobody asked for.
+    pub(super) fn into_ends(self) -> Option<Ends> {
+        match self.into_stream() {
+            (Stream::Pipes(duplex), rest) if rest.is_empty() => duplex.into_ends().ok(),
+            _ => None,
+        }
     }
 
     /// The bare stream, and what was read of it beyond the response head, after a switch of protocols.

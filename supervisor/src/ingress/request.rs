@@ -73,7 +73,7 @@ async fn answer(
         visit
             .record()
             .may_take(live.revision.id, terms.timeout(visit.arrived()));
-        (terms, manifest.request.body, manifest.scale.concurrency == 1)
+        (terms, manifest.request.body, manifest.takes_one_connection())
     };
     visit.class = terms.class;
     if body.size_hint().lower() > body_limit {
@@ -211,7 +211,9 @@ fn pass_on(mut visit: Visit, answer: Answer, client: Option<OnUpgrade>, id: &Req
     }
     let reply = match client {
         Some(client) => {
-            upgrade::open(client, upstream, (lease, permit), visit);
+            if let Some(upstream) = upstream {
+                upgrade::open(client, upstream, (lease, permit), visit);
+            }
             Reply::Own {
                 bytes: bytes::Bytes::new(),
                 _visit: None,
@@ -264,7 +266,7 @@ fn refuse(mut visit: Visit, problem: &Problem, version: Version, id: &RequestId)
                 );
             }
         }
-        _ if row.status.is_client_error() => {}
+        kind if row.status.is_client_error() && kind != Kind::ExecTimeout => {}
         _ => {
             if let Some(others) = visit.worker().failures.may(visit.arrived()) {
                 warn!(

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use http::HeaderValue;
 
-use crate::catalog::manifest::RoutePattern;
+use crate::catalog::manifest::{Contract, RoutePattern};
 use crate::function::handle::Function;
 use crate::name::FunctionName;
 
@@ -73,6 +73,9 @@ impl Routes {
         functions.sort_by(|(a, _), (b, _)| a.name.cmp(&b.name));
         let mut routes = Routes::default();
         for (function, patterns) in functions {
+            if function.live().revision.manifest.contract == (Contract::Lambda { invoke: true }) {
+                routes.invoke(&function);
+            }
             if patterns.is_empty() {
                 let prefix = HeaderValue::try_from(format!("/{}", function.name));
                 let prefix = Some(prefix.expect("a function's name is a valid header value"));
@@ -94,6 +97,16 @@ impl Routes {
             .wildcard
             .sort_by_key(|(suffix, _)| std::cmp::Reverse(suffix.len()));
         routes
+    }
+
+    /// Where the SDKs of AWS send events, by the function's name.
+    fn invoke(&mut self, function: &Arc<Function>) {
+        let target = Arc::new(Target {
+            function: Arc::clone(function),
+            prefix: None,
+        });
+        let path = format!("/2015-03-31/functions/{}/invocations", function.name);
+        self.add(&RoutePattern { host: None, path }, &target);
     }
 
     fn add(&mut self, pattern: &RoutePattern, target: &Arc<Target>) {

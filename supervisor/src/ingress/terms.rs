@@ -28,6 +28,8 @@ pub(super) struct Terms {
     pub(super) deadline: Instant,
     /// A stranger wants it sooner than the manifest says: that it comes too late then is no fault of the function.
     is_hurried: bool,
+    /// How long the function may take, however soon its caller wants the answer.
+    pub(super) limit: Instant,
     /// It is a call of gRPC, whose timeout is said in its own way.
     grpc: bool,
     has_key: bool,
@@ -45,6 +47,7 @@ impl Terms {
             class: Class::of(text(&X_FUNCD_CLASS), trusted, bounds.priority),
             deadline: arrived + timeout,
             is_hurried: !trusted && timeout < bounds.timeout,
+            limit: arrived + bounds.timeout,
             grpc: grpc.is_some(),
             has_key: headers.contains_key(IDEMPOTENCY_KEY),
             retry: bounds.retry,

@@ -67,9 +67,10 @@ impl Logs {
     }
 
     /// Reads both pipes until their other ends are closed. Returns at once; may be called from any thread.
-    pub fn attach(&self, writer: Writer, stdout: OwnedFd, stderr: OwnedFd) {
+    pub fn attach(&self, writer: Writer, outputs: [Option<OwnedFd>; 2]) {
         let log = self.of(&writer.function);
-        for (stream, pipe) in [(Stream::Stdout, stdout), (Stream::Stderr, stderr)] {
+        for (stream, pipe) in [Stream::Stdout, Stream::Stderr].into_iter().zip(outputs) {
+            let Some(pipe) = pipe else { continue };
             log.lock().readers += 1;
             let task = read_all(Arc::clone(&log), writer.clone(), stream, pipe);
             self.0.runtime.spawn(task);

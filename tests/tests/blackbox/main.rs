@@ -17,10 +17,13 @@ mod grading;
 #[allow(dead_code, reason = "these tests need fewer of them")]
 mod h2;
 mod http;
+mod lambda;
 mod launcher;
 mod lifecycle;
+mod migrate;
 mod neighbours;
 mod overload;
+mod programs;
 mod refusals;
 mod runtimes;
 mod sandbox;
@@ -39,6 +42,9 @@ fn main() -> std::process::ExitCode {
     strangers::register(&mut suite);
     refusals::register(&mut suite);
     contract::register(&mut suite);
+    lambda::register(&mut suite);
+    programs::register(&mut suite);
+    migrate::register(&mut suite);
     runtimes::register(&mut suite);
     sandbox::register(&mut suite);
     secrets::register(&mut suite);

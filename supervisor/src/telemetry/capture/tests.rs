@@ -27,7 +27,7 @@ fn writer(function: &str, instance: u64) -> Writer {
 fn attach(logs: &Logs, function: &str, instance: u64) -> (File, File) {
     let (stdout, out) = nix::unistd::pipe().unwrap();
     let (stderr, err) = nix::unistd::pipe().unwrap();
-    logs.attach(writer(function, instance), stdout, stderr);
+    logs.attach(writer(function, instance), [Some(stdout), Some(stderr)]);
     (out.into(), err.into())
 }
 
