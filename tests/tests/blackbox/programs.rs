@@ -24,6 +24,7 @@ pub(crate) fn register(suite: &mut Suite) {
         a_request_is_in_the_environment: BASH,
         each_request_has_a_process_of_its_own: BASH,
         a_process_of_a_request_is_confined: &[Need::Program("/bin/bash"), Need::Root, Need::MountNamespaces],
+        one_waits_for_the_next_request_after_many: &[Need::Program("/bin/bash"), Need::Standby],
         many_at_once_are_bounded_by_max: BASH,
         a_secret_reaches_the_process_of_a_request: &[Need::Program("/bin/bash"), Need::MountNamespaces],
         programs_that_misbehave_end_clearly: BASH,
@@ -312,6 +313,23 @@ fn a_process_of_a_request_is_confined() {
         assert_eq!(host.get_ok(&format!("/{name}/")).text(), "done\n", "{contract}");
     }
     assert!(!Path::new("/tmp/own").exists());
+}
+
+/// The count of those that wait once leaked, with each request, until none was prepared ahead any more.
+fn one_waits_for_the_next_request_after_many() {
+    let host = host();
+    bash(&host, "many-times", "echo done", "contract = \"stdio\"\n");
+    for _ in 0..40 {
+        host.get_ok("/many-times/");
+    }
+    eventually("a process to wait", || {
+        let listed = host.json(&["ls"])?;
+        let all = listed["functions"].as_array().ok_or("no list")?;
+        let row = all.iter().find(|row| row["name"] == "many-times");
+        let row = row.ok_or("it is not listed")?;
+        let rests = row["function"]["instances"] == 0 && row["function"]["standby"] == true;
+        rests.then_some(()).ok_or(row.to_string())
+    });
 }
 
 fn many_at_once_are_bounded_by_max() {
