@@ -218,6 +218,8 @@ struct Suspect {
     /// How likely it was: with n requests in flight each bears 1/n of a death.
     blame: f64,
     last: Instant,
+    /// When one was let through to see.
+    tried: Instant,
 }
 
 impl Default for Quarantine {
@@ -236,6 +238,9 @@ impl Quarantine {
     const BLAME: f64 = 1.0;
     /// For how long it is refused after the last death, and remembered.
     pub const WHILE: Duration = Duration::from_secs(300);
+    /// How often one is let through meanwhile: it may have been something else of the request that killed, which the fingerprint
+    /// does not tell, and then nobody is to be refused for it.
+    pub const TRY: Duration = Duration::from_secs(15);
     /// Fingerprints that are remembered at most.
     const MOST: usize = 1024;
 
@@ -281,19 +286,29 @@ impl Quarantine {
             deaths: 0,
             blame: 0.0,
             last: now,
+            tried: now,
         });
         suspect.deaths += 1;
         suspect.blame += 1.0 / (1.0 + f64::from(others));
-        suspect.last = now;
+        (suspect.last, suspect.tried) = (now, now);
         self.is_quarantined(fingerprint, now)
     }
 
-    /// A request with this fingerprint was answered: it is no killer, unless it is in quarantine already (then nobody sends it).
+    /// A request with this fingerprint was answered: it is no killer.
     pub fn answered(&mut self, fingerprint: u64) {
-        let is_killer = |suspect: &Suspect| suspect.deaths >= Self::DEATHS && suspect.blame >= Self::BLAME;
-        if !self.suspects.get(&fingerprint).is_some_and(is_killer) {
-            self.suspects.remove(&fingerprint);
+        self.suspects.remove(&fingerprint);
+    }
+
+    /// Whether this one in quarantine is sent after all, to see: takes the turn.
+    pub fn may_try(&mut self, fingerprint: u64, now: Instant) -> bool {
+        let Some(suspect) = self.suspects.get_mut(&fingerprint) else {
+            return true;
+        };
+        let may = now.saturating_duration_since(suspect.tried) >= Self::TRY;
+        if may {
+            suspect.tried = now;
         }
+        may
     }
 
     /// Whether it is to be answered with 502 without being sent.

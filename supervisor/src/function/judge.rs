@@ -114,7 +114,11 @@ impl Entry {
         let is_suspect = self.ejector.suspects(effects.now).contains(&(id, Cause::Silent));
         // What works hard and answers late is overloaded, unless the others show that it need not be.
         let is_worse = !is_busy || self.ejector.others_are_well(id);
-        if unanswered >= UNANSWERED && self.ejector.room() > 0 {
+        // What computes for a request that is not late yet does what it is there for, and may have no time for other questions.
+        let manifest = &slot.revision.manifest;
+        let silence = manifest.health.period.unwrap_or_default() * unanswered;
+        let is_at_work = is_busy && instance.in_flight() > 0 && silence < manifest.request.timeout;
+        if unanswered >= UNANSWERED && !is_at_work && self.ejector.room() > 0 {
             let why = format!("{unanswered} health requests in a row were not answered");
             self.eject(id, Exit::Unresponsive, why, effects);
         } else if is_suspect && is_worse {

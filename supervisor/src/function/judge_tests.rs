@@ -189,6 +189,30 @@ fn health_requests_without_an_answer_replace_it() {
 }
 
 #[test]
+fn one_that_computes_for_a_request_is_given_as_long_as_the_request_has() {
+    let mut story = Story::new(revision(1, |manifest| {
+        manifest.scale.min = 1;
+        manifest.scale.max = 1;
+        manifest.request.timeout = Duration::from_secs(60);
+        manifest.health.period = Some(Duration::from_secs(10));
+    }));
+    story.with(Entry::tick);
+    drop(story.ready(1));
+    story.asked();
+    let lease = story.entry.handle.try_lease(None).unwrap().unwrap();
+    let mut cpu_micros = 0;
+    for n in 1..=6 {
+        lease.instance().tally.is_silent();
+        cpu_micros += 2_000_000;
+        let asked = look(&mut story, 1, Condition { cpu_micros, ..WELL });
+        match n < 6 {
+            true => assert_eq!(asked, [""; 0], "{n} periods of 10 s, of a minute"),
+            false => assert_eq!(asked, ["launch 2 of 1"], "and it may finish"),
+        }
+    }
+}
+
+#[test]
 fn a_function_that_fails_starts_nothing_and_then_one_at_a_time() {
     let mut story = Story::new(revision(1, |manifest| {
         manifest.scale.min = 3;

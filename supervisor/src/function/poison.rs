@@ -126,7 +126,10 @@ impl Poison {
         }
         let fingerprint = print.hash(&state.quarantine);
         if state.quarantine.is_quarantined(fingerprint, now) {
-            return Verdict::Refuse;
+            return match state.quarantine.may_try(fingerprint, now) {
+                true => Verdict::Pass,
+                false => Verdict::Refuse,
+            };
         }
         let is_open = |casualty: &Casualty| {
             casualty.fingerprint == fingerprint && now.saturating_duration_since(casualty.at) < AT_ONCE
@@ -362,5 +365,27 @@ mod tests {
             poison.answered(&get);
         }
         assert_eq!(poison.judge(&get, now), Verdict::Pass);
+    }
+
+    #[test]
+    fn one_in_a_while_is_sent_to_see_and_an_answer_ends_the_quarantine() {
+        let (poison, now, get) = (Poison::default(), Instant::now(), print("/x"));
+        for n in 1..=2 {
+            poison.broke(id(n), &get, "r".to_owned(), now);
+            poison.ended(id(n), true, 0, now);
+        }
+        assert_eq!(poison.judge(&get, now), Verdict::Refuse);
+        let later = now + Quarantine::TRY;
+        assert_eq!(poison.judge(&get, later), Verdict::Pass);
+        assert_eq!(poison.judge(&get, later), Verdict::Refuse, "one is enough");
+        // It kills again.
+        poison.broke(id(3), &get, "r".to_owned(), later);
+        poison.ended(id(3), true, 0, later);
+        assert_eq!(poison.judge(&get, later + Quarantine::TRY / 2), Verdict::Refuse);
+        // It does not.
+        let later = later + Quarantine::TRY;
+        assert_eq!(poison.judge(&get, later), Verdict::Pass);
+        poison.answered(&get);
+        assert_eq!(poison.judge(&get, later), Verdict::Pass);
     }
 }
