@@ -374,12 +374,12 @@ impl Control {
                 }
             }
             ToControl::Answered(id) => {
+                self.on_woken(id);
                 if let Some(name) = self.owners.get(&id).cloned() {
                     let rollout = self.with(&name, |entry, effects| entry.answered(id, effects));
                     self.after_rollout(&name, rollout.unwrap_or(Rollout::Unchanged));
                 }
             }
-            ToControl::Woken(id) => self.on_woken(id),
             ToControl::Overdue(id) => {
                 if let Some(name) = self.owners.get(&id).cloned() {
                     self.with(&name, |entry, effects| entry.overdue(id, effects));
@@ -477,6 +477,7 @@ impl Control {
     fn on_survey(&mut self) {
         let now = Instant::now();
         self.tidy(now);
+        self.look_for_woken();
         self.renew_standbys();
         self.read_host(now);
         self.look_for_use(now);
@@ -522,7 +523,7 @@ impl Control {
         {
             return self.on_single_launched(&name, id, pid, fds);
         }
-        // Who has woken it may be slower to say so than it was to start.
+        // It may not have answered yet.
         self.on_woken(id);
         if self.instance(id).is_none() {
             self.on_bound(id);

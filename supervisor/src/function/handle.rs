@@ -2,7 +2,6 @@
 //!
 //! Request paths never change what exists; they tell `control` what they lack, and wait.
 
-use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -48,10 +47,9 @@ pub enum ToControl {
     InUse(FunctionName),
     /// A draining instance has no lease left.
     Drained(InstanceId),
-    /// An instance that was prepared ahead was leased, and told to execute: told once its request is on its way, as whoever
-    /// wakes up earlier takes the CPU from the start.
-    Woken(InstanceId),
-    /// An instance answered for the first time: it is ready.
+    /// An instance answered for the first time: it is ready. If it was prepared ahead, this or the launcher's word that it was
+    /// launched, whichever comes first, is how `control` hears that a request has woken it: nobody is told earlier, as
+    /// whoever wakes up then takes the CPU from the start.
     Answered(InstanceId),
     /// An instance did not do in time what it has to: it takes nothing more, and ends.
     Overdue(InstanceId),
@@ -257,12 +255,13 @@ impl Function {
             };
             if instance.try_lease() {
                 // One for a single request is told to execute with what that brings.
-                let woke = Cell::new(!instance.is_for_one_request() && instance.wake());
+                if !instance.is_for_one_request() {
+                    instance.wake();
+                }
                 self.touch();
                 return Ok(Some(Lease {
                     function: Arc::clone(self),
                     instance: Arc::clone(instance),
-                    woke,
                 }));
             }
             // The drain may have seen this try as a lease: then nobody else tells that there is none.
@@ -322,18 +321,9 @@ impl Function {
 pub struct Lease {
     function: Arc<Function>,
     instance: Arc<Instance>,
-    /// It has woken the instance, and `control` was not told yet.
-    woke: Cell<bool>,
 }
 
 impl Lease {
-    /// Its request is on its way: who has woken an instance by it says so.
-    pub fn tell_woken(&self) {
-        if self.woke.replace(false) {
-            self.function.tell(ToControl::Woken(self.instance.id));
-        }
-    }
-
     /// What is held.
     pub fn instance(&self) -> &Arc<Instance> {
         &self.instance
@@ -347,7 +337,6 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.tell_woken();
         if self.instance.has_lost_its_pipes() {
             self.instance.stop_accepting();
             self.function.tell(ToControl::Broken(self.instance.id));

@@ -170,17 +170,15 @@ impl Instance {
         }
     }
 
-    /// Lets its process execute if it waits for that: true for the one who did.
-    pub fn wake(&self) -> bool {
-        let Some(standby) = &self.standby else {
-            return false;
-        };
-        if standby.woken.load(Ordering::Relaxed) || standby.woken.swap(true, Ordering::SeqCst) {
-            return false;
+    /// Lets its process execute if it waits for that.
+    pub fn wake(&self) {
+        if let Some(standby) = &self.standby
+            && !standby.woken.load(Ordering::Relaxed)
+            && !standby.woken.swap(true, Ordering::SeqCst)
+        {
+            // One byte into an empty pipe; if the process is gone, the launcher tells.
+            let _ = nix::unistd::write(&standby.go, &[1]);
         }
-        // One byte into an empty pipe; if the process is gone, the launcher tells.
-        let _ = nix::unistd::write(&standby.go, &[1]);
-        true
     }
 
     /// Whether its process was prepared ahead of the request that woke it.

@@ -173,6 +173,20 @@ impl Control {
         }
     }
 
+    /// Takes note of those that were woken and of which nobody has told since: they are given as long as any other start.
+    pub(super) fn look_for_woken(&mut self) {
+        let woken: Vec<_> = self
+            .entries
+            .values()
+            .filter_map(|entry| entry.standby.as_ref())
+            .filter(|standby| matches!(standby, Standby::Waits(instance) if instance.is_woken()))
+            .map(Standby::id)
+            .collect();
+        for id in woken {
+            self.on_woken(id);
+        }
+    }
+
     /// Replaces what would run with libraries that were upgraded since: a start after an upgrade has the new ones.
     pub(super) fn renew_standbys(&mut self) {
         let now = Stamp::now();

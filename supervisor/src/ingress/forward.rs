@@ -153,7 +153,7 @@ pub(super) async fn forward(
         if let Address::Lambda(_) = instance.address {
             lambda::set_deadline(request.headers_mut(), terms.limit);
         }
-        let sent = exchange(&mut upstream, request, watch, || lease.tell_woken()).await;
+        let sent = exchange(&mut upstream, request, watch).await;
         // What ends without having read all that came, or having accepted the connection, resets it (unix(7)).
         if let Err(Broken::Died(Some(error))) = &sent
             && error.is_incomplete_message()
@@ -416,12 +416,11 @@ fn is_too_late(instance: &Instance, error: &io::Error) -> bool {
     }
 }
 
-/// Sends the request and polls its connection, in this task, until there is a head; whenever it waits it says `is_sent`.
+/// Sends the request and polls its connection, in this task, until there is a head.
 pub(super) async fn exchange(
     upstream: &mut Upstream,
     request: Request<Upload>,
     watch: &Watch,
-    is_sent: impl Fn(),
 ) -> Result<Response<Incoming>, Broken> {
     let mut head = pin!(upstream.sender.try_send_request(request));
     poll_fn(|cx| {
@@ -435,10 +434,7 @@ pub(super) async fn exchange(
             Poll::Pending if watch.missed(&watch.head) => Poll::Ready(Err(Broken::TooLate)),
             // hyper answers before it ends; but an instance must not be able to hang a request by proving it wrong.
             Poll::Pending if ended => Poll::Ready(Err(Broken::Died(None))),
-            Poll::Pending => {
-                is_sent();
-                Poll::Pending
-            }
+            Poll::Pending => Poll::Pending,
         }
     })
     .await

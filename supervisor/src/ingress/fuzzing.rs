@@ -148,10 +148,7 @@ async fn exchange_with(answer: &[u8], closes: bool) -> Option<Answered> {
         // Nobody else wakes the other side.
         tokio::task::yield_now().await;
     };
-    let (response, ()) = tokio::join!(
-        forward::exchange(&mut upstream, request, &watch, || ()),
-        answering
-    );
+    let (response, ()) = tokio::join!(forward::exchange(&mut upstream, request, &watch), answering);
     let (mut head, mut body) = response.ok()?.into_parts();
     headers::strip_response(&mut head.headers, false);
     let mut complete = false;
