@@ -105,6 +105,12 @@ impl<W> Gate<W> {
         self.limit.load(Ordering::Relaxed)
     }
 
+    /// What an answer takes, as it was set; `None`: unknown.
+    pub fn p50(&self) -> Option<Duration> {
+        let micros = self.p50.load(Ordering::Relaxed);
+        (micros > 0).then(|| Duration::from_micros(u64::from(micros)))
+    }
+
     /// The most that were in flight since this was last asked.
     pub fn take_highest(&self) -> u32 {
         self.highest.swap(self.in_flight(), Ordering::Relaxed)

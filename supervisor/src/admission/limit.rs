@@ -15,6 +15,8 @@ pub struct Window {
     pub samples: u64,
     /// How many more ended by a timeout, the memory limit or a refused connection.
     pub dropped: u64,
+    /// How many callers left who had waited for longer than an answer takes.
+    pub left: u64,
     /// The most that were in flight at once.
     pub max_in_flight: u32,
     /// How many are at its end.
@@ -131,7 +133,7 @@ impl Limit {
     ///
     /// ```text
     /// s = median of the window      b = least median of 60 s      u = utilisation, EWMA .3
-    /// dropped ≥ answered, u ≥ .8:   L = max(ready, ½ min(L, most in flight))
+    /// dropped or left ≥ answered, u ≥ .8:   L = max(ready, ½ min(L, most in flight))
     /// dropped:                      L = max(ready, .9 L)
     /// u < .8:                       L = max(L, in flight · min(8, .8 ÷ u))
     /// most in flight < L/2:         hold
@@ -148,7 +150,8 @@ impl Limit {
     pub fn close(&mut self, window: &Window, places: Places, now: Instant) {
         let age = now.saturating_duration_since(self.window_began).as_secs_f64();
         self.window_began = now;
-        let ended = window.samples + window.dropped;
+        let missed = window.dropped + window.left;
+        let ended = window.samples + missed;
         self.sparse = (ended as f64) < Self::SPARSE * age;
         let (low, high) = (f64::from(places.ready.max(1)), f64::from(places.total().max(1)));
         // What it learnt is kept while no instance runs.
@@ -156,12 +159,14 @@ impl Limit {
             return;
         }
         let is_dropped = window.dropped > 0;
-        if is_dropped && window.dropped >= window.samples && self.is_saturated() {
+        // By the newest utilisation too: the mean is late when the load jumps.
+        let no_cpu = self.is_saturated() || self.newest >= Self::SATURATED;
+        if missed > 0 && missed >= window.samples && no_cpu {
             self.strained = true;
             self.value = (0.5 * self.value.min(f64::from(window.max_in_flight))).max(low);
         } else if is_dropped {
             self.value = (0.9 * self.value).max(low);
-        } else {
+        } else if window.left == 0 {
             let room = self.room(window.max_in_flight.min(window.in_flight));
             self.value = self.value.max(room).min(high.max(low));
         }
@@ -169,7 +174,7 @@ impl Limit {
             return;
         };
         let least = self.least(p50, now);
-        if is_dropped {
+        if missed > 0 {
             return;
         }
         if f64::from(window.max_in_flight) < self.value / 2.0 {
@@ -261,6 +266,7 @@ mod tests {
                 p50: Some(millis(p50)),
                 samples: 50,
                 dropped: 0,
+                left: 0,
                 max_in_flight,
                 in_flight: max_in_flight,
             };
@@ -310,6 +316,7 @@ mod tests {
                 p50: Some(millis(50)),
                 samples: 50,
                 dropped: 0,
+                left: 0,
                 max_in_flight: 20,
                 in_flight: 20,
             };
@@ -343,6 +350,7 @@ mod tests {
             p50: Some(millis(50)),
             samples: 50,
             dropped: 0,
+            left: 0,
             max_in_flight: 1,
             in_flight: 1,
         };
@@ -364,6 +372,7 @@ mod tests {
             p50: Some(millis(50)),
             samples,
             dropped: 0,
+            left: 0,
             max_in_flight: 400,
             in_flight: 400,
         };
@@ -381,6 +390,7 @@ mod tests {
             p50: Some(millis(900)),
             samples: 5,
             dropped: 0,
+            left: 0,
             max_in_flight: 400,
             in_flight: 400,
         };
@@ -422,6 +432,7 @@ mod tests {
             p50: Some(millis(60)),
             samples: 50,
             dropped: 0,
+            left: 0,
             max_in_flight: 40,
             in_flight: 0,
         };
@@ -461,7 +472,8 @@ mod tests {
         let late = |max_in_flight| Window {
             p50: None,
             samples: 0,
-            dropped: 50,
+            dropped: 25,
+            left: 25,
             max_in_flight,
             in_flight: max_in_flight,
         };
@@ -474,22 +486,30 @@ mod tests {
         (0..20).for_each(|_| limit.utilisation(0.1));
         limit.close(&late(75), PLACES, now + millis(300));
         assert_eq!(limit.learnt(), 67.5);
+        // Callers who leave for reasons of their own change nothing.
+        let left = Window {
+            dropped: 0,
+            left: 50,
+            ..late(75)
+        };
+        limit.close(&left, PLACES, now + millis(400));
+        assert_eq!(limit.learnt(), 67.5);
     }
 
     proptest! {
         /// Whatever it is told, it stays between one for each instance and all places, and is never not a number.
         #[test]
         fn it_stays_in_its_bounds(
-            steps in prop::collection::vec((0_u64..5_000_000, 0_u64..500, 0_u64..100, 0_u32..1000, 0.0..2.0_f64, 0_u32..20), 1..200)
+            steps in prop::collection::vec((0_u64..5_000_000, 0_u64..500, 0_u64..100, 0_u64..100, 0_u32..1000, 0.0..2.0_f64, 0_u32..20), 1..200)
         ) {
             let mut now = Instant::now();
             let mut limit = Limit::new(4.0, now);
-            for (micros, samples, dropped, max_in_flight, busy, ready) in steps {
+            for (micros, samples, dropped, left, max_in_flight, busy, ready) in steps {
                 now += millis(100);
                 let places = Places { ready, concurrency: 10 };
                 limit.utilisation(busy);
                 let p50 = (samples > 0).then_some(Duration::from_micros(micros));
-                limit.close(&Window { p50, samples, dropped, max_in_flight, in_flight: max_in_flight }, places, now);
+                limit.close(&Window { p50, samples, dropped, left, max_in_flight, in_flight: max_in_flight }, places, now);
                 prop_assert!(limit.learnt().is_finite() && limit.learnt() >= 1.0);
                 let allowed = limit.now(places);
                 prop_assert!(allowed >= ready && allowed <= places.total());

@@ -94,7 +94,7 @@ pub enum Outcome {
     Dropped,
     /// The connection broke, or what came was not HTTP.
     Failed,
-    /// The caller left first: says nothing.
+    /// The caller left first: says nothing, but that there was no answer for so long.
     Abandoned,
 }
 
@@ -156,6 +156,8 @@ pub struct Admission<W> {
     /// What the breaker refused.
     refused: AtomicU64,
     dropped: AtomicU64,
+    /// Callers who left although they had waited for longer than an answer takes.
+    left: AtomicU64,
     /// The part that the breaker refuses, of 2³².
     refuse: AtomicU32,
     learnt: Mutex<Learnt>,
@@ -174,6 +176,7 @@ impl<W> Admission<W> {
             answered: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
+            left: AtomicU64::new(0),
             refuse: AtomicU32::new(0),
             learnt: Mutex::new(Learnt::new(parts, cores, state, now)),
         };
@@ -221,7 +224,12 @@ impl<W> Admission<W> {
             }
             Outcome::Dropped => drop(self.dropped.fetch_add(1, Ordering::Relaxed)),
             Outcome::Failed => {}
-            Outcome::Abandoned => return,
+            Outcome::Abandoned => {
+                if self.gate.p50().is_none_or(|p50| latency > 2 * p50) && !latency.is_zero() {
+                    self.left.fetch_add(1, Ordering::Relaxed);
+                }
+                return;
+            }
         }
         self.ended.fetch_add(1, Ordering::Relaxed);
     }
@@ -248,13 +256,15 @@ impl<W> Admission<W> {
             learnt.limit.utilisation(utilisation);
         }
         let counts = [&self.ended, &self.answered, &self.refused].map(|n| n.load(Ordering::Relaxed));
-        let ended = self.latencies.count() + self.dropped.load(Ordering::Relaxed);
+        let missed = [&self.dropped, &self.left].map(|n| n.load(Ordering::Relaxed));
+        let ended = self.latencies.count() + missed[0] + missed[1];
         if learnt.limit.is_due(ended, now) {
             let (samples, p50) = self.latencies.take();
             let window = Window {
                 p50,
                 samples,
                 dropped: self.dropped.swap(0, Ordering::Relaxed),
+                left: self.left.swap(0, Ordering::Relaxed),
                 max_in_flight: self.gate.take_highest(),
                 in_flight: self.gate.in_flight(),
             };

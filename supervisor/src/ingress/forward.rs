@@ -153,7 +153,14 @@ pub(super) async fn forward(
         if let Address::Lambda(_) = instance.address {
             lambda::set_deadline(request.headers_mut(), terms.limit);
         }
+        let underway = Underway {
+            function,
+            instance,
+            dispatched,
+        };
         let sent = exchange(&mut upstream, request, watch).await;
+        // Somebody waited until here.
+        std::mem::forget(underway);
         // What ends without having read all that came, or having accepted the connection, resets it (unix(7)).
         if let Err(Broken::Died(Some(error))) = &sent
             && error.is_incomplete_message()
@@ -254,7 +261,8 @@ pub(super) async fn forward(
             }
             Broken::TooLate => {
                 record.borrow_mut().fails(Outcome::TooLate);
-                function.note_end(instance, terms.too_late(watch.is_uploading()), None);
+                let outcome = terms.too_late(watch.is_uploading());
+                function.note_end(instance, outcome, Some(dispatched.elapsed()));
                 return Err(too_late());
             }
         }
@@ -304,6 +312,21 @@ fn understand(contract: Contract, response: Response<Incoming>) -> Result<Respon
             true,
         ),
         _ => Ok(response),
+    }
+}
+
+/// An attempt whose caller may leave: then admission hears how long there was no answer.
+struct Underway<'a> {
+    function: &'a Function,
+    instance: &'a Arc<Instance>,
+    dispatched: Instant,
+}
+
+impl Drop for Underway<'_> {
+    fn drop(&mut self) {
+        let waited = self.dispatched.elapsed();
+        self.function
+            .note_end(self.instance, admission::Outcome::Abandoned, Some(waited));
     }
 }
 
