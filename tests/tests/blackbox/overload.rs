@@ -5,6 +5,7 @@ use std::sync::Arc;
 use funcd_tests::host::Host;
 use funcd_tests::http::Request;
 use funcd_tests::load::Load;
+use funcd_tests::need::Need;
 use funcd_tests::process::Process;
 use funcd_tests::suite::Suite;
 use funcd_tests::{eventually, until};
@@ -19,7 +20,7 @@ pub(crate) fn register(suite: &mut Suite) {
             who_can_not_be_served_in_time_is_told_at_once,
             a_new_revision_is_not_held_up_by_what_the_old_one_still_does,
             the_answer_comes_within_the_time_that_its_caller_has,
-            a_function_that_is_busy_is_limited_and_shown_so,
+            a_function_that_is_busy_is_limited_and_shown_so: &[Need::Property("cpu-limit")],
         ]
     );
 }
