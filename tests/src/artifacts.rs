@@ -393,6 +393,33 @@ pub fn cargo_lambda() -> PathBuf {
     from_pypi("cargo-lambda", "bin/cargo-lambda").join("bin/cargo-lambda")
 }
 
+/// Where [`wheels`] keeps those of a package.
+pub(crate) fn wheels_folder(package: &str) -> PathBuf {
+    folder().join("peers/wheels").join(package)
+}
+
+/// A folder with a package of PyPI and all that it needs, as their authors released them, for `pip install` without a network.
+pub fn wheels(package: &str) -> PathBuf {
+    let wheels = wheels_folder(package);
+    if wheels.exists() {
+        return wheels;
+    }
+    let peers = folder().join("peers");
+    let _lock = lock(&peers);
+    if !wheels.exists() {
+        // Renamed when it is whole: what was broken off leaves nothing that looks like it.
+        let made = tempfile::tempdir_in(&peers).expect("the target directory is writable");
+        run(Command::new("/usr/bin/python3")
+            .args(["-m", "pip", "wheel", "--quiet", "--wheel-dir"])
+            .arg(made.path())
+            .arg(package)
+            .current_dir("/"));
+        fs::create_dir_all(peers.join("wheels")).expect("the target directory is writable");
+        fs::rename(made.keep(), &wheels).expect("the target directory is writable");
+    }
+    wheels
+}
+
 /// The folder that a package is installed to from PyPI; `file` is one of those that it has then.
 fn from_pypi(package: &str, file: &str) -> PathBuf {
     let folder = folder().join("peers").join(package);

@@ -36,6 +36,8 @@ pub enum Need {
     Gunicorn,
     /// Fn's FDK for Python: installed already, or /usr/bin/python3 with pip, and PyPI.
     Fdk,
+    /// A package of PyPI and all that it needs, to be installed by pip: kept already, or /usr/bin/python3 with pip, and PyPI.
+    Wheels(&'static str),
     /// cargo-lambda: installed already, or /usr/bin/python3 with pip, and PyPI.
     CargoLambda,
 }
@@ -60,6 +62,7 @@ impl fmt::Display for Need {
             Need::StaticWebServer => f.write_str("static-web-server from crates.io"),
             Need::Gunicorn => f.write_str("/usr/bin/python3 with pip, and gunicorn from PyPI"),
             Need::Fdk => f.write_str("/usr/bin/python3 with pip, and fdk from PyPI"),
+            Need::Wheels(package) => write!(f, "/usr/bin/python3 with pip, and {package} from PyPI"),
             Need::CargoLambda => f.write_str("/usr/bin/python3 with pip, and cargo-lambda from PyPI"),
         }
     }
@@ -132,14 +135,14 @@ fn succeeds(command: &mut Command) -> bool {
 }
 
 fn has_from_pypi(package: &str, file: &str) -> bool {
+    let installed = artifacts::folder().join("peers").join(package).join(file);
+    installed.exists() || can_download(package)
+}
+
+fn can_download(package: &str) -> bool {
     let mut pip = Command::new("/usr/bin/python3");
     let pip = pip.args(["-m", "pip", "download", "--quiet", "--no-deps", "--dest"]);
-    artifacts::folder()
-        .join("peers")
-        .join(package)
-        .join(file)
-        .exists()
-        || tempfile::tempdir().is_ok_and(|to| succeeds(pip.arg(to.path()).arg(package)))
+    tempfile::tempdir().is_ok_and(|to| succeeds(pip.arg(to.path()).arg(package)))
 }
 
 impl Need {
@@ -178,6 +181,7 @@ impl Need {
             }
             Need::Gunicorn => has_from_pypi("gunicorn", "bin/gunicorn"),
             Need::Fdk => has_from_pypi("fdk", "fdk/__init__.py"),
+            Need::Wheels(package) => artifacts::wheels_folder(package).exists() || can_download(package),
             Need::CargoLambda => has_from_pypi("cargo-lambda", "bin/cargo-lambda"),
         }
     }

@@ -12,6 +12,7 @@ mod examples;
 mod explain;
 mod faults;
 mod grading;
+mod guides;
 // The same frames as in the ingress's own tests.
 #[path = "../../../supervisor/tests/ingress/h2.rs"]
 #[allow(dead_code, reason = "these tests need fewer of them")]
@@ -58,5 +59,6 @@ fn main() -> std::process::ExitCode {
     launcher::register(&mut suite);
     examples::register(&mut suite);
     grading::register(&mut suite);
+    guides::register(&mut suite);
     suite.run()
 }
