@@ -24,6 +24,7 @@ mod lifecycle;
 mod migrate;
 mod neighbours;
 mod overload;
+mod port;
 mod programs;
 mod refusals;
 mod runtimes;
@@ -60,5 +61,6 @@ fn main() -> std::process::ExitCode {
     examples::register(&mut suite);
     grading::register(&mut suite);
     guides::register(&mut suite);
+    port::register(&mut suite);
     suite.run()
 }
