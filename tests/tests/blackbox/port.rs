@@ -21,6 +21,7 @@ pub(crate) fn register(suite: &mut Suite) {
         a_caller_may_only_shorten: PYTHON,
         a_stop_is_sigterm_and_sigkill_after_stop_within: PYTHON,
         a_revision_that_never_listens_gets_no_traffic: PYTHON,
+        processes_of_a_function_share_memory_and_semaphores: &[Need::Program("/usr/bin/python3"), Need::MountNamespaces],
     ]);
 }
 
@@ -234,4 +235,17 @@ fn a_revision_that_never_listens_gets_no_traffic() {
     });
     assert_eq!(host.entry("replaced").unwrap().revision, before);
     assert_eq!(host.get_ok("/replaced/").json()["env"]["K_SERVICE"], "replaced");
+}
+
+/// As Kubeless's runtime for Python does for each call, and every user of its multiprocessing module.
+fn processes_of_a_function_share_memory_and_semaphores() {
+    let host = host();
+    let shares = SHOWS.replace("import json", "import multiprocessing, json").replace(
+        "        found = ",
+        "        context = multiprocessing.get_context(\"fork\")\n        results = context.Queue()\n        \
+         context.Process(target=lambda: results.put(os.getpid())).start()\n        other = results.get()\n        \
+         assert other != os.getpid()\n        found = ",
+    );
+    deploy(&host, "shares", &shares, PATIENT);
+    host.get_ok("/shares/");
 }
