@@ -154,7 +154,7 @@ pub fn cargo() -> Command {
 }
 
 /// Held while something is built or installed: runs side by side wait for each other.
-fn lock(folder: &Path) -> Flock<File> {
+pub(crate) fn lock(folder: &Path) -> Flock<File> {
     fs::create_dir_all(folder).expect("the target directory is writable");
     let file = File::create(folder.join("lock")).expect("the target directory is writable");
     Flock::lock(file, FlockArg::LockExclusive).expect("nothing interrupts the wait")
@@ -391,33 +391,6 @@ pub fn fdk() -> PathBuf {
 /// cargo-lambda from PyPI, as its authors released it.
 pub fn cargo_lambda() -> PathBuf {
     from_pypi("cargo-lambda", "bin/cargo-lambda").join("bin/cargo-lambda")
-}
-
-/// Where [`wheels`] keeps those of a package.
-pub(crate) fn wheels_folder(package: &str) -> PathBuf {
-    folder().join("peers/wheels").join(package)
-}
-
-/// A folder with a package of PyPI and all that it needs, as their authors released them, for `pip install` without a network.
-pub fn wheels(package: &str) -> PathBuf {
-    let wheels = wheels_folder(package);
-    if wheels.exists() {
-        return wheels;
-    }
-    let peers = folder().join("peers");
-    let _lock = lock(&peers);
-    if !wheels.exists() {
-        // Renamed when it is whole: what was broken off leaves nothing that looks like it.
-        let made = tempfile::tempdir_in(&peers).expect("the target directory is writable");
-        run(Command::new("/usr/bin/python3")
-            .args(["-m", "pip", "wheel", "--quiet", "--wheel-dir"])
-            .arg(made.path())
-            .arg(package)
-            .current_dir("/"));
-        fs::create_dir_all(peers.join("wheels")).expect("the target directory is writable");
-        fs::rename(made.keep(), &wheels).expect("the target directory is writable");
-    }
-    wheels
 }
 
 /// The folder that a package is installed to from PyPI; `file` is one of those that it has then.

@@ -10,6 +10,7 @@ use nix::sys::resource::{Resource, getrlimit};
 use serde_json::Value;
 
 use crate::artifacts;
+use crate::wheels;
 
 /// Something that a test can't do without.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,7 +37,7 @@ pub enum Need {
     Gunicorn,
     /// Fn's FDK for Python: installed already, or /usr/bin/python3 with pip, and PyPI.
     Fdk,
-    /// A package of PyPI and all that it needs, to be installed by pip: kept already, or /usr/bin/python3 with pip, and PyPI.
+    /// A package of PyPI and all that it needs, as `name==version`: fetched already, or /usr/bin/python3 with pip, and PyPI.
     Wheels(&'static str),
     /// cargo-lambda: installed already, or /usr/bin/python3 with pip, and PyPI.
     CargoLambda,
@@ -135,8 +136,14 @@ fn succeeds(command: &mut Command) -> bool {
 }
 
 fn has_from_pypi(package: &str, file: &str) -> bool {
-    let installed = artifacts::folder().join("peers").join(package).join(file);
-    installed.exists() || can_download(package)
+    let mut pip = Command::new("/usr/bin/python3");
+    let pip = pip.args(["-m", "pip", "download", "--quiet", "--no-deps", "--dest"]);
+    artifacts::folder()
+        .join("peers")
+        .join(package)
+        .join(file)
+        .exists()
+        || tempfile::tempdir().is_ok_and(|to| succeeds(pip.arg(to.path()).arg(package)))
 }
 
 fn can_download(package: &str) -> bool {
@@ -181,7 +188,7 @@ impl Need {
             }
             Need::Gunicorn => has_from_pypi("gunicorn", "bin/gunicorn"),
             Need::Fdk => has_from_pypi("fdk", "fdk/__init__.py"),
-            Need::Wheels(package) => artifacts::wheels_folder(package).exists() || can_download(package),
+            Need::Wheels(package) => wheels::are_there(package) || can_download(package),
             Need::CargoLambda => has_from_pypi("cargo-lambda", "bin/cargo-lambda"),
         }
     }

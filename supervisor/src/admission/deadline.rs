@@ -4,8 +4,6 @@ use std::time::{Duration, Instant};
 
 /// gRPC's header: up to eight digits and a unit.
 pub const GRPC_TIMEOUT: &str = "grpc-timeout";
-/// OpenFaaS's header: a duration as Go writes it.
-pub const X_TIMEOUT: &str = "x-timeout";
 /// Milliseconds, in decimal; also what funcd passes on.
 pub const X_REQUEST_TIMEOUT_MS: &str = "x-request-timeout-ms";
 
@@ -35,35 +33,6 @@ pub fn grpc_timeout(text: &str) -> Option<Duration> {
 /// The value of `x-request-timeout-ms`.
 pub fn milliseconds(text: &str) -> Option<Duration> {
     digits(text, 10).map(Duration::from_millis)
-}
-
-/// A duration as Go writes it (`time.ParseDuration`), above zero: `1m30s`, `1.5h`, `250ms`. What of it is finer than a
-/// nanosecond is lost.
-pub fn go_duration(text: &str) -> Option<Duration> {
-    let mut rest = text.strip_prefix('+').unwrap_or(text);
-    let mut all = Duration::ZERO;
-    while !rest.is_empty() {
-        let (number, behind) = rest.split_at(rest.find(|c: char| c != '.' && !c.is_ascii_digit())?);
-        let unit = behind.split(|c: char| c == '.' || c.is_ascii_digit()).next()?;
-        let nanos: f64 = match unit {
-            "h" => 3600e9,
-            "m" => 60e9,
-            "s" => 1e9,
-            "ms" => 1e6,
-            "us" | "µs" | "μs" => 1e3,
-            "ns" => 1.0,
-            _ => return None,
-        };
-        // Nine digits of hours are more than any manifest allows.
-        let number: f64 = if number.len() <= 18 {
-            number.parse().ok()?
-        } else {
-            return None;
-        };
-        all = all.checked_add(Duration::try_from_secs_f64(number * nanos / 1e9).ok()?)?;
-        rest = &behind[unit.len()..];
-    }
-    (!all.is_zero()).then_some(all)
 }
 
 fn digits(text: &str, most: usize) -> Option<u64> {
@@ -125,24 +94,6 @@ mod tests {
     }
 
     #[test]
-    fn durations_of_go() {
-        for (text, millis) in [
-            ("250ms", 250),
-            ("1m30s", 90_000),
-            ("1.5h", 5_400_000),
-            ("+2s", 2000),
-            ("5000µs", 5),
-        ] {
-            assert_eq!(go_duration(text), Some(Duration::from_millis(millis)), "{text}");
-        }
-        for bad in [
-            "", "0", "0s", "5", "s", "-1s", "1d", "1 s", ".s", "1s2", "1.2.3s", "1e3s", "é", "1é",
-        ] {
-            assert_eq!(go_duration(bad), None, "{bad}");
-        }
-    }
-
-    #[test]
     fn what_is_left_is_passed_on() {
         let now = Instant::now();
         assert_eq!(left_millis(now + Duration::from_millis(250), now), Some(250));
@@ -155,7 +106,6 @@ mod tests {
         fn no_head_breaks_it(grpc in ".*", millis in ".*", manifest in 0_u64..1_000_000) {
             let manifest = Duration::from_millis(manifest);
             prop_assert!(timeout(Some(&grpc), Some(&millis), manifest) <= manifest);
-            prop_assert!(go_duration(&grpc) != Some(Duration::ZERO));
         }
     }
 }

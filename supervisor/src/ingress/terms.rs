@@ -10,7 +10,8 @@ use http::{Method, Request};
 use super::body::Upload;
 use super::headers::IDEMPOTENCY_KEY;
 use crate::admission::budget::{Attempt, Failure};
-use crate::admission::deadline::{self, GRPC_TIMEOUT, X_REQUEST_TIMEOUT_MS, X_TIMEOUT};
+use crate::admission::deadline::{self, GRPC_TIMEOUT, X_REQUEST_TIMEOUT_MS};
+use crate::admission::go_duration::{self, X_TIMEOUT};
 use crate::admission::queue::Facts;
 use crate::admission::{Class, Outcome};
 use crate::catalog::manifest::{RequestBounds, Retry};
@@ -58,7 +59,7 @@ impl Terms {
     /// Heeds what callers of OpenFaaS's functions say, too, which may only shorten: `X-Timeout`.
     pub(super) fn heed_openfaas(&mut self, headers: &HeaderMap, trusted: bool, arrived: Instant) {
         let said = headers.get(OPENFAAS).and_then(|value| value.to_str().ok());
-        if let Some(timeout) = said.and_then(deadline::go_duration)
+        if let Some(timeout) = said.and_then(go_duration::parse)
             && timeout < self.timeout(arrived)
         {
             self.deadline = arrived + timeout;

@@ -6,10 +6,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use funcd_tests::artifacts::{root, wheels};
+use funcd_tests::artifacts::root;
 use funcd_tests::host::Host;
 use funcd_tests::need::Need;
 use funcd_tests::suite::Suite;
+use funcd_tests::wheels::{FDK, FUNCTIONS_FRAMEWORK, GUNICORN, wheels};
 
 pub(crate) fn register(suite: &mut Suite) {
     const CURL: Need = Need::Program("curl");
@@ -22,10 +23,10 @@ pub(crate) fn register(suite: &mut Suite) {
         the_guide_for_cgi_does_what_it_says: &[CURL, PERL],
         the_guide_for_ironfunctions_does_what_it_says: &[CURL, PERL, Need::Program("/bin/bash")],
         the_guide_for_lambda_does_what_it_says: &[CURL, PYTHON],
-        the_guide_for_fn_does_what_it_says: &[CURL, Need::Wheels("fdk"), Need::MountNamespaces],
-        the_guide_for_cloud_run_does_what_it_says: &[CURL, Need::Wheels("functions-framework")],
+        the_guide_for_fn_does_what_it_says: &[CURL, Need::Wheels(FDK), Need::MountNamespaces],
+        the_guide_for_cloud_run_does_what_it_says: &[CURL, Need::Wheels(FUNCTIONS_FRAMEWORK)],
         the_guide_for_kubeless_does_what_it_says: &[CURL, PYTHON],
-        the_guide_for_nginx_unit_does_what_it_says: &[CURL, Need::Wheels("gunicorn"), Need::Program("/usr/bin/node")],
+        the_guide_for_nginx_unit_does_what_it_says: &[CURL, Need::Wheels(GUNICORN), Need::Program("/usr/bin/node")],
         the_guide_for_uwsgi_does_what_it_says: &[CURL, Need::Program(UWSGI), Need::Program(UWSGI_PYTHON)],
     ]);
 }
@@ -209,11 +210,11 @@ fn the_guide_for_lambda_does_what_it_says() {
 }
 
 fn the_guide_for_fn_does_what_it_says() {
-    follows("fn.md", &["fdk"]);
+    follows("fn.md", &[FDK]);
 }
 
 fn the_guide_for_cloud_run_does_what_it_says() {
-    follows("cloud-run.md", &["functions-framework"]);
+    follows("cloud-run.md", &[FUNCTIONS_FRAMEWORK]);
 }
 
 fn the_guide_for_kubeless_does_what_it_says() {
@@ -221,7 +222,7 @@ fn the_guide_for_kubeless_does_what_it_says() {
 }
 
 fn the_guide_for_nginx_unit_does_what_it_says() {
-    follows("nginx-unit.md", &["gunicorn"]);
+    follows("nginx-unit.md", &[GUNICORN]);
 }
 
 fn the_guide_for_uwsgi_does_what_it_says() {
