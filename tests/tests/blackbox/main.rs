@@ -12,6 +12,7 @@ mod examples;
 mod explain;
 mod faults;
 mod grading;
+mod guides;
 // The same frames as in the ingress's own tests.
 #[path = "../../../supervisor/tests/ingress/h2.rs"]
 #[allow(dead_code, reason = "these tests need fewer of them")]
@@ -23,6 +24,7 @@ mod lifecycle;
 mod migrate;
 mod neighbours;
 mod overload;
+mod port;
 mod programs;
 mod refusals;
 mod runtimes;
@@ -58,5 +60,7 @@ fn main() -> std::process::ExitCode {
     launcher::register(&mut suite);
     examples::register(&mut suite);
     grading::register(&mut suite);
+    guides::register(&mut suite);
+    port::register(&mut suite);
     suite.run()
 }
