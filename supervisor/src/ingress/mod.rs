@@ -11,6 +11,9 @@
 //! deadlines (`watch`), so that a warm request spawns nothing, locks nothing that is shared and makes no timer.
 
 mod body;
+mod call;
+mod channel;
+mod channels;
 mod client_io;
 mod connection;
 mod flaw;
@@ -18,6 +21,7 @@ mod forward;
 mod frames;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
+mod grpc;
 mod headers;
 mod heard;
 mod ids;
@@ -32,6 +36,7 @@ mod suspect;
 mod terms;
 mod trust;
 mod upgrade;
+mod via;
 mod visit;
 mod watch;
 mod worker;

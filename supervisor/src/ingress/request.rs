@@ -16,11 +16,13 @@ use tracing::{debug, warn};
 use super::body::{Download, Reply, Upload};
 use super::flaw::Flaw;
 use super::forward::{self, Answer};
+use super::grpc;
 use super::headers::{self, BadHead, Said};
 use super::ids::{self, RequestId};
 use super::respond::{Kind, Problem, respond};
 use super::terms::{self, Terms};
 use super::upgrade;
+use super::via::Via;
 use super::visit::Visit;
 use crate::function::handle::{Function, Offered};
 use crate::function::metrics::Why;
@@ -30,14 +32,14 @@ pub(super) async fn handle(
     mut visit: Visit,
     request: Request<Incoming>,
 ) -> Result<Response<Reply>, Infallible> {
-    let version = request.version();
-    visit.settle(version);
+    let asker = (request.version(), grpc::is_call(request.headers()));
+    visit.settle(asker.0);
     let id = ids::request_id(request.headers(), &mut *visit.worker().chance.borrow_mut());
     let (method, path) = (request.method().as_str(), request.uri().path());
     visit.record().asks(id.0.as_bytes(), method, path);
     match answer(&mut visit, request, &id).await {
         Ok((answer, client)) => Ok(pass_on(visit, answer, client, &id)),
-        Err(problem) => Ok(refuse(visit, &problem, version, &id)),
+        Err(problem) => Ok(refuse(visit, &problem, asker, &id)),
     }
 }
 
@@ -190,7 +192,7 @@ fn frame_anew(parts: &mut Parts, body: &Incoming) {
 fn pass_on(mut visit: Visit, answer: Answer, client: Option<OnUpgrade>, id: &RequestId) -> Response<Reply> {
     let Answer {
         response,
-        upstream,
+        via,
         lease,
         permit,
     } = answer;
@@ -211,7 +213,7 @@ fn pass_on(mut visit: Visit, answer: Answer, client: Option<OnUpgrade>, id: &Req
     }
     let reply = match client {
         Some(client) => {
-            if let Some(upstream) = upstream {
+            if let Some(Via::Connection(upstream)) = via {
                 upgrade::open(client, upstream, (lease, permit), visit);
             }
             Reply::Own {
@@ -221,14 +223,14 @@ fn pass_on(mut visit: Visit, answer: Answer, client: Option<OnUpgrade>, id: &Req
         }
         None => {
             visit.answered(parts.status);
-            Reply::Function(Download::new(body, upstream, lease, permit, visit))
+            Reply::Function(Download::new(body, via, lease, permit, visit))
         }
     };
     Response::from_parts(parts, reply)
 }
 
 /// An answer of funcd's own.
-fn refuse(mut visit: Visit, problem: &Problem, version: Version, id: &RequestId) -> Response<Reply> {
+fn refuse(mut visit: Visit, problem: &Problem, asker: (Version, bool), id: &RequestId) -> Response<Reply> {
     let row = problem.kind.row();
     visit.answered(row.status);
     let is_shed = matches!(
@@ -287,7 +289,7 @@ fn refuse(mut visit: Visit, problem: &Problem, version: Version, id: &RequestId)
         let mut chance = visit.worker().chance.borrow_mut();
         respond(
             problem,
-            version,
+            asker,
             (visit.function(), visit.class),
             id,
             &mut *chance,
