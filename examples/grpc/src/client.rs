@@ -34,14 +34,18 @@ impl Client {
         if let Some(timeout) = timeout {
             request.set_timeout(timeout);
         }
-        let said = self.0.unary(request, PathAndQuery::from_static(SAY), Codec::default());
+        let said = self
+            .0
+            .unary(request, PathAndQuery::from_static(SAY), Codec::default());
         Ok(said.await?.into_inner())
     }
 
     async fn count(&mut self, line: Line) -> Result<(), Status> {
         self.ready().await?;
         let path = PathAndQuery::from_static(COUNT);
-        let counted = self.0.server_streaming(Request::new(line), path, Codec::default());
+        let counted = self
+            .0
+            .server_streaming(Request::new(line), path, Codec::default());
         let mut lines = counted.await?.into_inner();
         while let Some(line) = lines.message().await? {
             println!("{} {}", line.number, line.text);
@@ -53,7 +57,11 @@ impl Client {
         self.ready().await?;
         let path = PathAndQuery::from_static(COLLECT);
         let lines = tokio_stream::iter(lines).into_streaming_request();
-        Ok(self.0.client_streaming(lines, path, Codec::default()).await?.into_inner())
+        Ok(self
+            .0
+            .client_streaming(lines, path, Codec::default())
+            .await?
+            .into_inner())
     }
 
     /// Says the next line only when the one before was answered: both streams are open at once.
@@ -62,7 +70,11 @@ impl Client {
         let (say, lines) = mpsc::channel(1);
         let path = PathAndQuery::from_static(CHAT);
         let lines = ReceiverStream::new(lines).into_streaming_request();
-        let mut answers = self.0.streaming(lines, path, Codec::default()).await?.into_inner();
+        let mut answers = self
+            .0
+            .streaming(lines, path, Codec::default())
+            .await?
+            .into_inner();
         for text in texts {
             let (text, number) = (text.clone(), 0);
             let _ = say.send(Line { text, number }).await;

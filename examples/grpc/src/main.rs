@@ -125,7 +125,10 @@ impl Service<http::Request<Body>> for Talk {
         Box::pin(async move {
             let mut grpc = Grpc::new(ProstCodec::<Line, Line>::default());
             Ok(match request.uri().path() {
-                SAY => grpc.unary(service_fn(|asked| talk.clone().say(asked)), request).await,
+                SAY => {
+                    grpc.unary(service_fn(|asked| talk.clone().say(asked)), request)
+                        .await
+                }
                 COUNT => {
                     let count = service_fn(|asked| talk.clone().count(asked));
                     grpc.server_streaming(count, request).await
@@ -134,7 +137,10 @@ impl Service<http::Request<Body>> for Talk {
                     let collect = service_fn(|asked| talk.clone().collect(asked));
                     grpc.client_streaming(collect, request).await
                 }
-                CHAT => grpc.streaming(service_fn(|asked| talk.clone().chat(asked)), request).await,
+                CHAT => {
+                    grpc.streaming(service_fn(|asked| talk.clone().chat(asked)), request)
+                        .await
+                }
                 _ => Status::unimplemented("no such method").into_http(),
             })
         })
@@ -148,7 +154,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     if let Ok(Some(passed)) = ListenFd::from_env().take_unix_listener(0) {
         passed.set_nonblocking(true)?;
         let listener = UnixListener::from_std(passed)?;
-        server.serve_with_incoming(UnixListenerStream::new(listener)).await?;
+        server
+            .serve_with_incoming(UnixListenerStream::new(listener))
+            .await?;
     } else {
         let port: u16 = std::env::var("PORT").unwrap_or("8080".into()).parse()?;
         server.serve(([0, 0, 0, 0], port).into()).await?;

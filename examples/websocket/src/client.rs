@@ -32,7 +32,9 @@ where
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let url = std::env::args().nth(1).ok_or("usage: websocket-client ws://HOST:PORT/PATH")?;
+    let url = std::env::args()
+        .nth(1)
+        .ok_or("usage: websocket-client ws://HOST:PORT/PATH")?;
     let host = url.strip_prefix("ws://").and_then(|rest| rest.split('/').next());
     let stream = tokio::net::TcpStream::connect(host.ok_or("the URL begins with ws://")?).await?;
     let (mut socket, response) = match client_async(&url, stream).await {
@@ -54,7 +56,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
                 let sent = socket.send(Message::binary(bytes.clone())).await;
                 match socket.next().await {
                     Some(Ok(Message::Binary(back))) if back == bytes => println!("same {}", back.len()),
-                    other => println!("other {:?}", other.map(|other| other.map(|message| said(&message)))),
+                    other => println!(
+                        "other {:?}",
+                        other.map(|other| other.map(|message| said(&message)))
+                    ),
                 }
                 sent?;
                 continue;

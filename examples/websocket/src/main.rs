@@ -42,7 +42,9 @@ async fn main() -> std::io::Result<()> {
         upgrade.on_upgrade(|socket| talk(socket, open))
     };
     let number = |State(open): State<Open>| async move { open.load(Ordering::SeqCst).to_string() };
-    let routes = Router::new().route("/ws", any(upgrade)).route("/open", any(number));
+    let routes = Router::new()
+        .route("/ws", any(upgrade))
+        .route("/open", any(number));
     let router = routes.with_state(Open::default());
     if let Ok(Some(passed)) = ListenFd::from_env().take_unix_listener(0) {
         passed.set_nonblocking(true)?;

@@ -38,10 +38,7 @@ fn untyped(all: bool) -> AsLambda {
 fn h2c_makes_it_a_server() {
     use crate::catalog::guess::Kind;
     assert_eq!(read("").unwrap().h2c, H2c::Grpc);
-    assert_eq!(
-        read("contract = \"port\"\nh2c = false").unwrap().h2c,
-        H2c::Never
-    );
+    assert_eq!(read("contract = \"port\"\nh2c = false").unwrap().h2c, H2c::Never);
     let settled = |text: &str, contract| {
         let mut manifest = read(text).unwrap();
         let why = "it looks so".to_owned();
@@ -103,6 +100,7 @@ fn every_default() {
         contract: Contract::Http,
         found: Some(Guess::default()),
         as_lambda: untyped(true),
+        h2c: H2c::Grpc,
         stdio: Stdio {
             mode: Mode::Classic,
             content_type: None,
@@ -199,6 +197,7 @@ degraded = ["P5", "cpu-limit", "memory-limit"]
         contract: Contract::Port(9000),
         found: None,
         as_lambda: untyped(false),
+        h2c: H2c::Grpc,
         stdio: Stdio {
             mode: Mode::Classic,
             content_type: None,

@@ -13,7 +13,7 @@ use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
-use super::call::{Call, Received};
+use super::call::Received;
 use super::headers;
 use super::via::Via;
 use super::visit::Visit;

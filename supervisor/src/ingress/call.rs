@@ -15,19 +15,8 @@ use hyper::body::{Body, Frame, SizeHint};
 
 use super::body::Upload;
 use super::channel::{Channel, Open, Tongue};
+use super::exchange::{Broken, Gone};
 use super::watch::Watch;
-
-/// Why there is no response head.
-pub(super) enum Lost {
-    /// Nothing was written: here is the request again.
-    NotWritten(Box<Request<Upload>>),
-    /// The function says that it did nothing of it (RFC 9113, 8.7). `None`: too much of its body was sent to begin again.
-    Refused(Option<Box<Request<Upload>>>),
-    /// The stream or its connection ended.
-    Died(Death),
-    /// The deadline.
-    TooLate,
-}
 
 /// How a stream ended that may have been read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -163,7 +152,7 @@ pub(super) async fn exchange(
     channel: &Rc<Channel>,
     request: Request<Upload>,
     watch: &Watch,
-) -> Result<(Response<Received>, Call), Lost> {
+) -> Result<(Response<Received>, Call), Broken> {
     let mut sender = channel.sender();
     let ready = poll_fn(|cx| sender.poll_ready(cx)).await.is_ok();
     let ends = request.body().is_end_stream();
@@ -173,7 +162,7 @@ pub(super) async fn exchange(
     };
     let Some((mut response, send)) = sent else {
         channel.give_up();
-        return Err(Lost::NotWritten(Box::new(request)));
+        return Err(Broken::NotWritten(Box::new(request)));
     };
     let (parts, mut upload) = request.into_parts();
     upload.remember();
@@ -194,10 +183,12 @@ pub(super) async fn exchange(
         }
     });
     match answered.await {
-        None => Err(Lost::TooLate),
+        None => Err(Broken::TooLate),
         Some(Ok(response)) => {
             call.is_answered();
-            Ok((response.map(Received::new), call))
+            let (parts, stream) = response.into_parts();
+            let received = Received::new(stream, &parts.headers);
+            Ok((Response::from_parts(parts, received), call))
         }
         Some(Err(error)) => {
             let refused = error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM);
@@ -207,12 +198,13 @@ pub(super) async fn exchange(
                 channel.give_up();
             }
             if !error.is_remote() || !(refused || gone) {
-                return Err(Lost::Died(Death::of(&error, channel)));
+                return Err(Broken::Died(Gone::Http2(Death::of(&error, channel))));
             }
-            let back = call.upload.take().and_then(Upload::rewind);
-            Err(Lost::Refused(
-                back.map(|upload| Box::new(Request::from_parts(parts, upload))),
-            ))
+            let rewound = call.upload.take().and_then(Upload::rewind);
+            Err(Broken::Undone {
+                back: rewound.map(|upload| Box::new(Request::from_parts(parts, upload))),
+                leaves: gone,
+            })
         }
     }
 }
@@ -251,24 +243,21 @@ pub(super) struct Received {
 }
 
 impl Received {
-    fn new(stream: RecvStream) -> Received {
+    fn new(stream: RecvStream, headers: &HeaderMap) -> Received {
+        let length = headers.get(header::CONTENT_LENGTH);
         Received {
             stream,
-            length: None,
+            length: length
+                .and_then(|length| length.to_str().ok())
+                .and_then(|length| length.parse().ok()),
             data_over: false,
         }
     }
 
-    /// The length that the head says.
-    pub(super) fn of_length(mut self, headers: &HeaderMap) -> Received {
-        let length = headers.get(header::CONTENT_LENGTH);
-        self.length = length
-            .and_then(|length| length.to_str().ok())
-            .and_then(|length| length.parse().ok());
-        self
-    }
-
-    pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
+    pub(super) fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
         if !self.data_over {
             match ready!(self.stream.poll_data(cx)) {
                 Some(Ok(data)) => {

@@ -147,12 +147,6 @@ impl Channel {
 /// Counts one stream.
 pub(super) struct Open(Rc<Channel>);
 
-impl Open {
-    pub(super) fn channel(&self) -> &Rc<Channel> {
-        &self.0
-    }
-}
-
 impl Drop for Open {
     fn drop(&mut self) {
         self.0.open.set(self.0.open.get() - 1);

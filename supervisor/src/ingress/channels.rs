@@ -3,7 +3,6 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -77,7 +76,11 @@ struct Making<'a> {
 impl Drop for Making<'_> {
     fn drop(&mut self) {
         let mut pool = self.pool.borrow_mut();
-        let making = pool.channels.0.get_mut(&self.id).and_then(|entry| entry.making.take());
+        let making = pool
+            .channels
+            .0
+            .get_mut(&self.id)
+            .and_then(|entry| entry.making.take());
         if let Some(making) = making {
             making.notify_waiters();
         }
@@ -101,7 +104,10 @@ pub(super) async fn channel<E>(
             Found::Channel(channel) if certain && channel.is_closed() => channel.give_up(),
             Found::Channel(channel) => return Ok((channel, true)),
             Found::Wait(making) => {
-                if tokio::time::timeout_at(deadline.into(), making.notified()).await.is_err() {
+                if tokio::time::timeout_at(deadline.into(), making.notified())
+                    .await
+                    .is_err()
+                {
                     // It is told so in the same way.
                     return make().await.map(|made| (made, false));
                 }

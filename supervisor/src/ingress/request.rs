@@ -288,13 +288,7 @@ fn refuse(mut visit: Visit, problem: &Problem, asker: (Version, bool), id: &Requ
     }
     let response = {
         let mut chance = visit.worker().chance.borrow_mut();
-        respond(
-            problem,
-            asker,
-            (visit.function(), visit.class),
-            id,
-            &mut *chance,
-        )
+        respond(problem, asker, (visit.function(), visit.class), id, &mut *chance)
     };
     response.map(|bytes| Reply::Own {
         bytes,
