@@ -1,5 +1,5 @@
 //! Calls the service: `grpc-client ADDRESS METHOD …`, with `say TEXT [NUMBER [TIMEOUT_MS]]`, `count TEXT NUMBER`, `collect TEXT…`,
-//! `chat TEXT…`, `leave` (a chat that it walks out of), and
+//! `chat TEXT…`, `flood COUNT BYTES` (a chat of so many lines of so many bytes, said while the answers come), `leave` (a chat that it walks out of), and
 //! `load TEXT CALLERS`: says it again and again until its stdin ends, then how often with what result.
 //!
 //! Prints a line for each answer. A call that fails is printed as `CODE: message` with what came beside it, and the code is the
@@ -92,6 +92,28 @@ impl Client {
     }
 }
 
+impl Client {
+    /// Says many lines without waiting for their answers; the bytes of those.
+    async fn flood(&mut self, lines: u32, bytes: usize) -> Result<u64, Status> {
+        self.ready().await?;
+        let text = "x".repeat(bytes);
+        let said = tokio_stream::iter((0..lines).map(move |number| {
+            let text = text.clone();
+            Line { text, number }
+        }));
+        let path = PathAndQuery::from_static(CHAT);
+        let chat = self
+            .0
+            .streaming(said.into_streaming_request(), path, Codec::default());
+        let mut answers = chat.await?.into_inner();
+        let mut count = 0;
+        while let Some(line) = answers.message().await? {
+            count += line.text.len() as u64;
+        }
+        Ok(count)
+    }
+}
+
 async fn call(address: String, method: &str, rest: &[String]) -> Result<(), Status> {
     let endpoint = Endpoint::from_shared(format!("http://{address}"));
     let endpoint = endpoint.map_err(|error| Status::invalid_argument(error.to_string()))?;
@@ -118,6 +140,10 @@ async fn call(address: String, method: &str, rest: &[String]) -> Result<(), Stat
             println!("{} {}", all.number, all.text);
         }
         "chat" => client.chat(rest, false).await?,
+        "flood" => {
+            let (lines, bytes) = (number(0).unwrap_or(0), number(1).unwrap_or(0));
+            println!("{}", client.flood(lines, bytes as usize).await?);
+        }
         "leave" => client.chat(&["in".to_owned()], true).await?,
         "load" => load(client, &text, number(1).unwrap_or(1)).await,
         _ => return Err(Status::invalid_argument(format!("no method {method:?}"))),
@@ -166,7 +192,7 @@ async fn load(client: Client, text: &str, callers: u32) {
 async fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     let (Some(address), Some(method)) = (arguments.next(), arguments.next()) else {
-        eprintln!("usage: grpc-client ADDRESS say|count|collect|chat|leave|load …");
+        eprintln!("usage: grpc-client ADDRESS say|count|collect|chat|flood|leave|load …");
         return ExitCode::from(Code::InvalidArgument as u8);
     };
     let rest: Vec<String> = arguments.collect();

@@ -14,10 +14,10 @@ use http::HeaderMap;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
 use super::call::Received;
-use super::headers;
 use super::via::Via;
 use super::visit::Visit;
 use super::watch::Watch;
+use super::{grpc, headers};
 use crate::admission::budget::Attempt;
 use crate::admission::door::Permit;
 use crate::contract::process::{Output, Trouble};
@@ -510,7 +510,11 @@ impl Download {
                     reason,
                     "a response was cut off"
                 );
-                Poll::Ready(Some(Err(Aborted)))
+                match self.visit.is_call && !self.visit.is_http1() {
+                    // The caller learns why, and not only that the stream was reset.
+                    true => Poll::Ready(Some(Ok(Frame::trailers(grpc::ended_early())))),
+                    false => Poll::Ready(Some(Err(Aborted))),
+                }
             }
         }
     }

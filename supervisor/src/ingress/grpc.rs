@@ -56,6 +56,15 @@ pub(super) fn message(text: &str) -> HeaderValue {
     HeaderValue::try_from(encoded).expect("visible ASCII is a valid value")
 }
 
+/// What ends a call whose answer has begun and will not go on.
+pub(super) fn ended_early() -> HeaderMap {
+    let mut trailers = HeaderMap::with_capacity(2);
+    trailers.insert(GRPC_STATUS, Status::Unavailable.value());
+    let said = HeaderValue::from_static("the function's response ended early");
+    trailers.insert(GRPC_MESSAGE, said);
+    trailers
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

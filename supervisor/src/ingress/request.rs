@@ -33,14 +33,15 @@ pub(super) async fn handle(
     mut visit: Visit,
     request: Request<Incoming>,
 ) -> Result<Response<Reply>, Infallible> {
-    let asker = (request.version(), grpc::is_call(request.headers()));
-    visit.settle(asker.0);
+    let version = request.version();
+    visit.is_call = grpc::is_call(request.headers());
+    visit.settle(version);
     let id = ids::request_id(request.headers(), &mut *visit.worker().chance.borrow_mut());
     let (method, path) = (request.method().as_str(), request.uri().path());
     visit.record().asks(id.0.as_bytes(), method, path);
     match answer(&mut visit, request, &id).await {
         Ok((answer, client)) => Ok(pass_on(visit, answer, client, &id)),
-        Err(problem) => Ok(refuse(visit, &problem, asker, &id)),
+        Err(problem) => Ok(refuse(visit, &problem, version, &id)),
     }
 }
 
@@ -231,7 +232,7 @@ fn pass_on(mut visit: Visit, answer: Answer, client: Option<OnUpgrade>, id: &Req
 }
 
 /// An answer of funcd's own.
-fn refuse(mut visit: Visit, problem: &Problem, asker: (Version, bool), id: &RequestId) -> Response<Reply> {
+fn refuse(mut visit: Visit, problem: &Problem, version: Version, id: &RequestId) -> Response<Reply> {
     let row = problem.kind.row();
     visit.answered(row.status);
     let is_shed = matches!(
@@ -288,7 +289,13 @@ fn refuse(mut visit: Visit, problem: &Problem, asker: (Version, bool), id: &Requ
     }
     let response = {
         let mut chance = visit.worker().chance.borrow_mut();
-        respond(problem, asker, (visit.function(), visit.class), id, &mut *chance)
+        respond(
+            problem,
+            (version, visit.is_call),
+            (visit.function(), visit.class),
+            id,
+            &mut *chance,
+        )
     };
     response.map(|bytes| Reply::Own {
         bytes,
