@@ -1,5 +1,6 @@
 //! Calls the service: `grpc-client ADDRESS METHOD …`, with `say TEXT [NUMBER [TIMEOUT_MS]]`, `count TEXT NUMBER`, `collect TEXT…`,
-//! `chat TEXT…`, `flood COUNT BYTES` (a chat of so many lines of so many bytes, said while the answers come), `leave` (a chat that it walks out of), and
+//! `chat TEXT…`, `flood COUNT BYTES` (a chat of so many lines of so many bytes, said while the answers come), `stall CALLS
+//! NUMBER` (so many counts of which it reads nothing until its stdin ends, and then all), `leave` (a chat that it walks out of), and
 //! `load TEXT CALLERS`: says it again and again until its stdin ends, then how often with what result.
 //!
 //! Prints a line for each answer. A call that fails is printed as `CODE: message` with what came beside it, and the code is the
@@ -93,6 +94,30 @@ impl Client {
 }
 
 impl Client {
+    /// Begins many counts and reads none of them for a while; then how many lines came in all.
+    async fn stall(&mut self, calls: u32, number: u32) -> Result<u64, Status> {
+        let mut begun = Vec::new();
+        for _ in 0..calls {
+            self.ready().await?;
+            let path = PathAndQuery::from_static(COUNT);
+            let text = String::new();
+            let line = Request::new(Line { text, number });
+            let counted = self
+                .0
+                .server_streaming::<Line, Line, _>(line, path, Codec::default());
+            begun.push(counted.await?.into_inner());
+        }
+        println!("begun");
+        let _ = tokio::io::stdin().read_to_end(&mut Vec::new()).await;
+        let mut count = 0;
+        for mut lines in begun {
+            while lines.message().await?.is_some() {
+                count += 1;
+            }
+        }
+        Ok(count)
+    }
+
     /// Says many lines without waiting for their answers; the bytes of those.
     async fn flood(&mut self, lines: u32, bytes: usize) -> Result<u64, Status> {
         self.ready().await?;
@@ -144,6 +169,10 @@ async fn call(address: String, method: &str, rest: &[String]) -> Result<(), Stat
             let (lines, bytes) = (number(0).unwrap_or(0), number(1).unwrap_or(0));
             println!("{}", client.flood(lines, bytes as usize).await?);
         }
+        "stall" => {
+            let (calls, count) = (number(0).unwrap_or(0), number(1).unwrap_or(0));
+            println!("{}", client.stall(calls, count).await?);
+        }
         "leave" => client.chat(&["in".to_owned()], true).await?,
         "load" => load(client, &text, number(1).unwrap_or(1)).await,
         _ => return Err(Status::invalid_argument(format!("no method {method:?}"))),
@@ -192,7 +221,7 @@ async fn load(client: Client, text: &str, callers: u32) {
 async fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     let (Some(address), Some(method)) = (arguments.next(), arguments.next()) else {
-        eprintln!("usage: grpc-client ADDRESS say|count|collect|chat|flood|leave|load …");
+        eprintln!("usage: grpc-client ADDRESS say|count|collect|chat|flood|stall|leave|load …");
         return ExitCode::from(Code::InvalidArgument as u8);
     };
     let rest: Vec<String> = arguments.collect();

@@ -142,7 +142,7 @@ pub(super) async fn forward(
         };
         let reused = line.is_reused();
         let sent = exchange::send(line, request, watch).await;
-        underway.is_over();
+        underway.end();
         // What ends without having read all that came, or having accepted the connection, resets it (unix(7)).
         if let Err(Broken::Died(gone)) = &sent
             && gone.has_read()
@@ -279,7 +279,7 @@ struct Underway<'a> {
 
 impl Underway<'_> {
     /// Its caller waited until here.
-    fn is_over(self) {
+    fn end(self) {
         std::mem::forget(self);
     }
 }

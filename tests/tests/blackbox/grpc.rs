@@ -1,6 +1,7 @@
 //! Functions that are spoken to over HTTP/2: gRPC with tonic on both sides, and such that do it wrong.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 
@@ -24,6 +25,7 @@ pub(crate) fn register(suite: &mut Suite) {
         who_leaves_ends_the_call,
         a_killed_instance_is_told_and_no_call_is_made_twice,
         many_calls_share_few_connections,
+        who_reads_nothing_harms_no_other_call,
         all_requests_with_h2c: CURL,
         one_that_speaks_http1_alone: CURL,
         what_was_not_done_is_sent_again: CURL,
@@ -264,6 +266,48 @@ fn many_calls_share_few_connections() {
     until("none to be under way", || {
         ok(&host, &["say", "underway"]) == "0 underway\n"
     });
+}
+
+fn who_reads_nothing_harms_no_other_call() {
+    const LINES: u32 = 30_000;
+    let host = Host::start();
+    let manifest = fs::read_to_string(example_file("grpc/function.toml")).unwrap();
+    host.deploy("talk", "grpc", &format!("{manifest}[scale]\nmax = 1\n"));
+    let begin = |calls: u32| {
+        let mut client = Command::new(example("grpc-client"))
+            .arg(host.address().to_string())
+            .args(["stall", &calls.to_string(), &LINES.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut said = BufReader::new(client.stdout.take().unwrap());
+        let mut line = String::new();
+        said.read_line(&mut line).unwrap();
+        assert_eq!(line, "begun\n");
+        (client, said)
+    };
+    assert_eq!(ok(&host, &["say", "hello"]), "0 hello\n");
+    // Many small frames, as many as fit: what each of them takes to keep is more than what is in it. Connections of callers go
+    // to one worker or another, and each of those has one to the instance.
+    let mut stalled: Vec<_> = (0..4).map(|_| begin(12)).collect();
+    let process = host.instance("talk");
+    let mut before = 0;
+    until("the function to have written all that it can", || {
+        let now = process.cpu_ticks();
+        std::mem::replace(&mut before, now) == now
+    });
+    for _ in 0..8 {
+        assert_eq!(ok(&host, &["say", "hello"]), "0 hello\n");
+    }
+    // And nothing of theirs is lost.
+    for (client, said) in &mut stalled {
+        drop(client.stdin.take());
+        let mut line = String::new();
+        said.read_line(&mut line).unwrap();
+        assert_eq!(line, format!("{}\n", 12 * LINES), "{}", host.log_tail());
+        client.wait().unwrap();
+    }
 }
 
 /// The answer to a request over HTTP/1.1, with its head.
