@@ -142,6 +142,13 @@ impl Client {
 async fn call(address: String, method: &str, rest: &[String]) -> Result<(), Status> {
     let endpoint = Endpoint::from_shared(format!("http://{address}"));
     let endpoint = endpoint.map_err(|error| Status::invalid_argument(error.to_string()))?;
+    // Who reads nothing for a while must have room for what comes: small frames take more than what is in them.
+    let endpoint = match method {
+        "stall" => endpoint
+            .initial_stream_window_size(16 << 10)
+            .initial_connection_window_size(64 << 20),
+        _ => endpoint,
+    };
     let mut client = Client(tonic::client::Grpc::new(endpoint.connect_lazy()));
     let text = rest.first().cloned().unwrap_or_default();
     let number = |at: usize| rest.get(at).and_then(|number| number.parse::<u32>().ok());

@@ -13,7 +13,7 @@ use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
-use super::call::Received;
+use super::received::Received;
 use super::via::Via;
 use super::visit::Visit;
 use super::watch::Watch;

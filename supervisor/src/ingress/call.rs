@@ -7,15 +7,16 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use h2::{Reason, RecvStream, SendStream};
-use http::header::{self, HeaderMap, HeaderValue};
+use h2::{Reason, SendStream};
+use http::header::{self, HeaderValue};
 use http::uri::{Scheme, Uri};
 use http::{Request, Response, Version};
-use hyper::body::{Body, Frame, SizeHint};
+use hyper::body::Body;
 
 use super::body::Upload;
 use super::channel::{Channel, Open, Tongue};
 use super::exchange::{Broken, Gone};
+use super::received::Received;
 use super::watch::Watch;
 
 /// How a stream ended that may have been read.
@@ -177,7 +178,11 @@ pub(super) async fn exchange(
     let answered = poll_fn(|cx| {
         let _ = call.poll(cx);
         match Pin::new(&mut response).poll(cx) {
-            Poll::Ready(answered) => Poll::Ready(Some(answered)),
+            Poll::Ready(answered) => Poll::Ready(Some(answered.map(|response| {
+                let (head, stream) = response.into_parts();
+                let received = Received::new(stream, &head.headers, cx);
+                Response::from_parts(head, received)
+            }))),
             Poll::Pending if watch.missed(&watch.head) => Poll::Ready(None),
             Poll::Pending => Poll::Pending,
         }
@@ -186,9 +191,7 @@ pub(super) async fn exchange(
         None => Err(Broken::TooLate),
         Some(Ok(response)) => {
             call.is_answered();
-            let (parts, stream) = response.into_parts();
-            let received = Received::new(stream, &parts.headers);
-            Ok((Response::from_parts(parts, received), call))
+            Ok((response, call))
         }
         Some(Err(error)) => {
             let refused = error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM);
@@ -233,53 +236,4 @@ fn absolute(host: &HeaderValue, target: &Uri) -> Option<Uri> {
     let path = target.path_and_query()?.clone();
     let whole = Uri::builder().scheme(Scheme::HTTP).authority(host.as_bytes());
     whole.path_and_query(path).build().ok()
-}
-
-/// The body of an answer, as it comes. What is not taken from it, the function has to wait with.
-pub(super) struct Received {
-    stream: RecvStream,
-    length: Option<u64>,
-    data_over: bool,
-}
-
-impl Received {
-    fn new(stream: RecvStream, headers: &HeaderMap) -> Received {
-        let length = headers.get(header::CONTENT_LENGTH);
-        Received {
-            stream,
-            length: length
-                .and_then(|length| length.to_str().ok())
-                .and_then(|length| length.parse().ok()),
-            data_over: false,
-        }
-    }
-
-    pub(super) fn poll_frame(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
-        if !self.data_over {
-            match ready!(self.stream.poll_data(cx)) {
-                Some(Ok(data)) => {
-                    let taken = self.stream.flow_control().release_capacity(data.len());
-                    return Poll::Ready(Some(taken.map(|()| Frame::data(data))));
-                }
-                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
-                None => self.data_over = true,
-            }
-        }
-        let trailers = ready!(self.stream.poll_trailers(cx));
-        Poll::Ready(trailers.map(|trailers| trailers.map(Frame::trailers)).transpose())
-    }
-
-    pub(super) fn is_end_stream(&self) -> bool {
-        self.stream.is_end_stream()
-    }
-
-    pub(super) fn size_hint(&self) -> SizeHint {
-        match self.is_end_stream() {
-            true => SizeHint::with_exact(0),
-            false => self.length.map_or_else(SizeHint::default, SizeHint::with_exact),
-        }
-    }
 }

@@ -3,7 +3,8 @@
 //!
 //! One task for each connection moves the bytes; the streams are polled in their requests' own tasks. What an instance may have
 //! under way to a worker is bounded by the window of each stream. The window of the connection is as large as those of all its
-//! streams together: a stream that nobody reads keeps none of the others waiting.
+//! streams together, and what comes is taken from it at once ([`super::received`]): a stream that nobody reads keeps none of the
+//! others waiting.
 
 use std::cell::Cell;
 use std::future::Future;

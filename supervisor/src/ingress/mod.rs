@@ -31,6 +31,7 @@ mod inspect;
 mod listener;
 mod per_request;
 mod pool;
+mod received;
 mod request;
 mod respond;
 mod route;

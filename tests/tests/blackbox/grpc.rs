@@ -272,7 +272,11 @@ fn who_reads_nothing_harms_no_other_call() {
     const LINES: u32 = 30_000;
     let host = Host::start();
     let manifest = fs::read_to_string(example_file("grpc/function.toml")).unwrap();
-    host.deploy("talk", "grpc", &format!("{manifest}[scale]\nmax = 1\n"));
+    host.deploy(
+        "talk",
+        "grpc",
+        &format!("{manifest}[scale]\nmax = 1\nconcurrency = 256\n[request]\nqueue = \"fifo\"\n"),
+    );
     let begin = |calls: u32| {
         let mut client = Command::new(example("grpc-client"))
             .arg(host.address().to_string())
@@ -290,7 +294,7 @@ fn who_reads_nothing_harms_no_other_call() {
     assert_eq!(ok(&host, &["say", "hello"]), "0 hello\n");
     // Many small frames, as many as fit: what each of them takes to keep is more than what is in it. Connections of callers go
     // to one worker or another, and each of those has one to the instance.
-    let mut stalled: Vec<_> = (0..4).map(|_| begin(12)).collect();
+    let mut stalled: Vec<_> = (0..3).map(|_| begin(12)).collect();
     let process = host.instance("talk");
     let mut before = 0;
     until("the function to have written all that it can", || {
