@@ -54,6 +54,8 @@ pub struct Limit {
     window_began: Instant,
     /// Fewer than [`Limit::SPARSE`] requests a second: medians say nothing.
     sparse: bool,
+    /// How many may be in flight until the next look, while there are so few.
+    open: f64,
     /// It was slow for want of CPU once: what was learnt then holds after a rest too.
     strained: bool,
     gate: bool,
@@ -73,6 +75,9 @@ impl Limit {
     pub const SATURATED: f64 = 0.8;
     /// Below this many requests a second the limit is instances × concurrency; what it begins with, if they saturate the CPU.
     pub const SPARSE: f64 = 10.0;
+    /// So many more may then come between two looks: what one instance takes by default. A burst out of a rest is not few
+    /// requests, and what all places take of it at once may be more than can be answered in time.
+    pub const BURST: u32 = 64;
     /// At most so many times what was in flight is taken to be no danger.
     const ROOM: f64 = 8.0;
     /// How much of the newest utilisation goes into the mean.
@@ -93,6 +98,7 @@ impl Limit {
             newest: 1.0,
             window_began: now,
             sparse: true,
+            open: first.max(f64::from(Self::BURST)),
             strained: false,
             gate: true,
             room: true,
@@ -121,6 +127,11 @@ impl Limit {
         let before = self.busy.unwrap_or(now);
         self.busy = Some(before + Self::BUSY_WEIGHT * (now - before));
         self.newest = now;
+    }
+
+    /// Takes how many are in flight, every [`Limit::SHORTEST`] while there are any: the limit of those that come seldom follows it.
+    pub fn look(&mut self, in_flight: u32) {
+        self.open = (f64::from(in_flight) + f64::from(Self::BURST)).max(self.room(in_flight));
     }
 
     /// Whether the window is to be closed, so many having ended in it.
@@ -229,7 +240,7 @@ impl Limit {
         let limit = match self.sparse {
             // Each is so heavy that few are too many: what a new function begins with keeps every core busy.
             true if self.busy.is_some_and(|busy| busy >= Self::SATURATED) => self.value.min(self.first),
-            true if !self.strained => return places.total(),
+            true if !self.strained => self.open.max(self.value),
             _ => self.value,
         };
         (limit as u32).max(places.ready).min(places.total())
@@ -364,10 +375,19 @@ mod tests {
     }
 
     #[test]
-    fn below_ten_requests_a_second_every_place_is_open() {
+    fn below_ten_requests_a_second_every_place_opens_but_not_to_one_burst() {
         let now = Instant::now();
         let mut limit = Limit::new(4.0, now);
-        assert_eq!(limit.now(PLACES), 400);
+        assert_eq!(limit.now(PLACES), Limit::BURST);
+        // Nothing is known of the CPU: so many more with each look.
+        limit.look(60);
+        assert_eq!(limit.now(PLACES), 60 + Limit::BURST);
+        // They wait for something else: at once.
+        let mut waiting = limit.clone();
+        waiting.utilisation(0.01);
+        waiting.look(60);
+        assert_eq!(waiting.now(PLACES), 400);
+        limit.look(400);
         let window = |samples| Window {
             p50: Some(millis(50)),
             samples,
@@ -395,6 +415,7 @@ mod tests {
             in_flight: 400,
         };
         limit.utilisation(0.5);
+        limit.look(400);
         limit.close(&window, PLACES, now + millis(1000));
         assert_eq!(limit.now(PLACES), 400);
         (0..10).for_each(|_| limit.utilisation(1.0));
