@@ -12,6 +12,7 @@ mod examples;
 mod explain;
 mod faults;
 mod grading;
+mod grpc;
 mod guides;
 // The same frames as in the ingress's own tests.
 #[path = "../../../supervisor/tests/ingress/h2.rs"]
@@ -33,6 +34,8 @@ mod scale;
 mod secrets;
 mod standby;
 mod strangers;
+mod streams;
+mod websocket;
 
 use funcd_tests::suite::Suite;
 
@@ -44,6 +47,9 @@ fn main() -> std::process::ExitCode {
     strangers::register(&mut suite);
     refusals::register(&mut suite);
     contract::register(&mut suite);
+    grpc::register(&mut suite);
+    websocket::register(&mut suite);
+    streams::register(&mut suite);
     lambda::register(&mut suite);
     programs::register(&mut suite);
     migrate::register(&mut suite);
