@@ -76,6 +76,9 @@ struct Flags {
     /// What chance is drawn from in `overload`, `neighbours` and `chaos`.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// In `neighbours`: only those whose name contains this.
+    #[arg(long, value_name = "WORD", default_value = "")]
+    only: String,
     /// Measure this funcd instead of building one.
     #[arg(long, value_name = "FILE")]
     funcd: Option<PathBuf>,
@@ -184,7 +187,7 @@ fn measure(what: What, flags: &Flags, artifacts: &Artifacts) -> Outcome<Vec<Tabl
         What::Leaks => leaks::measure(artifacts, flags.cycles as usize),
         What::Memory => Ok(vec![memory::measure(artifacts, flags.functions as usize)?]),
         What::Instances => Ok(vec![instances::measure(artifacts, flags.functions as usize)?]),
-        What::Neighbours => Ok(vec![neighbours::measure(artifacts, flags.seed)?]),
+        What::Neighbours => Ok(vec![neighbours::measure(artifacts, &flags.only, flags.seed)?]),
         What::Chaos => Ok(vec![chaos::measure(artifacts, &flags.chaos, flags.seed)?]),
         What::Overload => overload::measure(artifacts, flags.seed),
         What::Warm | What::All | What::Simulate => warm::measure(
