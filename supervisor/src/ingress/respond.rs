@@ -172,6 +172,8 @@ pub(super) fn respond(
     let mut response = Response::new(body(problem, &row, function, id));
     *response.status_mut() = row.status;
     let headers = response.headers_mut();
+    // One allocation, instead of one each time that it has to grow.
+    headers.reserve(8);
     headers.insert(
         header::CONTENT_TYPE,
         HeaderValue::from_static("application/problem+json"),
