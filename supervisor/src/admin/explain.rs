@@ -274,6 +274,14 @@ impl Items {
             kept(Property::CpuLimit, format!("{cores} cores")),
             origins.at(|f| f.limits.cpu.as_ref()),
         );
+        let (share, from) = match limits.cpu_idle {
+            true => (
+                "idle: only what no other function wants, as `request.priority` is bulk",
+                origins.at(|f| f.request.priority.as_ref()),
+            ),
+            false => ("as every other function", "default".to_owned()),
+        };
+        limit("cpu share", share.to_owned(), from);
         limit(
             "pids",
             kept(

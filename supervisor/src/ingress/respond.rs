@@ -185,6 +185,8 @@ pub(super) fn respond(
         }
     };
     let headers = response.headers_mut();
+    // One allocation, instead of one each time that it has to grow.
+    headers.reserve(8);
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
     if is_call {
         headers.insert(GRPC_STATUS, row.grpc.value());
