@@ -401,7 +401,7 @@ fn log_retry(worker: &Worker, function: &Function, record: &RefCell<Record>, rea
 }
 
 /// The same request once more, if its body is at hand.
-fn again(request: &Request<Upload>) -> Option<Request<Upload>> {
+pub(super) fn again(request: &Request<Upload>) -> Option<Request<Upload>> {
     let mut again = Request::new(request.body().again()?);
     again.method_mut().clone_from(request.method());
     again.uri_mut().clone_from(request.uri());

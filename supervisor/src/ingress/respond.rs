@@ -38,6 +38,18 @@ pub(super) enum Kind {
     ResponseTimeout,
     FunctionFailed,
     OutputTooLarge,
+    Loop,
+    UnknownSibling,
+    BindingRefused,
+    BindingName,
+    BindingForbidden,
+    BindingTls,
+    BindingEnded,
+    BindingMalformed,
+    BindingOpen,
+    BindingFull,
+    BindingConnect,
+    BindingTimeout,
     Internal,
 }
 
@@ -78,6 +90,19 @@ impl Kind {
             Kind::Shed(reason) =>         (503, reason.name(),           shed_title(reason),                                 shed_error(reason)),
             Kind::StartTimeout =>         (504, "start-timeout",         "The function had no free place in time",           "funcd; error=connection_timeout"),
             Kind::ResponseTimeout =>      (504, "response-timeout",      "The function did not answer in time",              "funcd; error=http_response_timeout"),
+            // What functions are told that call through their bindings.
+            Kind::UnknownSibling =>       (502, "unknown-function",      "The binding leads to no function",                 "funcd; error=destination_not_found"),
+            Kind::BindingRefused =>       (502, "binding-refused",       "The binding's target does not accept connections", "funcd; error=connection_refused"),
+            Kind::BindingName =>          (502, "binding-name",          "The binding's target can't be looked up",          "funcd; error=dns_error"),
+            Kind::BindingForbidden =>     (502, "binding-forbidden",     "The binding leads where none may",                 "funcd; error=destination_ip_prohibited"),
+            Kind::BindingTls =>           (502, "binding-tls",           "The binding's target can't be trusted",            "funcd; error=tls_protocol_error"),
+            Kind::BindingEnded =>         (502, "binding-ended",         "The binding's target ended before it answered",    "funcd; error=connection_terminated"),
+            Kind::BindingMalformed =>     (502, "binding-malformed",     "The binding's target answered with something not HTTP", "funcd; error=http_protocol_error"),
+            Kind::BindingOpen =>          (503, "binding-open",          "The binding's target fails more than it answers",  "funcd; error=destination_unavailable"),
+            Kind::BindingFull =>          (503, "binding-full",          "Too many calls through the binding are in flight", "funcd; error=connection_limit_reached"),
+            Kind::BindingConnect =>       (504, "binding-connect-timeout", "The binding's target did not connect in time",   "funcd; error=connection_timeout"),
+            Kind::BindingTimeout =>       (504, "binding-timeout",       "The binding's target did not answer in time",      "funcd; error=http_response_timeout"),
+            Kind::Loop =>                 (508, "loop",                  "Functions call each other in a circle",            "funcd; error=proxy_loop_detected"),
         };
         let status = StatusCode::from_u16(status).expect("a status of the table");
         Row { status, slug, title, proxy_status }

@@ -1,0 +1,4 @@
+//! THE WAY OUT: bindings.
+
+pub mod bound;
+pub mod http;
