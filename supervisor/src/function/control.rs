@@ -29,6 +29,7 @@ use super::prove::prove;
 use super::report::Report;
 use super::room::HostFacts;
 use super::standby::Standbys;
+use super::start;
 use super::starts::Bucket;
 use super::state::State;
 use super::status::{self, FunctionStatus};
@@ -38,6 +39,7 @@ use crate::catalog::manifest::Contract;
 use crate::catalog::manifest::Defaults;
 use crate::catalog::{Candidate, Change};
 use crate::contract::lambda;
+use crate::egress::{self, Egress, Exits};
 use crate::ingress::Routes;
 use crate::launcher::Launcher;
 use crate::name::FunctionName;
@@ -72,6 +74,8 @@ pub struct Parts {
     pub standbys: usize,
     /// How many workers there are.
     pub workers: usize,
+    /// What bindings may reach, and how.
+    pub outside: egress::Settings,
     /// Whether instances can be frozen on this host.
     pub can_freeze: bool,
     /// What tells what the host has left.
@@ -158,6 +162,10 @@ pub struct Control {
     pub(super) standbys: Standbys,
     /// Where Lambda functions ask.
     pub(super) desks: lambda::Threads,
+    /// Where bindings are served.
+    pub(super) egress: Egress,
+    /// The bindings of instances that run, served for as long as they are in here.
+    pub(super) exits: HashMap<InstanceId, Exits>,
     /// The most processes for one request each that may wait, on the whole host.
     prepares_ahead: usize,
     /// How many do.
@@ -213,6 +221,8 @@ impl Control {
             started: Vec::new(),
             standbys: Standbys::new(parts.standbys),
             desks: lambda::Threads::new(parts.workers),
+            egress: Egress::new(parts.workers, parts.outside),
+            exits: HashMap::new(),
             prepares_ahead: parts.standbys,
             singles_ahead: 0,
             refused_instances: HashMap::new(),
@@ -533,29 +543,29 @@ impl Control {
         };
         self.with(&name, |entry, effects| entry.launched(id, pid, effects));
         let mut fds = fds.into_iter();
-        // One with pipes brings its stderr first, and the ends of the pipes.
-        if let Address::Pipes(pipes) = &instance.address {
-            if let (Some(stderr), Some(stdin), Some(stdout)) = (fds.next(), fds.next(), fds.next()) {
-                pipes.put(Ends { stdin, stdout });
-                self.report
-                    .attach(&name, &instance.revision, id, [None, Some(stderr)]);
-            }
-        } else if let (Some(stdout), Some(stderr)) = (fds.next(), fds.next()) {
-            self.report
-                .attach(&name, &instance.revision, id, [Some(stdout), Some(stderr)]);
-        }
+        // One with pipes brings its stderr first; the ends of the pipes come last.
+        let has_pipes = matches!(instance.address, Address::Pipes(_));
+        let stdout = if has_pipes { None } else { fds.next() };
+        let output = [stdout, fds.next()];
+        self.report.attach(&name, &instance.revision, id, output);
+        let ports = start::own_port(&instance.revision.manifest)
+            .into_iter()
+            .chain(instance.revision.manifest.binding_ports())
+            .count();
+        let ports = fds.by_ref().take(ports).collect();
+        self.take_ports(&name, &instance, ports);
         let listener = match &instance.address {
             Address::Unix(_) => fds.next(),
-            Address::Port { .. } | Address::Pipes(_) => None,
-            Address::Directory(directory) => {
-                if let Some(found) = fds.next() {
-                    directory.found(found);
+            Address::Port { .. } | Address::Lambda(_) => None,
+            Address::Pipes(pipes) => {
+                if let (Some(stdin), Some(stdout)) = (fds.next(), fds.next()) {
+                    pipes.put(Ends { stdin, stdout });
                 }
                 None
             }
-            Address::Lambda(api) => {
-                if let Some(listener) = fds.next() {
-                    api.listen(listener);
+            Address::Directory(directory) => {
+                if let Some(found) = fds.next() {
+                    directory.found(found);
                 }
                 None
             }
@@ -566,6 +576,36 @@ impl Control {
             .is_some_and(|entry| entry.handle.admitted() > 0);
         self.watch_over(&name, &instance);
         tokio::spawn(prove(instance, listener, requests_wait, self.to_control.clone()));
+    }
+
+    /// What listens within its network is for its desk, and for its bindings.
+    pub(super) fn take_ports(&mut self, name: &FunctionName, instance: &Instance, ports: Vec<OwnedFd>) {
+        let mut ports = ports.into_iter();
+        if let Address::Lambda(api) = &instance.address
+            && let Some(listener) = ports.next()
+        {
+            api.listen(listener);
+        }
+        self.let_out(name, instance.id, &instance.revision, ports.collect());
+    }
+
+    /// Serves the bindings of an instance from now on, until it has ended.
+    pub(super) fn let_out(
+        &mut self,
+        name: &FunctionName,
+        id: InstanceId,
+        revision: &Arc<Revision>,
+        listeners: Vec<OwnedFd>,
+    ) {
+        // One that was prepared brings them twice.
+        if !revision.manifest.bindings.is_empty() && !self.exits.contains_key(&id) {
+            let whose = egress::Whose {
+                function: name.clone(),
+                instance: id,
+                revision: Arc::clone(revision),
+            };
+            self.exits.insert(id, self.egress.open(whose, listeners));
+        }
     }
 
     /// Until now it was not known that a request has woken it.
@@ -612,6 +652,8 @@ impl Control {
     }
 
     fn on_exit(&mut self, id: InstanceId, exit: Exit, message: String) {
+        // Its connections end with it.
+        self.exits.remove(&id);
         if let Some(name) = self.standbys.remove(id) {
             tracing::debug!(function = %name, instance = %id, reason = message, "a prepared instance is gone");
             self.with(&name, |entry, effects| entry.lose_standby(id, effects));
