@@ -28,6 +28,7 @@ use crate::admission::brownout::Brownout;
 use crate::catalog::manifest::Defaults;
 use crate::catalog::{self, Catalog};
 use crate::config::Config;
+use crate::egress;
 use crate::function::control::{Ask, Control, Notice, Parts};
 use crate::function::facts::HostReader;
 use crate::function::report::Report;
@@ -292,6 +293,7 @@ async fn run(
         next_id: handover.next_id,
         standbys: if handover.can_stand_by { config.standbys } else { 0 },
         workers: config.workers,
+        outside: egress::Settings::new(&config.egress).map_err(|e| supervisor("`egress`")(invalid(&e)))?,
         can_freeze: handover.can_freeze,
         facts,
         brownout: held_back,

@@ -1,4 +1,115 @@
-//! THE WAY OUT: bindings.
+//! THE WAY OUT: bindings. What a function may reach are sockets that the launcher opened on 127.0.0.1 of its own network
+//! namespace; here they are accepted on and forwarded, each to the one place that the manifest names. Never decides what may be
+//! reached by what a function says: nothing that it sends is looked at to find out where it goes.
+//!
+//! ```text
+//! function ─ 127.0.0.1:19001 in its network ─ accept → look up → may it? → connect (→ TLS) ─ bytes both ways ─ the bound place
+//! ```
+//!
+//! The work is done on threads of its own (`exits-0`…), as many as workers at most, which a host without bindings never makes: a
+//! worker that carries the bytes of one function's database would keep the requests of others waiting. Each thread has its own
+//! names, addresses and TLS sessions, so that nothing is locked.
 
-pub mod bound;
-pub mod http;
+mod accept;
+mod dial;
+mod policy;
+mod pump;
+mod resolve;
+mod tcp;
+mod threads;
+
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use funcd_sandbox::spec::InstanceId;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::catalog::binding::{Binding, Target};
+use crate::config::EgressSettings;
+use crate::function::handle::Revision;
+use crate::name::FunctionName;
+use dial::Outside;
+pub use policy::Allowed;
+pub use threads::Egress;
+
+/// What all bindings of a host have in common.
+#[derive(Debug, Clone, Default)]
+pub struct Settings {
+    /// What may be reached beside what may always be.
+    pub allow: Vec<Allowed>,
+}
+
+impl Settings {
+    /// From the host's configuration.
+    ///
+    /// # Errors
+    /// What is wrong with `allow`.
+    pub fn new(config: &EgressSettings) -> Result<Settings, String> {
+        let allow = config.allow.iter().map(|text| Allowed::parse(text));
+        Ok(Settings {
+            allow: allow.collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+/// Whose bindings.
+#[derive(Debug, Clone)]
+pub struct Whose {
+    /// The function.
+    pub function: FunctionName,
+    /// The instance whose network they are in.
+    pub instance: InstanceId,
+    /// Whose manifest names them.
+    pub revision: Arc<Revision>,
+}
+
+/// The bindings of an instance, as others hold them: all connections end when this is dropped.
+#[derive(Debug)]
+pub struct Exits {
+    /// Dropped with this, which those at the other end see.
+    _open: watch::Sender<()>,
+}
+
+/// One binding of one instance, as its tasks share it.
+#[derive(Debug)]
+struct Exit {
+    function: FunctionName,
+    instance: InstanceId,
+    binding: Binding,
+    outside: Rc<Outside>,
+}
+
+/// The bindings of one instance on their way to their thread.
+#[derive(Debug)]
+struct Seed {
+    whose: Whose,
+    listeners: Vec<OwnedFd>,
+    open: watch::Receiver<()>,
+}
+
+impl Seed {
+    /// Serves them until the instance has ended.
+    async fn serve(mut self, outside: Rc<Outside>) {
+        let mut tasks = JoinSet::new();
+        // The launcher made the listeners in the order of the bindings.
+        let bindings = &self.whose.revision.manifest.bindings;
+        for (binding, listener) in bindings.iter().zip(self.listeners) {
+            let exit = Rc::new(Exit {
+                function: self.whose.function.clone(),
+                instance: self.whose.instance,
+                binding: binding.clone(),
+                outside: Rc::clone(&outside),
+            });
+            match &binding.to {
+                Target::Tcp(endpoint) => {
+                    tasks.spawn_local(tcp::serve(Rc::clone(&exit), endpoint.clone(), listener.into()))
+                }
+                Target::Http { .. } | Target::Function(_) => continue,
+            };
+        }
+        // Until the other end is dropped. With this all tasks are, and with them their connections.
+        while self.open.changed().await.is_ok() {}
+    }
+}

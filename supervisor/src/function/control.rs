@@ -34,6 +34,7 @@ use crate::admission::brownout::Brownout;
 use crate::catalog::manifest::Defaults;
 use crate::catalog::{Candidate, Change};
 use crate::contract::lambda;
+use crate::egress::{self, Egress, Exits};
 use crate::ingress::Routes;
 use crate::launcher::Launcher;
 use crate::name::FunctionName;
@@ -68,6 +69,8 @@ pub struct Parts {
     pub standbys: usize,
     /// How many workers there are.
     pub workers: usize,
+    /// What bindings may reach, and how.
+    pub outside: egress::Settings,
     /// Whether instances can be frozen on this host.
     pub can_freeze: bool,
     /// What tells what the host has left.
@@ -154,6 +157,10 @@ pub struct Control {
     pub(super) standbys: Standbys,
     /// Where Lambda functions ask.
     pub(super) desks: lambda::Threads,
+    /// Where bindings are served.
+    pub(super) egress: Egress,
+    /// The bindings of instances that run, served for as long as they are in here.
+    pub(super) exits: HashMap<InstanceId, Exits>,
     /// The most processes for one request each that may wait, on the whole host.
     prepares_ahead: usize,
     /// How many do.
@@ -209,6 +216,8 @@ impl Control {
             started: Vec::new(),
             standbys: Standbys::new(parts.standbys),
             desks: lambda::Threads::new(parts.workers),
+            egress: Egress::new(parts.workers, parts.outside),
+            exits: HashMap::new(),
             prepares_ahead: parts.standbys,
             singles_ahead: 0,
             refused_instances: HashMap::new(),

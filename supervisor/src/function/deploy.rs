@@ -11,7 +11,6 @@ use funcd_sandbox::wire::{Request, StoreError};
 use super::control::{Control, Inherited, Notice};
 use super::entry::Entry;
 use super::handle::Revision;
-use super::instance::Address;
 use super::start::Memo;
 use crate::catalog::manifest::Defaults;
 use crate::catalog::{self, Candidate, Change};
@@ -229,9 +228,7 @@ impl Control {
         self.report
             .attach(name, &revision, id, [Some(stdout), Some(stderr)]);
         let instance = self.make_instance(name, id, revision);
-        if let (Address::Lambda(api), Some(listener)) = (&instance.address, ports.into_iter().next()) {
-            api.listen(listener);
-        }
+        self.take_ports(name, &instance, ports);
         self.owners.insert(id, name.clone());
         self.watch_over(name, &instance);
         self.with(name, |entry, effects| {

@@ -8,6 +8,7 @@ use funcd_sandbox::spec::{CREDENTIALS, Digest, EXCHANGE, Image, Socket, Spec};
 use serde::{Deserialize, Serialize};
 
 use super::handle::Revision;
+use crate::catalog::binding::Binding;
 use crate::catalog::guess::Guess;
 use crate::catalog::manifest::{Contract, Defaults, Manifest};
 use crate::catalog::view::{Asks, Wanted};
@@ -89,11 +90,10 @@ pub(crate) fn spec(function: &FunctionName, revision: &Revision) -> Spec {
             Contract::Stdio | Contract::Cgi | Contract::Ironhttp => Socket::Pipes,
             Contract::Fn => Socket::Directory,
         },
-        ports: match manifest.contract {
-            Contract::Lambda { .. } => vec![lambda::PORT],
-            Contract::Http | Contract::Port(_) | Contract::Fn => Vec::new(),
-            Contract::Stdio | Contract::Cgi | Contract::Ironhttp => Vec::new(),
-        },
+        ports: own_port(manifest)
+            .into_iter()
+            .chain(manifest.binding_ports())
+            .collect(),
         limits: manifest.limits,
         system: revision.wanted.view(manifest.system).system(),
         read: manifest.read.clone(),
@@ -107,6 +107,15 @@ pub(crate) fn spec(function: &FunctionName, revision: &Revision) -> Spec {
                 serde_json::to_vec(&Memo::of(function, revision)).expect("names and digests are JSON strings")
             }
         },
+    }
+}
+
+/// The port of its network at which it asks for its requests: the first of [`Spec::ports`]; those of bindings follow.
+pub(super) fn own_port(manifest: &Manifest) -> Option<u16> {
+    match manifest.contract {
+        Contract::Lambda { .. } => Some(lambda::PORT),
+        Contract::Http | Contract::Port(_) | Contract::Fn => None,
+        Contract::Stdio | Contract::Cgi | Contract::Ironhttp => None,
     }
 }
 
@@ -153,12 +162,14 @@ fn environment(function: &FunctionName, revision: &Revision) -> Vec<(String, Str
         // As systemd calls it for its services (systemd.exec(5)).
         env.push(("CREDENTIALS_DIRECTORY", CREDENTIALS.to_owned()));
     }
+    let bound = manifest.bindings.iter().flat_map(Binding::variables);
     let set_by_manifest = |name: &str| manifest.env.iter().any(|(own, _)| own == name);
     let mut all: Vec<_> = env
         .into_iter()
         .filter(|(name, _)| !set_by_manifest(name))
         .map(|(name, value)| (name.to_owned(), value))
         .collect();
+    all.extend(bound);
     all.extend(manifest.env.iter().cloned());
     all
 }

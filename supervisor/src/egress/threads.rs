@@ -1,0 +1,91 @@
+//! The threads that bindings are served on: made when the first instance with bindings starts, so that hosts without pay nothing.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+
+use tokio::sync::{mpsc, watch};
+
+use super::dial::Outside;
+use super::{Exits, Seed, Settings, Whose};
+
+/// Where bindings are served.
+#[derive(Debug)]
+pub struct Egress {
+    most: usize,
+    settings: Settings,
+    /// Where each thread takes its seeds.
+    started: RefCell<Vec<mpsc::UnboundedSender<Seed>>>,
+    next: Cell<usize>,
+}
+
+impl Egress {
+    /// On so many threads at most: one for each worker leaves none of them waiting for another's bindings.
+    pub fn new(most: usize, settings: Settings) -> Egress {
+        Egress {
+            most: most.max(1),
+            settings,
+            started: RefCell::default(),
+            next: Cell::new(0),
+        }
+    }
+
+    /// Serves the bindings of an instance at these listening sockets, in the order of its manifest, for as long as what is
+    /// returned is kept.
+    pub fn open(&self, whose: Whose, listeners: Vec<OwnedFd>) -> Exits {
+        let (open, is_open) = watch::channel(());
+        let (function, instance) = (whose.function.clone(), whose.instance);
+        let (given, named) = (listeners.len(), whose.revision.manifest.bindings.len());
+        if given < named {
+            tracing::error!(%function, %instance, given, named, "sockets for its bindings are missing: raise the limit of open files");
+        }
+        let seed = Seed {
+            whose,
+            listeners,
+            open: is_open,
+        };
+        if let Err(error) = self.plant(seed) {
+            tracing::error!(%function, %instance, %error, "no thread for its bindings: raise the limit of tasks of funcd");
+        }
+        Exits { _open: open }
+    }
+
+    fn plant(&self, seed: Seed) -> io::Result<()> {
+        let mut started = self.started.borrow_mut();
+        if started.len() < self.most {
+            let thread = start(started.len(), self.settings.clone())?;
+            started.push(thread);
+        }
+        let at = self.next.get() % started.len();
+        self.next.set(at + 1);
+        started[at]
+            .send(seed)
+            .map_err(|_| io::Error::other("it has ended"))
+    }
+}
+
+fn start(number: usize, settings: Settings) -> io::Result<mpsc::UnboundedSender<Seed>> {
+    let (seeds, mut planted) = mpsc::unbounded_channel::<Seed>();
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let thread = std::thread::Builder::new().name(format!("exits-{number}"));
+    thread.spawn(move || {
+        let runtime = runtime
+            .enable_all()
+            .build_local(tokio::runtime::LocalOptions::default());
+        let runtime = match runtime {
+            Ok(runtime) => runtime,
+            // Dropping `planted` tells those who plant.
+            Err(error) => {
+                return tracing::error!(%error, "no runtime for bindings: raise the limit of open files");
+            }
+        };
+        runtime.block_on(async move {
+            let outside = Rc::new(Outside::new(settings));
+            while let Some(seed) = planted.recv().await {
+                tokio::task::spawn_local(seed.serve(Rc::clone(&outside)));
+            }
+        });
+    })?;
+    Ok(seeds)
+}
