@@ -293,6 +293,7 @@ async fn run(
         next_id: handover.next_id,
         standbys: if handover.can_stand_by { config.standbys } else { 0 },
         workers: config.workers,
+        shared: Arc::clone(&shared),
         outside: egress::Settings::new(&config.egress).map_err(|e| supervisor("`egress`")(invalid(&e)))?,
         can_freeze: handover.can_freeze,
         facts,

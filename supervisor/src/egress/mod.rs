@@ -11,7 +11,9 @@
 //! names, addresses and TLS sessions, so that nothing is locked.
 
 mod accept;
+pub mod bound;
 mod dial;
+pub mod http;
 mod policy;
 mod pump;
 mod resolve;
@@ -28,8 +30,10 @@ use tokio::task::JoinSet;
 
 use crate::catalog::binding::{Binding, Target};
 use crate::config::EgressSettings;
-use crate::function::handle::Revision;
+use crate::function::instance::Instance;
+use crate::ingress::inside::Inside;
 use crate::name::FunctionName;
+use bound::Bound;
 use dial::Outside;
 pub use policy::Allowed;
 pub use threads::Egress;
@@ -59,10 +63,8 @@ impl Settings {
 pub struct Whose {
     /// The function.
     pub function: FunctionName,
-    /// The instance whose network they are in.
-    pub instance: InstanceId,
-    /// Whose manifest names them.
-    pub revision: Arc<Revision>,
+    /// The instance whose network they are in, and whose manifest names them.
+    pub instance: Arc<Instance>,
 }
 
 /// The bindings of an instance, as others hold them: all connections end when this is dropped.
@@ -86,27 +88,34 @@ struct Exit {
 struct Seed {
     whose: Whose,
     listeners: Vec<OwnedFd>,
+    /// What is known of those that carry HTTP, in the order of the bindings.
+    bounds: Vec<Option<Arc<Bound>>>,
     open: watch::Receiver<()>,
 }
 
 impl Seed {
     /// Serves them until the instance has ended.
-    async fn serve(mut self, outside: Rc<Outside>) {
+    async fn serve(mut self, outside: Rc<Outside>, inside: Inside) {
         let mut tasks = JoinSet::new();
         // The launcher made the listeners in the order of the bindings.
-        let bindings = &self.whose.revision.manifest.bindings;
-        for (binding, listener) in bindings.iter().zip(self.listeners) {
+        let bindings = &self.whose.instance.revision.manifest.bindings;
+        let all = bindings.iter().zip(self.bounds).zip(self.listeners);
+        for ((binding, bound), listener) in all {
             let exit = Rc::new(Exit {
                 function: self.whose.function.clone(),
-                instance: self.whose.instance,
+                instance: self.whose.instance.id,
                 binding: binding.clone(),
                 outside: Rc::clone(&outside),
             });
-            match &binding.to {
-                Target::Tcp(endpoint) => {
+            match (&binding.to, bound) {
+                (Target::Tcp(endpoint), _) => {
                     tasks.spawn_local(tcp::serve(Rc::clone(&exit), endpoint.clone(), listener.into()))
                 }
-                Target::Http { .. } | Target::Function(_) => continue,
+                (Target::Http { .. } | Target::Function(_), Some(bound)) => {
+                    let outlet = http::outlet(&exit, bound, &self.whose.instance);
+                    tasks.spawn_local(http::serve(exit, outlet, inside.clone(), listener.into()))
+                }
+                (Target::Http { .. } | Target::Function(_), None) => continue,
             };
         }
         // Until the other end is dropped. With this all tasks are, and with them their connections.

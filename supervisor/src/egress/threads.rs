@@ -1,20 +1,34 @@
 //! The threads that bindings are served on: made when the first instance with bindings starts, so that hosts without pay nothing.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
 
+use super::bound::Bound;
 use super::dial::Outside;
+use super::http::guard::View;
 use super::{Exits, Seed, Settings, Whose};
+use crate::catalog::binding::{Binding, Target};
+use crate::ingress::Shared;
+use crate::ingress::inside::Inside;
+use crate::name::FunctionName;
+
+/// With so many it is looked for those of functions that are gone.
+const REMEMBERED: usize = 1024;
 
 /// Where bindings are served.
 #[derive(Debug)]
 pub struct Egress {
     most: usize,
     settings: Settings,
+    /// How HTTP is served.
+    shared: Arc<Shared>,
+    bounds: RefCell<HashMap<(FunctionName, String), Arc<Bound>>>,
     /// Where each thread takes its seeds.
     started: RefCell<Vec<mpsc::UnboundedSender<Seed>>>,
     next: Cell<usize>,
@@ -22,10 +36,12 @@ pub struct Egress {
 
 impl Egress {
     /// On so many threads at most: one for each worker leaves none of them waiting for another's bindings.
-    pub fn new(most: usize, settings: Settings) -> Egress {
+    pub fn new(most: usize, settings: Settings, shared: Arc<Shared>) -> Egress {
         Egress {
             most: most.max(1),
             settings,
+            shared,
+            bounds: RefCell::default(),
             started: RefCell::default(),
             next: Cell::new(0),
         }
@@ -35,12 +51,15 @@ impl Egress {
     /// returned is kept.
     pub fn open(&self, whose: Whose, listeners: Vec<OwnedFd>) -> Exits {
         let (open, is_open) = watch::channel(());
-        let (function, instance) = (whose.function.clone(), whose.instance);
-        let (given, named) = (listeners.len(), whose.revision.manifest.bindings.len());
+        let (function, instance) = (whose.function.clone(), whose.instance.id);
+        let bindings = &whose.instance.revision.manifest.bindings;
+        let (given, named) = (listeners.len(), bindings.len());
         if given < named {
             tracing::error!(%function, %instance, given, named, "sockets for its bindings are missing: raise the limit of open files");
         }
+        let bounds = bindings.iter().map(|binding| self.bound(&function, binding));
         let seed = Seed {
+            bounds: bounds.collect(),
             whose,
             listeners,
             open: is_open,
@@ -51,10 +70,35 @@ impl Egress {
         Exits { _open: open }
     }
 
+    /// What is known of a binding that carries HTTP, for all who have it.
+    fn bound(&self, function: &FunctionName, binding: &Binding) -> Option<Arc<Bound>> {
+        if let Target::Tcp(_) = binding.to {
+            return None;
+        }
+        let mut bounds = self.bounds.borrow_mut();
+        let key = (function.clone(), binding.name.clone());
+        if let Some(bound) = bounds.get(&key).filter(|bound| bound.to == binding.to) {
+            return Some(Arc::clone(bound));
+        }
+        if bounds.len() >= REMEMBERED {
+            bounds.retain(|_, bound| Arc::strong_count(bound) > 1);
+        }
+        let bound = Bound::new(function, &binding.name, &binding.to);
+        bounds.insert(key, Arc::clone(&bound));
+        Some(bound)
+    }
+
+    /// What is known of a function's binding that carries HTTP, if it was ever opened.
+    pub fn look(&self, function: &FunctionName, binding: &str) -> Option<View> {
+        let key = (function.clone(), binding.to_owned());
+        Some(self.bounds.borrow().get(&key)?.guard.view())
+    }
+
     fn plant(&self, seed: Seed) -> io::Result<()> {
         let mut started = self.started.borrow_mut();
         if started.len() < self.most {
-            let thread = start(started.len(), self.settings.clone())?;
+            let shared = Arc::clone(&self.shared);
+            let thread = start(started.len(), self.settings.clone(), shared)?;
             started.push(thread);
         }
         let at = self.next.get() % started.len();
@@ -65,7 +109,7 @@ impl Egress {
     }
 }
 
-fn start(number: usize, settings: Settings) -> io::Result<mpsc::UnboundedSender<Seed>> {
+fn start(number: usize, settings: Settings, shared: Arc<Shared>) -> io::Result<mpsc::UnboundedSender<Seed>> {
     let (seeds, mut planted) = mpsc::unbounded_channel::<Seed>();
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     let thread = std::thread::Builder::new().name(format!("exits-{number}"));
@@ -82,8 +126,9 @@ fn start(number: usize, settings: Settings) -> io::Result<mpsc::UnboundedSender<
         };
         runtime.block_on(async move {
             let outside = Rc::new(Outside::new(settings));
+            let inside = Inside::new(shared);
             while let Some(seed) = planted.recv().await {
-                tokio::task::spawn_local(seed.serve(Rc::clone(&outside)));
+                tokio::task::spawn_local(seed.serve(Rc::clone(&outside), inside.clone()));
             }
         });
     })?;

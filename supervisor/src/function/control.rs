@@ -35,7 +35,7 @@ use crate::catalog::manifest::Defaults;
 use crate::catalog::{Candidate, Change};
 use crate::contract::lambda;
 use crate::egress::{self, Egress, Exits};
-use crate::ingress::Routes;
+use crate::ingress::{Routes, Shared};
 use crate::launcher::Launcher;
 use crate::name::FunctionName;
 
@@ -71,6 +71,8 @@ pub struct Parts {
     pub workers: usize,
     /// What bindings may reach, and how.
     pub outside: egress::Settings,
+    /// How HTTP is served, also that of functions.
+    pub shared: Arc<Shared>,
     /// Whether instances can be frozen on this host.
     pub can_freeze: bool,
     /// What tells what the host has left.
@@ -216,7 +218,7 @@ impl Control {
             started: Vec::new(),
             standbys: Standbys::new(parts.standbys),
             desks: lambda::Threads::new(parts.workers),
-            egress: Egress::new(parts.workers, parts.outside),
+            egress: Egress::new(parts.workers, parts.outside, parts.shared),
             exits: HashMap::new(),
             prepares_ahead: parts.standbys,
             singles_ahead: 0,

@@ -141,31 +141,31 @@ impl Control {
     }
 
     /// What listens within its network is for its desk, and for its bindings.
-    pub(super) fn take_ports(&mut self, name: &FunctionName, instance: &Instance, ports: Vec<OwnedFd>) {
+    pub(super) fn take_ports(&mut self, name: &FunctionName, instance: &Arc<Instance>, ports: Vec<OwnedFd>) {
         let mut ports = ports.into_iter();
         if let Address::Lambda(api) = &instance.address
             && let Some(listener) = ports.next()
         {
             api.listen(listener);
         }
-        self.let_out(name, (instance.id, &instance.revision), ports.collect());
+        self.let_out(name, instance, ports.collect());
     }
 
     /// Serves the bindings of an instance from now on, until it has ended.
     pub(super) fn let_out(
         &mut self,
         name: &FunctionName,
-        (id, revision): (InstanceId, &Arc<Revision>),
+        instance: &Arc<Instance>,
         listeners: Vec<OwnedFd>,
     ) {
         // One that was prepared brings them twice.
-        if !revision.manifest.bindings.is_empty() && !self.exits.contains_key(&id) {
+        if !instance.revision.manifest.bindings.is_empty() && !self.exits.contains_key(&instance.id) {
             let whose = Whose {
                 function: name.clone(),
-                instance: id,
-                revision: Arc::clone(revision),
+                instance: Arc::clone(instance),
             };
-            self.exits.insert(id, self.egress.open(whose, listeners));
+            let exits = self.egress.open(whose, listeners);
+            self.exits.insert(instance.id, exits);
         }
     }
 

@@ -16,6 +16,7 @@ use super::instance::{Address, Ends, Instance};
 use super::start;
 use super::state::Event;
 use crate::catalog::manifest::Contract;
+use super::singles::Single;
 use crate::catalog::view::Stamp;
 use crate::name::FunctionName;
 
@@ -282,13 +283,13 @@ impl Control {
             let mut fds = fds.into_iter();
             if let (Some(go), Some(stdin), Some(stdout)) = (fds.next(), fds.next(), fds.next()) {
                 let ends = Ends { stdin, stdout };
-                let single = self.entries.get(&name).and_then(|entry| entry.singles.get(id));
-                if let Some(revision) = single.map(|single| Arc::clone(&single.revision)) {
-                    self.let_out(&name, id, &revision, fds.collect());
-                }
                 self.with(&name, |entry, effects| {
                     entry.single_prepared(id, go, ends, effects)
                 });
+                let single = self.entries.get(&name).and_then(|entry| entry.singles.get(id));
+                if let Some(instance) = single.and_then(Single::instance).map(Arc::clone) {
+                    self.let_out(&name, &instance, fds.collect());
+                }
             }
             return;
         }

@@ -147,11 +147,6 @@ fn binding(
         (Some(one), None) => target(&all, file, one)?,
     };
     let is_tcp = matches!(to, Target::Tcp(_));
-    if !is_tcp {
-        let message =
-            format!("the binding {name:?}: `http` and `function` are not supported by this version of funcd");
-        return Err(all.refuse(message, "only `tcp` is"));
-    }
     if let (Some(retry), true) = (&file.retry, is_tcp) {
         let label = "bytes can't be sent again: only requests can";
         return Err(all

@@ -7,7 +7,8 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 
 use super::super::body::{Fault, Upload};
-use super::super::forward::{again, faulty};
+use super::super::answer::faulty;
+use super::super::exchange::again;
 use super::super::respond::{Kind, Problem};
 use super::super::terms::Terms;
 use super::call::Call;
