@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::manifest::{Manifest, Retry};
+use super::manifest::Retry;
 use crate::name::FunctionName;
 
 /// Bindings of one function, at most: with the port of a Lambda function's API they are what the launcher listens on.
@@ -114,12 +114,5 @@ impl Binding {
                 ]
             }
         }
-    }
-}
-
-impl Manifest {
-    /// The ports of its bindings, in the order of the bindings.
-    pub fn binding_ports(&self) -> impl Iterator<Item = u16> {
-        self.bindings.iter().map(|binding| binding.port)
     }
 }
