@@ -123,9 +123,4 @@ impl Manifest {
         let is_http = |binding: &Binding| !matches!(binding.to, Target::Tcp(_));
         self.bindings.iter().any(is_http)
     }
-
-    /// The ports of its bindings, in the order of the bindings.
-    pub fn binding_ports(&self) -> impl Iterator<Item = u16> {
-        self.bindings.iter().map(|binding| binding.port)
-    }
 }

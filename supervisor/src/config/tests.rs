@@ -437,15 +437,17 @@ fn every_key_and_kind_is_documented() {
             .to_owned();
         keys.split(", ").map(str::to_owned).collect::<Vec<_>>()
     };
-    let tables = ["route", "scale", "limits", "request", "health", "sandbox"];
+    let tables = [
+        "route", "scale", "limits", "request", "health", "sandbox", "bindings",
+    ];
     for key in known("").iter().filter(|key| !tables.contains(&key.as_str())) {
         assert!(manifest.contains(&format!("`{key}`")), "{key}");
     }
     for table in tables {
-        let header = if table == "route" {
-            "[[route]]".into()
-        } else {
-            format!("[{table}]")
+        let header = match table {
+            "route" => "[[route]]".into(),
+            "bindings" => "[bindings.NAME]".into(),
+            _ => format!("[{table}]"),
         };
         for key in known(&header) {
             let row = format!("| `{header}` `{key}` |");

@@ -56,7 +56,12 @@ impl Bound {
                 "a binding's breaker opened: half of its calls fail or are slow, so calls are refused for a while; \
                  see that the target answers, it is tried again by itself"
             ),
-            Shown::Closed => tracing::info!(function, binding, target, "a binding's breaker closed: its target answers again"),
+            Shown::Closed => tracing::info!(
+                function,
+                binding,
+                target,
+                "a binding's breaker closed: its target answers again"
+            ),
             Shown::HalfOpen => {}
         }
     }

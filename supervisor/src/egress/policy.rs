@@ -100,7 +100,9 @@ pub(super) fn is_own(address: SocketAddr) -> io::Result<bool> {
     if socket.connect(address).is_err() {
         return Ok(false);
     }
-    Ok(socket.local_addr()?.ip().to_canonical() == address.ip().to_canonical())
+    let from = socket.local_addr()?.ip().to_canonical();
+    // A loopback address calls nothing but this host.
+    Ok(from == address.ip().to_canonical() || from.is_loopback())
 }
 
 /// What an IPv6 address means that holds an IPv4 address: mapped, compatible, or translated (RFC 6052).

@@ -152,12 +152,7 @@ impl Control {
     }
 
     /// Serves the bindings of an instance from now on, until it has ended.
-    pub(super) fn let_out(
-        &mut self,
-        name: &FunctionName,
-        instance: &Arc<Instance>,
-        listeners: Vec<OwnedFd>,
-    ) {
+    pub(super) fn let_out(&mut self, name: &FunctionName, instance: &Arc<Instance>, listeners: Vec<OwnedFd>) {
         // One that was prepared brings them twice.
         if !instance.revision.manifest.bindings.is_empty() && !self.exits.contains_key(&instance.id) {
             let whose = Whose {

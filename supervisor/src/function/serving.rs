@@ -145,7 +145,12 @@ mod tests {
     fn head(fields: &[(&'static str, &str)]) -> HeaderMap {
         let fields = fields.iter();
         fields
-            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_str(value).unwrap()))
+            .map(|(name, value)| {
+                (
+                    HeaderName::from_static(name),
+                    HeaderValue::from_str(value).unwrap(),
+                )
+            })
             .collect()
     }
 
@@ -170,9 +175,18 @@ mod tests {
         assert_eq!((parent.deadline, parent.class), (now, Class::Critical));
         let found = of(&[("traceparent", &traced(2))]);
         let parent = found.parent.unwrap();
-        assert_eq!((parent.deadline, parent.class, found.hops), (later, Class::Bulk, 3));
+        assert_eq!(
+            (parent.deadline, parent.class, found.hops),
+            (later, Class::Bulk, 3)
+        );
         // One that can't be told apart has no deadline, but depth.
-        assert_eq!(of(&[]), Origin { parent: None, hops: 3 });
+        assert_eq!(
+            of(&[]),
+            Origin {
+                parent: None,
+                hops: 3
+            }
+        );
         serving.leave(key);
         assert_eq!(of(&[("x-request-id", "two")]), Origin::default());
     }
@@ -202,7 +216,11 @@ mod tests {
         let (now, serving) = (Instant::now(), Serving::default());
         let deep = head(&[("x-request-id", "deep"), ("x-funcd-hops", "7")]);
         serving.enter(Parent::of(&deep, now, Class::Degraded));
-        let of = |hops| serving.origin(&head(&[("x-request-id", "deep"), ("x-funcd-hops", hops)]), false).hops;
+        let of = |hops| {
+            serving
+                .origin(&head(&[("x-request-id", "deep"), ("x-funcd-hops", hops)]), false)
+                .hops
+        };
         assert_eq!([of("0"), of("9"), of("-1"), of("256")], [7, 9, 7, 7]);
     }
 }

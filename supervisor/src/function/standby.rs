@@ -13,10 +13,10 @@ use super::effects::Effects;
 use super::entry::Entry;
 use super::handle::Revision;
 use super::instance::{Address, Ends, Instance};
+use super::singles::Single;
 use super::start;
 use super::state::Event;
 use crate::catalog::manifest::Contract;
-use super::singles::Single;
 use crate::catalog::view::Stamp;
 use crate::name::FunctionName;
 

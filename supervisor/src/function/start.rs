@@ -90,10 +90,7 @@ pub(crate) fn spec(function: &FunctionName, revision: &Revision) -> Spec {
             Contract::Stdio | Contract::Cgi | Contract::Ironhttp => Socket::Pipes,
             Contract::Fn => Socket::Directory,
         },
-        ports: own_port(manifest)
-            .into_iter()
-            .chain(manifest.binding_ports())
-            .collect(),
+        ports: ports(manifest).collect(),
         limits: manifest.limits,
         system: revision.wanted.view(manifest.system).system(),
         read: manifest.read.clone(),
@@ -110,13 +107,15 @@ pub(crate) fn spec(function: &FunctionName, revision: &Revision) -> Spec {
     }
 }
 
-/// The port of its network at which it asks for its requests: the first of [`Spec::ports`]; those of bindings follow.
-pub(super) fn own_port(manifest: &Manifest) -> Option<u16> {
-    match manifest.contract {
+/// The ports of its network that the supervisor answers at: where a Lambda function asks for its requests, then its bindings.
+pub(super) fn ports(manifest: &Manifest) -> impl Iterator<Item = u16> {
+    let own = match manifest.contract {
         Contract::Lambda { .. } => Some(lambda::PORT),
         Contract::Http | Contract::Port(_) | Contract::Fn => None,
         Contract::Stdio | Contract::Cgi | Contract::Ironhttp => None,
-    }
+    };
+    let bound = manifest.bindings.iter().map(|binding| binding.port);
+    own.into_iter().chain(bound)
 }
 
 /// The whole environment: what the contract sets, then the manifest's own. Nothing is inherited.

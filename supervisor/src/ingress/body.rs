@@ -12,10 +12,10 @@ use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
-use super::{headers, inside};
 use super::pool::Upstream;
 use super::visit::Visit;
 use super::watch::Watch;
+use super::{headers, inside};
 use crate::admission::door::Permit;
 use crate::contract::process::{Output, Trouble};
 use crate::function::handle::Lease;

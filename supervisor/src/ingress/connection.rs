@@ -101,7 +101,11 @@ pub(super) async fn serve(counted: Counted, stream: TcpStream, peer: IpAddr, fro
     let bounds = &worker.shared.bounds;
     let watch = Watch::new(worker.epoch);
     // A function may open connections before it has something to ask.
-    let first = if from.is_some() { IDLE_INSIDE } else { bounds.head_timeout };
+    let first = if from.is_some() {
+        IDLE_INSIDE
+    } else {
+        bounds.head_timeout
+    };
     watch.set(&watch.connection, Instant::now() + first);
     let mut io = ClientIo::new(stream, &watch, &worker.shared);
     let h2 = {
@@ -154,9 +158,11 @@ fn answer(
     asked: Request<Incoming>,
 ) -> impl Future<Output = Result<Response<Reply>, Infallible>> + use<> {
     let visit = match &connection.from {
-        Some(outlet) if !outlet.is_to_sibling() => {
-            Err(Box::pin(inside::handle(Rc::clone(connection), Rc::clone(outlet), asked)))
-        }
+        Some(outlet) if !outlet.is_to_sibling() => Err(Box::pin(inside::handle(
+            Rc::clone(connection),
+            Rc::clone(outlet),
+            asked,
+        ))),
         _ => Ok((Visit::begin(connection), asked)),
     };
     async move {

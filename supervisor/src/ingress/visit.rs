@@ -224,7 +224,10 @@ impl Drop for Visit {
         }
         self.connection.leave(now);
         if let Some(InFlight(outlet)) = &self.inside {
-            outlet.bound.metrics.ended(self.status.map(|status| status.as_u16()));
+            outlet
+                .bound
+                .metrics
+                .ended(self.status.map(|status| status.as_u16()));
             outlet.bound.metrics.duration.record(now - self.arrived);
         }
         let Some(target) = &self.target else { return };

@@ -105,7 +105,7 @@ fn what_is_no_binding_is_refused_where_it_stands() {
             "[bindings.header-x]\ntcp = \"a:1\"",
             "HEADER_X_ADDR is one that requests set",
         ),
-        ("[bindings.db]", ":1:11: the binding \"db\" leads nowhere"),
+        ("[bindings.db]", ":1:1: the binding \"db\" leads nowhere"),
         (
             "[bindings.db]\ntcp = \"a:1\"\nhttp = \"http://b\"",
             ":3:8: the binding \"db\" leads to two places",

@@ -80,7 +80,9 @@ fn no_wire(error: &DialError) -> NoWire {
         DialError::Forbidden { .. } => NoWire::Forbidden(text),
         DialError::TimedOut { .. } => NoWire::TooLate(text),
         // Out of descriptors or memory: a fault of the host, which the operator must see as such.
-        DialError::Connect { source, .. } if matches!(source.raw_os_error(), Some(12 | 23 | 24)) => NoWire::Host(text),
+        DialError::Connect { source, .. } if matches!(source.raw_os_error(), Some(12 | 23 | 24)) => {
+            NoWire::Host(text)
+        }
         DialError::Connect { .. } => NoWire::Refused(text),
     }
 }

@@ -79,7 +79,11 @@ mod tests {
             ("//elsewhere/x", "/api/v1//elsewhere/x"),
             ("/%41%zz", "/api/v1/%41%zz"),
         ] {
-            assert_eq!(below("/api/v1", &asked.parse().unwrap()).unwrap(), target, "{asked}");
+            assert_eq!(
+                below("/api/v1", &asked.parse().unwrap()).unwrap(),
+                target,
+                "{asked}"
+            );
         }
         for out in [
             "/../admin",

@@ -12,12 +12,12 @@ use tracing::warn;
 
 use super::super::body::{Reply, Upload};
 use super::super::connection::Connection;
+use super::super::headers;
 use super::super::ids::{self, RequestId};
 use super::super::request::{bad_head, check_framing, frame_anew};
 use super::super::respond::{Kind, Problem, respond};
 use super::super::terms::Terms;
 use super::super::watch::{STREAM, Watch};
-use super::super::headers;
 use super::answer::Download;
 use super::forward::{self, Answer};
 use super::outlet::InFlight;
@@ -201,7 +201,13 @@ fn pass_on(mut call: Call, answer: Answer, client: Option<OnUpgrade>, id: &Reque
 }
 
 /// An answer of funcd's own.
-fn refuse(mut call: Call, problem: &Problem, version: Version, id: &RequestId, class: Class) -> Response<Reply> {
+fn refuse(
+    mut call: Call,
+    problem: &Problem,
+    version: Version,
+    id: &RequestId,
+    class: Class,
+) -> Response<Reply> {
     let row = problem.kind.row();
     call.answered(row.status);
     let id_text = id.0.to_str().unwrap_or("");

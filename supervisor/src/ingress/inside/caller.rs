@@ -44,7 +44,7 @@ impl Caller {
     ///
     /// # Errors
     /// [`Kind::Loop`] when too many functions called each other already, [`Kind::BindingFull`].
-    pub(crate) fn enter(&self) -> Result<InFlight, Problem> {
+    pub(in crate::ingress) fn enter(&self) -> Result<InFlight, Problem> {
         let (function, binding) = (&self.outlet.bound.function, &self.outlet.binding.name);
         if self.origin.hops >= MOST_HOPS {
             let detail = format!(
@@ -65,7 +65,7 @@ impl Caller {
     }
 
     /// There is no such function.
-    pub(crate) fn finds_nobody(&self) -> Problem {
+    pub(in crate::ingress) fn finds_nobody(&self) -> Problem {
         let (function, binding) = (&self.outlet.bound.function, &self.outlet.binding.name);
         let detail = format!(
             "there is no function {}, which the binding {binding} of {function} leads to: deploy it, or change the binding",
@@ -75,7 +75,12 @@ impl Caller {
     }
 
     /// What the request that this one is made for leaves to it: its class, and what is left of its time.
-    pub(crate) fn terms(&self, headers: &HeaderMap, bounds: &RequestBounds, arrived: Instant) -> Terms {
+    pub(in crate::ingress) fn terms(
+        &self,
+        headers: &HeaderMap,
+        bounds: &RequestBounds,
+        arrived: Instant,
+    ) -> Terms {
         let parent = self.origin.parent.as_ref();
         let bounds = RequestBounds {
             priority: parent.map_or(bounds.priority, |parent| parent.class),

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use http::{Request, Response};
 use hyper::body::Incoming;
 
-use super::super::body::{Fault, Upload};
 use super::super::answer::faulty;
+use super::super::body::{Fault, Upload};
 use super::super::exchange::again;
 use super::super::respond::{Kind, Problem};
 use super::super::terms::Terms;
@@ -86,7 +86,11 @@ pub(super) async fn forward(
                     false => Came::Good,
                 };
                 note(call, &mut place, came);
-                return Ok(Answer { response, link, place });
+                return Ok(Answer {
+                    response,
+                    link,
+                    place,
+                });
             }
             // The target closed a connection that it was idle on: as if it had not been there.
             Err(Broken::NotWritten(back)) if link.reused => request = *back,
@@ -171,7 +175,9 @@ fn may_retry(outlet: &Outlet, place: &Place, retries: &mut u32) -> bool {
 async fn dial(outlet: &Outlet, deadline: Instant) -> Result<Box<Link<Upload>>, NoWire> {
     let until = deadline.min(Instant::now() + CONNECT);
     let wire = (outlet.dial)(until).await?;
-    Link::over(wire).await.map_err(|error| NoWire::Host(error.to_string()))
+    Link::over(wire)
+        .await
+        .map_err(|error| NoWire::Host(error.to_string()))
 }
 
 /// How a binding is called where it is complained of.
@@ -193,10 +199,22 @@ pub(super) fn is_open(outlet: &Outlet, Open(until): Open) -> Problem {
 fn unreachable(outlet: &Outlet, why: NoWire) -> Problem {
     let (kind, next) = match why {
         NoWire::Refused(_) => (Kind::BindingRefused, "see that it runs and listens there"),
-        NoWire::Name(_) => (Kind::BindingName, "see that the name is right and that this host can look it up"),
-        NoWire::Forbidden(_) => (Kind::BindingForbidden, "the operator decides where bindings may lead"),
-        NoWire::TooLate(_) => (Kind::BindingConnect, "see that it runs and that no firewall is in between"),
-        NoWire::Tls(_) => (Kind::BindingTls, "see that it has a certificate of that name which this host believes"),
+        NoWire::Name(_) => (
+            Kind::BindingName,
+            "see that the name is right and that this host can look it up",
+        ),
+        NoWire::Forbidden(_) => (
+            Kind::BindingForbidden,
+            "the operator decides where bindings may lead",
+        ),
+        NoWire::TooLate(_) => (
+            Kind::BindingConnect,
+            "see that it runs and that no firewall is in between",
+        ),
+        NoWire::Tls(_) => (
+            Kind::BindingTls,
+            "see that it has a certificate of that name which this host believes",
+        ),
         NoWire::Host(_) => (Kind::Internal, "see what this host is short of"),
     };
     Problem::new(kind, format!("{} can't connect: {why}; {next}", named(outlet)))
@@ -215,11 +233,17 @@ fn ended(outlet: &Outlet, error: Option<&hyper::Error>) -> Problem {
     match error.filter(|error| error.is_parse()) {
         Some(error) => Problem::new(
             Kind::BindingMalformed,
-            format!("what came through {} is no HTTP/1.1 answer: {error}", named(outlet)),
+            format!(
+                "what came through {} is no HTTP/1.1 answer: {error}",
+                named(outlet)
+            ),
         ),
         None => Problem::new(
             Kind::BindingEnded,
-            format!("the target closed the connection of {} before it answered", named(outlet)),
+            format!(
+                "the target closed the connection of {} before it answered",
+                named(outlet)
+            ),
         ),
     }
 }

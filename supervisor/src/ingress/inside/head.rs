@@ -65,7 +65,12 @@ mod tests {
     fn head(fields: &[(&'static str, &str)]) -> HeaderMap {
         let fields = fields.iter();
         fields
-            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_str(value).unwrap()))
+            .map(|(name, value)| {
+                (
+                    HeaderName::from_static(name),
+                    HeaderValue::from_str(value).unwrap(),
+                )
+            })
             .collect()
     }
 
@@ -97,7 +102,14 @@ mod tests {
         ]);
         let mut names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
-        let all = ["authorization", "cookie", "host", "traceparent", "x-forwarded-for", "x-request-id"];
+        let all = [
+            "authorization",
+            "cookie",
+            "host",
+            "traceparent",
+            "x-forwarded-for",
+            "x-request-id",
+        ];
         assert_eq!(names, all);
         assert_eq!(headers["host"], "users.internal");
         assert!(ids::is_traceparent(headers["traceparent"].as_bytes()), "minted");
@@ -117,9 +129,17 @@ mod tests {
         trace(&mut silent, Some(&parent));
         assert_eq!(
             silent,
-            head(&[("traceparent", TRACE), ("tracestate", "vendor=1"), ("x-request-id", "outer")])
+            head(&[
+                ("traceparent", TRACE),
+                ("tracestate", "vendor=1"),
+                ("x-request-id", "outer")
+            ])
         );
-        let mut own = head(&[("traceparent", OTHER), ("tracestate", "mine=1"), ("x-request-id", "inner")]);
+        let mut own = head(&[
+            ("traceparent", OTHER),
+            ("tracestate", "mine=1"),
+            ("x-request-id", "inner"),
+        ]);
         let as_said = own.clone();
         trace(&mut own, Some(&parent));
         assert_eq!(own, as_said);

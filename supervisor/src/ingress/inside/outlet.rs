@@ -87,7 +87,7 @@ impl Outlet {
     }
 
     /// A place for one call.
-    pub(crate) fn enter(self: &Rc<Self>) -> Result<InFlight, Problem> {
+    pub(in crate::ingress) fn enter(self: &Rc<Self>) -> Result<InFlight, Problem> {
         let count = self.in_flight.get();
         if count >= self.binding.concurrency {
             let detail = format!(
@@ -183,7 +183,11 @@ mod tests {
             assert_eq!(self::host(&Endpoint { host, port, tls }), said);
         }
         let host = Host::Address("2001:db8::1".parse().unwrap());
-        let six = Endpoint { host, port: 8443, tls: true };
+        let six = Endpoint {
+            host,
+            port: 8443,
+            tls: true,
+        };
         assert_eq!(self::host(&six), "[2001:db8::1]:8443");
     }
 }
