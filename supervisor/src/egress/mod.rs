@@ -12,12 +12,14 @@
 
 mod accept;
 mod dial;
+mod names;
 mod policy;
 mod pump;
 mod resolve;
 mod tcp;
 mod threads;
 
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -31,6 +33,7 @@ use crate::config::EgressSettings;
 use crate::function::handle::Revision;
 use crate::name::FunctionName;
 use dial::Outside;
+pub use names::files;
 pub use policy::Allowed;
 pub use threads::Egress;
 
@@ -39,6 +42,8 @@ pub use threads::Egress;
 pub struct Settings {
     /// What may be reached beside what may always be.
     pub allow: Vec<Allowed>,
+    /// Who is asked for names instead of those that the system names.
+    pub nameservers: Vec<SocketAddr>,
 }
 
 impl Settings {
@@ -50,6 +55,7 @@ impl Settings {
         let allow = config.allow.iter().map(|text| Allowed::parse(text));
         Ok(Settings {
             allow: allow.collect::<Result<_, _>>()?,
+            nameservers: config.nameservers.clone(),
         })
     }
 }
