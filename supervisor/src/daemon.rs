@@ -172,13 +172,21 @@ pub fn supervise() -> Result<(), DaemonError> {
         .iter()
         .filter_map(|path| File::open(path).ok())
         .collect();
+    // To look up where bindings lead.
+    let names: Vec<File> = egress::files()
+        .iter()
+        .filter_map(|path| File::open(path).ok())
+        .collect();
     let own = [
         handover.functions.as_fd(),
         handover.sockets.as_fd(),
         myself.as_fd(),
     ];
     let access = Access {
-        read: own.into_iter().chain(system.iter().map(AsFd::as_fd)).collect(),
+        read: own
+            .into_iter()
+            .chain(system.iter().chain(&names).map(AsFd::as_fd))
+            .collect(),
         write: vec![handover.logs.as_fd()],
     };
     // Opened now, as nothing of /proc but its own, and no cgroup, can be opened afterwards.

@@ -146,6 +146,7 @@ fn function(revision: &str) -> FunctionState {
         waiting: 0,
         standby: false,
         rejected: None,
+        bindings: vec![],
     }
 }
 

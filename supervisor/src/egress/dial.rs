@@ -14,7 +14,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-use super::resolve::{ResolveError, Resolver};
+use super::names::{NameError, Names};
+use super::resolve::Resolver;
 use super::{Settings, policy};
 use crate::catalog::binding::{Endpoint, Host};
 
@@ -42,7 +43,7 @@ pub(super) enum DialError {
         /// The name.
         host: String,
         /// Why not.
-        source: ResolveError,
+        source: NameError,
     },
     /// None of its addresses may be reached.
     #[error(
@@ -77,7 +78,7 @@ pub(super) enum DialError {
 impl Outside {
     pub(super) fn new(settings: Settings) -> Outside {
         Outside {
-            resolver: Resolver::new(),
+            resolver: Resolver::new(Names::new(settings.nameservers.clone())),
             settings,
             aside: RefCell::default(),
         }

@@ -14,12 +14,14 @@ mod accept;
 pub mod bound;
 mod dial;
 pub mod http;
+mod names;
 mod policy;
 mod pump;
 mod resolve;
 mod tcp;
 mod threads;
 
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -35,6 +37,7 @@ use crate::ingress::inside::Inside;
 use crate::name::FunctionName;
 use bound::Bound;
 use dial::Outside;
+pub use names::files;
 pub use policy::Allowed;
 pub use threads::Egress;
 
@@ -43,6 +46,8 @@ pub use threads::Egress;
 pub struct Settings {
     /// What may be reached beside what may always be.
     pub allow: Vec<Allowed>,
+    /// Who is asked for names instead of those that the system names.
+    pub nameservers: Vec<SocketAddr>,
 }
 
 impl Settings {
@@ -54,6 +59,7 @@ impl Settings {
         let allow = config.allow.iter().map(|text| Allowed::parse(text));
         Ok(Settings {
             allow: allow.collect::<Result<_, _>>()?,
+            nameservers: config.nameservers.clone(),
         })
     }
 }

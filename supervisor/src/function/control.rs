@@ -140,6 +140,8 @@ pub struct Control {
     pub(super) next_ticket: u64,
     pub(super) next_id: u64,
     pub(super) synced: Sync,
+    /// Functions, their bindings, and the functions that those lead to and that do not exist.
+    pub(super) astray: BTreeSet<(FunctionName, String, FunctionName)>,
     pub(super) tidiness: Tidiness,
     /// Everything is on its way out.
     pub(super) draining: bool,
@@ -201,6 +203,7 @@ impl Control {
             next_ticket: 0,
             next_id: parts.next_id,
             synced: Sync::Reading,
+            astray: BTreeSet::new(),
             tidiness: Tidiness::new(Instant::now()),
             draining: false,
             said_goodbye: false,
@@ -459,7 +462,7 @@ impl Control {
     fn on_ask(&mut self, ask: Ask) {
         match ask {
             Ask::Status(answer) => {
-                let _ = answer.send(status::of(&self.entries));
+                let _ = answer.send(status::of(&self.entries, &self.egress));
             }
             Ask::Drain => {
                 let names: Vec<_> = self.entries.keys().cloned().collect();
