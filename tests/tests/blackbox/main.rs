@@ -5,6 +5,7 @@
     reason = "a test that panics says where: this is a test in whole"
 )]
 
+mod bindings_http;
 mod cli;
 mod contract;
 mod deploy;
@@ -43,6 +44,7 @@ fn main() -> std::process::ExitCode {
     refusals::register(&mut suite);
     contract::register(&mut suite);
     lambda::register(&mut suite);
+    bindings_http::register(&mut suite);
     programs::register(&mut suite);
     migrate::register(&mut suite);
     runtimes::register(&mut suite);
