@@ -160,11 +160,16 @@ fn binding(
     }];
     let port = number(&only, |f| f.port.as_ref(), 1..=65_535, 0)?;
     let concurrency = number(&only, |f| f.concurrency.as_ref(), 1..=4096, CONCURRENCY)?;
+    let usual = match to {
+        Target::Tcp(_) | Target::Http { .. } => TIMEOUT,
+        // What the sibling itself allows is enough.
+        Target::Function(_) => HOUR,
+    };
     Ok(Binding {
         name: name.to_owned(),
         port: u16::try_from(port).expect("the range was checked"),
         to,
-        timeout: span(&only, |f| f.timeout.as_ref(), MILLI..=HOUR, TIMEOUT)?,
+        timeout: span(&only, |f| f.timeout.as_ref(), MILLI..=HOUR, usual)?,
         concurrency: u32::try_from(concurrency).expect("the range was checked"),
         retry: match pick(&only, |f| f.retry.as_ref()) {
             Some(found) => known_word(&found, "retry", &RETRIES)?,

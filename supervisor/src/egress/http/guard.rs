@@ -8,6 +8,9 @@ use std::time::Instant;
 use crate::admission::breaker::{Ask, Binary, Call, Shown};
 use crate::admission::budget::Budget;
 
+/// Seconds that the breaker remembers.
+const FORGOTTEN: u64 = 10;
+
 /// The breaker is open: a call is refused before anything is sent, until then at least.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Open(pub Instant);
@@ -96,17 +99,23 @@ impl Guard {
     /// An attempt that is no probe ended; whether the breaker is another one since.
     fn ended(&self, call: Call, now: Instant, chance: f64) -> Option<Shown> {
         let second = now.saturating_duration_since(self.epoch).as_secs();
-        if call == Call::Good {
+        let before = self.second.swap(second, Ordering::Relaxed);
+        if call == Call::Good && before == second {
             self.good.fetch_add(1, Ordering::Relaxed);
-            if self.second.swap(second, Ordering::Relaxed) == second {
-                return None;
-            }
+            return None;
         }
+        let good = self.good.swap(0, Ordering::Relaxed);
+        // Of a second that is long over they say nothing.
+        let good = if second.saturating_sub(before) < FORGOTTEN {
+            good
+        } else {
+            0
+        };
         self.change(|breaker| {
-            breaker.ended_well(self.good.swap(0, Ordering::Relaxed), now);
-            if call != Call::Good {
-                breaker.ended(call, now, chance);
+            if good > 0 {
+                breaker.ended_well(good, now);
             }
+            breaker.ended(call, now, chance);
         })
     }
 
@@ -227,8 +236,7 @@ mod tests {
                 guard.enter(then).unwrap().ended(Call::Good, then, 1.0);
             }
         }
-        // What was counted last and never told is of the last second, and is told now: a hundred at most.
-        fail(&guard, 120, now + Duration::from_secs(120));
+        fail(&guard, 20, now + Duration::from_secs(120));
         assert!(matches!(guard.view().breaker, Shown::Open(_)));
     }
 
