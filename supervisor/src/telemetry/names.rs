@@ -34,6 +34,15 @@ pub const REQUESTS_SHED_TOTAL: &str = "funcd_requests_shed_total";
 /// Counter, bytes of response bodies forwarded, by `function`.
 pub const RESPONSE_BYTES_TOTAL: &str = "funcd_response_bytes_total";
 
+// Bindings.
+
+/// Counter: connections of functions to their bindings, by `function`, `binding` and `result` (`connected`, or why not).
+pub const BINDING_CONNECTIONS_TOTAL: &str = "funcd_binding_connections_total";
+/// Gauge: those that are open, by `function` and `binding`.
+pub const BINDING_CONNECTIONS: &str = "funcd_binding_connections";
+/// Counter, bytes that bindings carried, by `function`, `binding` and `direction` (`out`, `in`).
+pub const BINDING_BYTES_TOTAL: &str = "funcd_binding_bytes_total";
+
 // Functions' logs.
 
 /// Counter: lines of a function's output that were not kept (too many, or the disk is full), by `function`.
@@ -114,7 +123,7 @@ pub enum Kind {
 }
 
 /// Every metric: its name, what it is, and the line of help that goes with it.
-pub const ALL: [(&str, Kind, &str); 41] = [
+pub const ALL: [(&str, Kind, &str); 44] = [
     (
         INVOCATIONS_TOTAL,
         Kind::Counter,
@@ -292,6 +301,17 @@ pub const ALL: [(&str, Kind, &str); 41] = [
         Kind::FractionalCounter,
         "CPU time of the supervisor",
     ),
+    (
+        BINDING_CONNECTIONS_TOTAL,
+        Kind::Counter,
+        "Connections of functions to their bindings, by what came of them",
+    ),
+    (
+        BINDING_CONNECTIONS,
+        Kind::Gauge,
+        "Connections of functions to their bindings that are open",
+    ),
+    (BINDING_BYTES_TOTAL, Kind::Counter, "Bytes that bindings carried"),
     (
         PROCESS_RESIDENT_MEMORY_BYTES,
         Kind::Gauge,

@@ -5,6 +5,7 @@
     reason = "a test that panics says where: this is a test in whole"
 )]
 
+mod bindings;
 mod cli;
 mod contract;
 mod deploy;
@@ -42,6 +43,7 @@ fn main() -> std::process::ExitCode {
     strangers::register(&mut suite);
     refusals::register(&mut suite);
     contract::register(&mut suite);
+    bindings::register(&mut suite);
     lambda::register(&mut suite);
     programs::register(&mut suite);
     migrate::register(&mut suite);
