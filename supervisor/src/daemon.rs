@@ -173,8 +173,7 @@ pub fn supervise() -> Result<(), DaemonError> {
         .filter_map(|path| File::open(path).ok())
         .collect();
     // To look up where bindings lead.
-    let names: Vec<File> = egress::files()
-        .iter()
+    let names: Vec<File> = egress::files(&handover.settings.config.egress)
         .filter_map(|path| File::open(path).ok())
         .collect();
     let own = [

@@ -13,11 +13,14 @@ use nix::sys::socket::{setsockopt, sockopt};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
+use tokio_rustls::client::TlsStream;
 
 use super::names::{NameError, Names};
 use super::resolve::Resolver;
+use super::tls::{Tls, TlsError};
 use super::{Settings, policy};
 use crate::catalog::binding::{Endpoint, Host};
+use crate::name::FunctionName;
 
 /// The next address is tried beside one that has not answered within this (RFC 8305, section 5).
 const STAGGER: Duration = Duration::from_millis(250);
@@ -26,12 +29,17 @@ const SET_ASIDE: Duration = Duration::from_secs(30);
 /// Addresses that are remembered as failing.
 const MOST_ASIDE: usize = 1024;
 
+/// What a binding does wrong again and again is written to the log once in this time.
+const SELDOM: Duration = Duration::from_secs(1);
+
 /// What is outside, as one thread knows it.
 #[derive(Debug)]
 pub(super) struct Outside {
     settings: Settings,
     resolver: Resolver,
+    tls: Tls,
     aside: RefCell<HashMap<SocketAddr, Instant>>,
+    complained: RefCell<HashMap<(FunctionName, String), Instant>>,
 }
 
 /// Why there is no connection.
@@ -67,6 +75,14 @@ pub(super) enum DialError {
         /// What came of it.
         source: io::Error,
     },
+    /// It is not who it should be.
+    #[error("{host}: {source}")]
+    Tls {
+        /// As the manifest says it.
+        host: String,
+        /// What is wrong.
+        source: TlsError,
+    },
     /// It takes too long.
     #[error("{host} did not take the connection within the binding's `timeout`")]
     TimedOut {
@@ -75,12 +91,39 @@ pub(super) enum DialError {
     },
 }
 
+impl DialError {
+    /// Its name, for metrics.
+    pub(super) fn slug(&self) -> &'static str {
+        match self {
+            DialError::Name { .. } => "name",
+            DialError::Forbidden { .. } => "forbidden",
+            DialError::Connect { .. } => "refused",
+            DialError::Tls { .. } => "tls",
+            DialError::TimedOut { .. } => "timed-out",
+        }
+    }
+}
+
 impl Outside {
     pub(super) fn new(settings: Settings) -> Outside {
         Outside {
             resolver: Resolver::new(Names::new(settings.nameservers.clone())),
+            tls: Tls::new(settings.roots.clone()),
             settings,
             aside: RefCell::default(),
+            complained: RefCell::default(),
+        }
+    }
+
+    /// Whether the log may be told of a binding's trouble now.
+    pub(super) fn may_complain(&self, function: &FunctionName, binding: &str) -> bool {
+        let now = Instant::now();
+        let mut complained = self.complained.borrow_mut();
+        complained.retain(|_, last| now.duration_since(*last) < SELDOM);
+        let whose = (function.clone(), binding.to_owned());
+        match complained.contains_key(&whose) {
+            true => false,
+            false => complained.insert(whose, now).is_none(),
         }
     }
 
@@ -88,7 +131,16 @@ impl Outside {
     pub(super) async fn connect(&self, to: &Endpoint, deadline: Instant) -> Result<Stream, DialError> {
         let all = async {
             let stream = self.tcp(to).await?;
-            Ok(Stream::Tcp(stream))
+            if !to.tls {
+                return Ok(Stream::Tcp(stream));
+            }
+            match self.tls.connect(&to.host, stream).await {
+                Ok(stream) => Ok(Stream::Tls(Box::new(stream))),
+                Err(source) => Err(DialError::Tls {
+                    host: to.host.to_string(),
+                    source,
+                }),
+            }
         };
         match tokio::time::timeout_at(deadline.into(), all).await {
             Ok(outcome) => outcome,
@@ -229,12 +281,15 @@ async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
 pub(super) enum Stream {
     /// As it is.
     Tcp(TcpStream),
+    /// Within TLS.
+    Tls(Box<TlsStream<TcpStream>>),
 }
 
 impl AsRawFd for Stream {
     fn as_raw_fd(&self) -> RawFd {
         match self {
             Stream::Tcp(stream) => stream.as_raw_fd(),
+            Stream::Tls(stream) => stream.as_raw_fd(),
         }
     }
 }
@@ -243,6 +298,7 @@ impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Stream::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+            Stream::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
 }
@@ -251,18 +307,21 @@ impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Stream::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
+            Stream::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Stream::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            Stream::Tls(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Stream::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Stream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

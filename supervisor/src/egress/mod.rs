@@ -14,15 +14,18 @@ mod accept;
 pub mod bound;
 mod dial;
 pub mod http;
+mod metrics;
 mod names;
 mod policy;
 mod pump;
 mod resolve;
 mod tcp;
 mod threads;
+mod tls;
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -37,7 +40,7 @@ use crate::ingress::inside::Inside;
 use crate::name::FunctionName;
 use bound::Bound;
 use dial::Outside;
-pub use names::files;
+use metrics::Metrics;
 pub use policy::Allowed;
 pub use threads::Egress;
 
@@ -48,6 +51,8 @@ pub struct Settings {
     pub allow: Vec<Allowed>,
     /// Who is asked for names instead of those that the system names.
     pub nameservers: Vec<SocketAddr>,
+    /// Files of certificates that are believed beside the system's.
+    pub roots: Vec<PathBuf>,
 }
 
 impl Settings {
@@ -60,8 +65,14 @@ impl Settings {
         Ok(Settings {
             allow: allow.collect::<Result<_, _>>()?,
             nameservers: config.nameservers.clone(),
+            roots: config.roots.clone(),
         })
     }
+}
+
+/// The files and folders that the supervisor must be able to read for bindings, whether they are there or not.
+pub fn files(config: &EgressSettings) -> impl Iterator<Item = PathBuf> {
+    names::files().into_iter().chain(tls::files(&config.roots))
 }
 
 /// Whose bindings.
@@ -87,6 +98,16 @@ struct Exit {
     instance: InstanceId,
     binding: Binding,
     outside: Rc<Outside>,
+    metrics: Metrics,
+}
+
+impl Exit {
+    /// Tells the log of trouble, once in a while: a function may try again and again.
+    fn complain(&self, error: &dyn std::fmt::Display) {
+        if self.outside.may_complain(&self.function, &self.binding.name) {
+            tracing::warn!(function = %self.function, instance = %self.instance, binding = self.binding.name, %error, "a binding can't connect");
+        }
+    }
 }
 
 /// The bindings of one instance on their way to their thread.
@@ -112,6 +133,7 @@ impl Seed {
                 instance: self.whose.instance.id,
                 binding: binding.clone(),
                 outside: Rc::clone(&outside),
+                metrics: Metrics::new(&self.whose.function, &binding.name),
             });
             match (&binding.to, bound) {
                 (Target::Tcp(endpoint), _) => {

@@ -16,7 +16,7 @@ use domain::resolv::stub::Answer as Message;
 use domain::resolv::stub::conf::{ResolvConf, ServerConf, Transport};
 
 /// The names of this host, and where its name servers stand.
-pub(super) const HOSTS: &str = "/etc/hosts";
+const HOSTS: &str = "/etc/hosts";
 const SERVERS: &str = "/etc/resolv.conf";
 /// Addresses of one name, at most.
 const MOST: usize = 32;
@@ -45,7 +45,7 @@ pub(super) enum NameError {
 }
 
 /// The files that must stay readable for names to be looked up, and the folders of those that are replaced when they change.
-pub fn files() -> Vec<PathBuf> {
+pub(super) fn files() -> Vec<PathBuf> {
     let mut files: Vec<PathBuf> = [HOSTS, SERVERS].map(PathBuf::from).into();
     if let Ok(real) = Path::new(SERVERS).canonicalize()
         && real.starts_with("/run")

@@ -28,14 +28,15 @@ async fn forward(exit: &Exit, to: &Endpoint, mut inside: TcpStream) {
     let mut outside = match exit.outside.connect(to, deadline).await {
         Ok(outside) => outside,
         Err(error) => {
-            tracing::warn!(function = %exit.function, instance = %exit.instance, binding = exit.binding.name, %error, "a binding can't connect");
+            exit.metrics.failed(error.slug());
+            exit.complain(&error);
             return reset(inside);
         }
     };
-    if pump::both_ways(&mut inside, &mut outside, |_, _| {})
-        .await
-        .is_err()
-    {
+    let _open = exit.metrics.connected();
+    let count = |is_out, n| exit.metrics.carried(is_out, n);
+    if let Err(error) = pump::both_ways(&mut inside, &mut outside, count).await {
+        tracing::debug!(function = %exit.function, instance = %exit.instance, binding = exit.binding.name, %error, "a connection broke off");
         reset(inside);
     }
 }

@@ -44,6 +44,12 @@ pub const BINDING_DURATION_SECONDS: &str = "funcd_binding_duration_seconds";
 pub const BINDING_BREAKER_STATE: &str = "funcd_binding_breaker_state";
 /// Counter: calls that were sent again, by `function`, `binding` and `result` (`sent`, `budget`).
 pub const BINDING_RETRIES_TOTAL: &str = "funcd_binding_retries_total";
+/// Counter: connections of functions to their bindings, by `function`, `binding` and `result` (`connected`, or why not).
+pub const BINDING_CONNECTIONS_TOTAL: &str = "funcd_binding_connections_total";
+/// Gauge: those that are open, by `function` and `binding`.
+pub const BINDING_CONNECTIONS: &str = "funcd_binding_connections";
+/// Counter, bytes that bindings carried, by `function`, `binding` and `direction` (`out`, `in`).
+pub const BINDING_BYTES_TOTAL: &str = "funcd_binding_bytes_total";
 
 // Functions' logs.
 
@@ -125,7 +131,7 @@ pub enum Kind {
 }
 
 /// Every metric: its name, what it is, and the line of help that goes with it.
-pub const ALL: [(&str, Kind, &str); 45] = [
+pub const ALL: [(&str, Kind, &str); 48] = [
     (
         INVOCATIONS_TOTAL,
         Kind::Counter,
@@ -323,6 +329,17 @@ pub const ALL: [(&str, Kind, &str); 45] = [
         Kind::FractionalCounter,
         "CPU time of the supervisor",
     ),
+    (
+        BINDING_CONNECTIONS_TOTAL,
+        Kind::Counter,
+        "Connections of functions to their bindings, by what came of them",
+    ),
+    (
+        BINDING_CONNECTIONS,
+        Kind::Gauge,
+        "Connections of functions to their bindings that are open",
+    ),
+    (BINDING_BYTES_TOTAL, Kind::Counter, "Bytes that bindings carried"),
     (
         PROCESS_RESIDENT_MEMORY_BYTES,
         Kind::Gauge,

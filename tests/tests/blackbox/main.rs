@@ -5,6 +5,7 @@
     reason = "a test that panics says where: this is a test in whole"
 )]
 
+mod bindings;
 mod bindings_http;
 mod cli;
 mod contract;
@@ -43,6 +44,7 @@ fn main() -> std::process::ExitCode {
     strangers::register(&mut suite);
     refusals::register(&mut suite);
     contract::register(&mut suite);
+    bindings::register(&mut suite);
     lambda::register(&mut suite);
     bindings_http::register(&mut suite);
     programs::register(&mut suite);

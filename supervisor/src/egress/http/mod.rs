@@ -56,13 +56,19 @@ pub(super) async fn serve(exit: Rc<Exit>, outlet: Rc<Outlet>, inside: Inside, li
 
 /// Connects to a place outside.
 fn dial(exit: &Rc<Exit>, to: &Endpoint) -> Dial {
-    let (outside, to) = (Rc::clone(&exit.outside), to.clone());
+    let (exit, to) = (Rc::clone(exit), to.clone());
     Box::new(move |until| {
-        let (outside, to) = (Rc::clone(&outside), to.clone());
+        let (exit, to) = (Rc::clone(&exit), to.clone());
         Box::pin(async move {
-            match outside.connect(&to, until).await {
-                Ok(stream) => Ok(Box::new(stream) as Box<dyn Wire>),
-                Err(error) => Err(no_wire(&error)),
+            match exit.outside.connect(&to, until).await {
+                Ok(stream) => {
+                    exit.metrics.dialled();
+                    Ok(Box::new(stream) as Box<dyn Wire>)
+                }
+                Err(error) => {
+                    exit.metrics.failed(error.slug());
+                    Err(no_wire(&error))
+                }
             }
         })
     })
@@ -78,6 +84,7 @@ fn no_wire(error: &DialError) -> NoWire {
     match error {
         DialError::Name { .. } => NoWire::Name(text),
         DialError::Forbidden { .. } => NoWire::Forbidden(text),
+        DialError::Tls { .. } => NoWire::Tls(text),
         DialError::TimedOut { .. } => NoWire::TooLate(text),
         // Out of descriptors or memory: a fault of the host, which the operator must see as such.
         DialError::Connect { source, .. } if matches!(source.raw_os_error(), Some(12 | 23 | 24)) => {
