@@ -5,12 +5,14 @@ use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_rustls::client::TlsStream;
 
@@ -38,6 +40,7 @@ pub(super) struct Outside {
     resolver: Resolver,
     tls: Tls,
     aside: RefCell<HashMap<SocketAddr, Instant>>,
+    places: Arc<Semaphore>,
     complained: RefCell<HashMap<(FunctionName, String), Instant>>,
 }
 
@@ -110,8 +113,14 @@ impl Outside {
             tls: Tls::new(settings.roots.clone()),
             settings,
             aside: RefCell::default(),
+            places: Arc::new(Semaphore::new(settings.connections)),
             complained: RefCell::default(),
         }
+    }
+
+    /// What each connection of any binding takes one of.
+    pub(super) fn places(&self) -> &Arc<Semaphore> {
+        &self.places
     }
 
     /// Whether the log may be told of a binding's trouble now.

@@ -51,10 +51,18 @@ impl Egress {
         Exits { _open: open }
     }
 
+    /// What one thread may: none takes the places of another.
+    fn of_one(&self) -> Settings {
+        Settings {
+            connections: (self.settings.connections / self.most).max(1),
+            ..self.settings.clone()
+        }
+    }
+
     fn plant(&self, seed: Seed) -> io::Result<()> {
         let mut started = self.started.borrow_mut();
         if started.len() < self.most {
-            let thread = start(started.len(), self.settings.clone())?;
+            let thread = start(started.len(), self.of_one())?;
             started.push(thread);
         }
         let at = self.next.get() % started.len();
