@@ -111,9 +111,9 @@ impl Outside {
         Outside {
             resolver: Resolver::new(Names::new(settings.nameservers.clone())),
             tls: Tls::new(settings.roots.clone()),
+            places: Arc::new(Semaphore::new(settings.connections)),
             settings,
             aside: RefCell::default(),
-            places: Arc::new(Semaphore::new(settings.connections)),
             complained: RefCell::default(),
         }
     }
