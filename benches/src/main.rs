@@ -76,6 +76,9 @@ struct Flags {
     /// What chance is drawn from in `overload`, `neighbours` and `chaos`.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// In `neighbours`: only those whose name contains this.
+    #[arg(long, value_name = "WORD", default_value = "")]
+    only: String,
     /// Measure this funcd instead of building one.
     #[arg(long, value_name = "FILE")]
     funcd: Option<PathBuf>,
@@ -106,6 +109,8 @@ enum What {
     Overload,
     /// A function's callers, beside eight sorts of bad neighbours.
     Neighbours,
+    /// What a refused request costs: a part of `overload`, alone.
+    Refusals,
     /// All of these.
     All,
     /// Kills, stops, floods, deploys and a full disk under a steady load: not one of `all`.
@@ -155,9 +160,10 @@ fn run(flags: &Flags) -> Outcome<()> {
         What::Leaks,
         What::Overload,
         What::Neighbours,
+        What::Refusals,
         What::Chaos,
     ] {
-        if flags.what == what || (flags.what == What::All && what != What::Chaos) {
+        if flags.what == what || (flags.what == What::All && !matches!(what, What::Chaos | What::Refusals)) {
             for table in measure(what, flags, &artifacts)? {
                 if !flags.json {
                     println!("{table}");
@@ -184,8 +190,9 @@ fn measure(what: What, flags: &Flags, artifacts: &Artifacts) -> Outcome<Vec<Tabl
         What::Leaks => leaks::measure(artifacts, flags.cycles as usize),
         What::Memory => Ok(vec![memory::measure(artifacts, flags.functions as usize)?]),
         What::Instances => Ok(vec![instances::measure(artifacts, flags.functions as usize)?]),
-        What::Neighbours => Ok(vec![neighbours::measure(artifacts, flags.seed)?]),
+        What::Neighbours => Ok(vec![neighbours::measure(artifacts, &flags.only, flags.seed)?]),
         What::Chaos => Ok(vec![chaos::measure(artifacts, &flags.chaos, flags.seed)?]),
+        What::Refusals => Ok(vec![overload::refusals_alone(artifacts, flags.seed)?]),
         What::Overload => overload::measure(artifacts, flags.seed),
         What::Warm | What::All | What::Simulate => warm::measure(
             artifacts,

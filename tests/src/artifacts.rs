@@ -160,7 +160,7 @@ pub fn cargo() -> Command {
 }
 
 /// Held while something is built or installed: runs side by side wait for each other.
-fn lock(folder: &Path) -> Flock<File> {
+pub(crate) fn lock(folder: &Path) -> Flock<File> {
     fs::create_dir_all(folder).expect("the target directory is writable");
     let file = File::create(folder.join("lock")).expect("the target directory is writable");
     Flock::lock(file, FlockArg::LockExclusive).expect("nothing interrupts the wait")

@@ -13,12 +13,14 @@ pub mod host;
 pub mod http;
 pub mod leftovers;
 pub mod load;
+pub mod names;
 pub mod need;
 pub mod operate;
 mod plan;
 pub mod process;
 pub mod suite;
 pub mod traces;
+pub mod wheels;
 
 use std::time::{Duration, Instant};
 

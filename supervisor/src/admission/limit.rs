@@ -84,8 +84,10 @@ impl Limit {
     const BUSY_WEIGHT: f64 = 0.3;
     /// How much of the new limit goes into the old one.
     const WEIGHT: f64 = 0.2;
-    /// A median up to this many times the least is no queueing.
+    /// A median up to this many times the least is no queueing …
     const TOLERANCE: f64 = 1.5;
+    /// … and up to this many times not even the beginning of it.
+    const FLAT: f64 = 1.1;
 
     /// The limit of a new revision on a machine with `cores` for it.
     pub fn new(cores: f64, now: Instant) -> Limit {
@@ -149,7 +151,7 @@ impl Limit {
     /// u < .8:                       L = max(L, in flight · min(8, .8 ÷ u))
     /// most in flight < L/2:         hold
     /// else                          g = u < .8 ? 1 : clamp(1.5 b/s, .5, 1)
-    ///                               L = .8 L + .2 (L·g + √L·(g = 1 ? 1 : ½))
+    ///                               L = .8 L + .2 (L·g + √L·(g = 1 ? 1 : ½)), and with s ≤ 1.1 b, u ≥ .8: 1.2 L
     /// ```
     ///
     /// The first line: when half of what was let in comes too late for want of CPU, all of it soon does, and there is no median
@@ -157,7 +159,9 @@ impl Limit {
     ///
     /// The third line: if n requests use u of the CPU, .8 n/u use .8 of it, so that many are no danger. n is what is in flight at the end
     /// as well as at most: when a load ends, u is of a moment with fewer. Growth by √L alone takes
-    /// five seconds from 8 to what a function needs that waits for others, and refuses meanwhile for no reason.
+    /// five seconds from 8 to what a function needs that waits for others, and refuses meanwhile for no reason. So it grows by a fifth
+    /// also while the CPU is busy (others may be who use it) and answers are as quick as the quickest: one step too many shows
+    /// in the next window.
     pub fn close(&mut self, window: &Window, places: Places, now: Instant) {
         let age = now.saturating_duration_since(self.window_began).as_secs_f64();
         self.window_began = now;
@@ -196,7 +200,12 @@ impl Limit {
             true => (Self::TOLERANCE * least.as_secs_f64() / p50.as_secs_f64().max(1e-9)).clamp(0.5, 1.0),
         };
         self.strained |= gradient < 1.0;
-        let headroom = self.value.sqrt() * if gradient == 1.0 { 1.0 } else { 0.5 };
+        let root = self.value.sqrt();
+        let headroom = match gradient == 1.0 {
+            true if self.is_saturated() && p50 <= least.mul_f64(Self::FLAT) => self.value.max(root),
+            true => root,
+            false => 0.5 * root,
+        };
         let next = (1.0 - Self::WEIGHT) * self.value + Self::WEIGHT * (self.value * gradient + headroom);
         self.value = next.clamp(low, high.max(low));
     }
@@ -420,6 +429,18 @@ mod tests {
         assert_eq!(limit.now(PLACES), 400);
         (0..10).for_each(|_| limit.utilisation(1.0));
         assert_eq!(limit.now(PLACES), 8);
+    }
+
+    #[test]
+    fn with_busy_cpu_and_quick_answers_it_is_back_within_two_seconds() {
+        let (mut now, mut limit) = (Instant::now(), Limit::new(4.0, Instant::now()));
+        windows(&mut limit, 20, 50, 1.0, &mut now);
+        assert!(limit.learnt() > 200.0, "{}", limit.learnt());
+        // Not when answers take a little longer: that is the beginning of a queue.
+        let mut longer = Limit::new(4.0, now);
+        windows(&mut longer, 1, 50, 1.0, &mut now);
+        windows(&mut longer, 20, 60, 1.0, &mut now);
+        assert!(longer.learnt() < 40.0, "{}", longer.learnt());
     }
 
     #[test]

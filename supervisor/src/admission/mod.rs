@@ -66,6 +66,7 @@ pub mod eject;
 pub mod gate;
 #[cfg(test)]
 mod gate_tests;
+pub mod go_duration;
 pub mod latency;
 mod learnt;
 pub mod limit;

@@ -5,6 +5,8 @@
     reason = "a test that panics says where: this is a test in whole"
 )]
 
+mod bindings;
+mod bindings_http;
 mod cli;
 mod contract;
 mod deploy;
@@ -13,6 +15,7 @@ mod explain;
 mod faults;
 mod grading;
 mod grpc;
+mod guides;
 // The same frames as in the ingress's own tests.
 #[path = "../../../supervisor/tests/ingress/h2.rs"]
 #[allow(dead_code, reason = "these tests need fewer of them")]
@@ -24,6 +27,7 @@ mod lifecycle;
 mod migrate;
 mod neighbours;
 mod overload;
+mod port;
 mod programs;
 mod refusals;
 mod runtimes;
@@ -48,7 +52,9 @@ fn main() -> std::process::ExitCode {
     grpc::register(&mut suite);
     websocket::register(&mut suite);
     streams::register(&mut suite);
+    bindings::register(&mut suite);
     lambda::register(&mut suite);
+    bindings_http::register(&mut suite);
     programs::register(&mut suite);
     migrate::register(&mut suite);
     runtimes::register(&mut suite);
@@ -64,5 +70,7 @@ fn main() -> std::process::ExitCode {
     launcher::register(&mut suite);
     examples::register(&mut suite);
     grading::register(&mut suite);
+    guides::register(&mut suite);
+    port::register(&mut suite);
     suite.run()
 }
