@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use funcd_sandbox::exit::Exit;
 use funcd_sandbox::spec::InstanceId;
 use funcd_sandbox::wire::Usage;
-use metrics::{counter, gauge};
+use metrics::{counter, gauge, histogram};
 use tokio::sync::watch;
 
 use super::handle::Revision;
@@ -50,6 +51,12 @@ impl Report {
         counter!(names::INSTANCE_STARTS_TOTAL, "function" => function.to_string(), "kind" => "new")
             .increment(1);
         tracing::info!(%function, %instance, revision = revision.id.short(), "starting");
+    }
+
+    /// An instance is ready, so long after its start was asked for.
+    pub(super) fn ready(&self, function: &FunctionName, took: Duration) {
+        histogram!(names::INSTANCE_START_DURATION_SECONDS, "function" => function.to_string(), "phase" => "ready")
+            .record(took);
     }
 
     /// An instance can't be reached, whatever is tried.
