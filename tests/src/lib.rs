@@ -15,6 +15,7 @@ pub mod leftovers;
 pub mod load;
 pub mod need;
 pub mod operate;
+pub mod peers;
 mod plan;
 pub mod process;
 pub mod suite;

@@ -16,6 +16,7 @@ use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::awaited::in_vain;
 use super::busy::Busy;
 use super::deploy::{Sync, Tidiness};
 use super::effects::Effects;
@@ -627,9 +628,16 @@ impl Control {
         let unproven = entry.filter(|entry| !entry.current.proven).map(Entry::current);
         let found = unproven.and_then(|revision| revision.manifest.found.as_ref());
         let refused = self.refused_instances.remove(&id);
-        let message = match found.filter(|_| message.is_empty() && !exit.is_asked_for()) {
-            Some(found) => format!("{exit}{}", found.advice()),
+        let late = entry.and_then(|entry| entry.slot(id)?.instance.as_ref());
+        let late = late.filter(|_| exit == Exit::StartTimeout);
+        let message = match late.filter(|_| message.is_empty()) {
+            Some(instance) => format!("{exit}: {}", in_vain(&instance.revision.manifest)),
             None => message,
+        };
+        let message = match found.filter(|_| !exit.is_asked_for()) {
+            Some(found) if message.is_empty() => format!("{exit}{}", found.advice()),
+            Some(found) if late.is_some() => message + &found.advice(),
+            _ => message,
         };
         let message = refused.unwrap_or(message);
         let ended = Ended {

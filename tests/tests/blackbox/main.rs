@@ -5,8 +5,12 @@
     reason = "a test that panics says where: this is a test in whole"
 )]
 
+mod auto;
+mod bad;
 mod cli;
+mod clients;
 mod contract;
+mod contracts;
 mod deploy;
 mod examples;
 mod explain;
@@ -42,6 +46,9 @@ fn main() -> std::process::ExitCode {
     strangers::register(&mut suite);
     refusals::register(&mut suite);
     contract::register(&mut suite);
+    clients::register(&mut suite);
+    auto::register(&mut suite);
+    bad::register(&mut suite);
     lambda::register(&mut suite);
     programs::register(&mut suite);
     migrate::register(&mut suite);
@@ -58,5 +65,9 @@ fn main() -> std::process::ExitCode {
     launcher::register(&mut suite);
     examples::register(&mut suite);
     grading::register(&mut suite);
-    suite.run()
+    // The last: it looks at the names of all others.
+    contracts::register(&mut suite);
+    let code = suite.run();
+    contracts::print();
+    code
 }
