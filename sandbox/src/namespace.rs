@@ -65,12 +65,7 @@ pub fn sockets_in(netns: BorrowedFd<'_>, count: usize) -> io::Result<Vec<OwnedFd
             Ok(())
         })
     });
-    let sockets = wanted
-        .iter()
-        .map(Cell::get)
-        .filter(|fd| *fd >= 0)
-        .map(own)
-        .collect();
+    let sockets = made_ones(wanted);
     result.map(|()| sockets)
 }
 
@@ -97,13 +92,14 @@ pub fn listeners_in(netns: BorrowedFd<'_>, ports: &[u16]) -> io::Result<Vec<Owne
             calls::listen_on_loopback(socket, port, BACKLOG)
         })
     });
-    let sockets = made
-        .iter()
-        .map(Cell::get)
-        .filter(|fd| *fd >= 0)
-        .map(own)
-        .collect();
+    let sockets = made_ones(&made);
     result.map(|()| sockets)
+}
+
+/// What a child made for its parent before it ended, owned: whoever does not want them drops them.
+fn made_ones(slots: &[Cell<RawFd>]) -> Vec<OwnedFd> {
+    let made = slots.iter().map(Cell::get).filter(|fd| *fd >= 0);
+    made.map(own).collect()
 }
 
 /// Called by a launcher without privileges at its start, while it has one thread: enters a user namespace that maps its

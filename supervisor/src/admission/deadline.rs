@@ -46,12 +46,6 @@ pub fn left_millis(deadline: Instant, now: Instant) -> Option<u64> {
     u64::try_from(left).ok().filter(|&left| left > 0)
 }
 
-/// Whether more than half of an instance's slots hold requests that nobody waits for any more: then it is ended, else only their
-/// streams are.
-pub fn is_full_of_zombies(zombies: u32, concurrency: u32) -> bool {
-    zombies > concurrency / 2
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -105,13 +99,6 @@ mod tests {
         assert_eq!(left_millis(now + Duration::from_millis(250), now), Some(250));
         assert_eq!(left_millis(now + Duration::from_micros(900), now), None);
         assert_eq!(left_millis(now, now + Duration::from_secs(1)), None);
-    }
-
-    #[test]
-    fn more_than_half() {
-        assert!(!is_full_of_zombies(5, 10));
-        assert!(is_full_of_zombies(6, 10));
-        assert!(is_full_of_zombies(1, 1));
     }
 
     proptest! {

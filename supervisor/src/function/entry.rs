@@ -18,14 +18,11 @@ use super::instance::Instance;
 use super::place::{Ended, Generation, News, Rollout, Slot};
 use super::room::Held;
 use super::singles::Singles;
-use super::standby::{self, Standby};
+use super::standby::Standby;
 use super::starts::{self, Bucket};
 use super::state::{Action, AfterExit, Bounds, Drain, Event, State, step};
 use crate::admission::eject::Ejector;
 use crate::name::{FunctionName, RevisionId};
-
-/// The CPU that an instance uses is taken over at least this long.
-const RATE: Duration = Duration::from_secs(1);
 
 /// One function.
 #[derive(Debug)]
@@ -34,14 +31,14 @@ pub(super) struct Entry {
     /// What requests go to.
     pub(super) current: Generation,
     /// What they will go to once it is proven.
-    next: Option<Generation>,
+    pub(super) next: Option<Generation>,
     pub(super) slots: Vec<Slot>,
     /// An instance of the current revision that waits right before exec; asked for while nothing runs.
     pub(super) standby: Option<Standby>,
     /// Processes for one request each.
     pub(super) singles: Singles,
     /// The last one came to nothing: not tried again before a start has worked.
-    standby_failed: bool,
+    pub(super) standby_failed: bool,
     pub(super) removed: bool,
     /// What was asked of it in the last minute.
     pub(super) demand: Demand,
@@ -110,110 +107,6 @@ impl Entry {
 
     pub(super) fn slot(&self, id: InstanceId) -> Option<&Slot> {
         self.slots.iter().find(|slot| slot.id == Some(id))
-    }
-
-    /// The revision that a standby is wanted of.
-    pub(super) fn wants_standby(&self) -> Option<&Arc<Revision>> {
-        let idle = self.slots.is_empty() && self.singles.is_empty() && self.next.is_none() && !self.removed;
-        let wants = idle && self.standby.is_none() && !self.standby_failed;
-        Some(&self.current.revision).filter(|revision| wants && standby::suits(revision))
-    }
-
-    /// Whether a process waits right before exec.
-    pub(super) fn has_standby(&self) -> bool {
-        matches!(self.standby, Some(Standby::Waits(_)))
-    }
-
-    /// The next start is being prepared.
-    pub(super) fn preparing(&mut self, id: InstanceId, revision: Arc<Revision>) {
-        self.standby = Some(Standby::Asked(id, revision));
-    }
-
-    /// What is being prepared under this id.
-    pub(super) fn standby_revision(&self, id: InstanceId) -> Option<&Arc<Revision>> {
-        let standby = self.standby.as_ref().filter(|standby| standby.id() == id);
-        standby.map(Standby::revision)
-    }
-
-    /// It waits right before exec: a request may wake it without asking anybody.
-    pub(super) fn prepared(&mut self, instance: Arc<Instance>, effects: &mut Effects<'_>) {
-        if self.standby_revision(instance.id).is_some() {
-            self.standby = Some(Standby::Waits(instance));
-            self.publish(effects);
-        }
-    }
-
-    /// A request has woken the standby.
-    pub(super) fn woken(&mut self, id: InstanceId, effects: &mut Effects<'_>) {
-        if self.standby_revision(id).is_some() {
-            self.start(Arc::clone(&self.current.revision), effects);
-            self.settle(effects);
-        }
-    }
-
-    /// The standby came to nothing.
-    pub(super) fn lose_standby(&mut self, id: InstanceId, effects: &mut Effects<'_>) {
-        if let Some(standby) = self.standby.take_if(|standby| standby.id() == id) {
-            standby.close();
-            if let Standby::Waits(instance) = &standby {
-                instance.note_stillborn();
-            }
-            self.standby_failed = true;
-            self.publish(effects);
-        }
-    }
-
-    /// Ends the standby. If a request has woken it just now, it answers that one first.
-    pub(super) fn end_standby(&mut self, effects: &mut Effects<'_>) {
-        let Some(standby) = self.standby.take() else {
-            return;
-        };
-        if standby.close() {
-            let revision = Arc::clone(standby.revision());
-            self.standby = Some(standby);
-            self.start(revision, effects);
-            self.apply(self.slots.len() - 1, Event::Retire, effects);
-        } else {
-            effects.kill(standby.id());
-        }
-        self.publish(effects);
-    }
-
-    /// Notes what an instance uses. What all use together, and the CPU time that is new, in microseconds.
-    pub(super) fn note_usage(&mut self, id: InstanceId, usage: Usage, now: Instant) -> (Usage, u64) {
-        let mut new_cpu = 0;
-        if let Some(slot) = self.slots.iter_mut().find(|slot| slot.id == Some(id)) {
-            new_cpu = usage.cpu_micros.saturating_sub(slot.usage.cpu_micros);
-            let rate = |(before, then): (u64, Instant)| {
-                let micros = now.saturating_duration_since(then).as_micros().max(1);
-                usage.cpu_micros.saturating_sub(before) as f64 / micros as f64
-            };
-            // Without a single microsecond it is not counted on this host.
-            let counted = usage.cpu_micros > 0;
-            slot.rate = slot.told.filter(|_| counted).map(rate);
-            slot.told = Some((usage.cpu_micros, now));
-            // That of a tenth of a second says little about how many instances are needed.
-            match slot.surveyed_at {
-                Some((_, then)) if now.saturating_duration_since(then) < RATE => {}
-                before => {
-                    slot.cpu = before.map_or(0.0, rate);
-                    slot.surveyed_at = Some((usage.cpu_micros, now));
-                }
-            }
-            slot.usage = usage;
-        }
-        (self.usage(), new_cpu)
-    }
-
-    /// What all instances use together, as of the last survey.
-    pub(super) fn usage(&self) -> Usage {
-        let mut total = Usage::default();
-        for slot in &self.slots {
-            total.memory_bytes += slot.usage.memory_bytes;
-            total.cpu_micros += slot.usage.cpu_micros;
-            total.pids += slot.usage.pids;
-        }
-        total
     }
 
     pub(super) fn is_removed(&self) -> bool {
@@ -294,23 +187,14 @@ impl Entry {
         if frozen {
             instance.stop_accepting();
         }
+        let revision = Arc::clone(&self.current.revision);
         self.slots.push(Slot {
             state: if frozen { State::Frozen } else { State::Ready },
-            revision: Arc::clone(&self.current.revision),
-            since: effects.wall,
             id: Some(id),
             pid: Some(pid),
             instance: Some(instance),
             ready_at: Some(effects.now),
-            usage: Usage::default(),
-            cpu: 0.0,
-            surveyed_at: None,
-            rate: None,
-            told: None,
-            started_at: None,
-            look_at: None,
-            looked: None,
-            ejected: None,
+            ..Slot::new(revision, effects.wall)
         });
         self.settle(effects);
     }
@@ -510,25 +394,7 @@ impl Entry {
     }
 
     pub(super) fn start(&mut self, revision: Arc<Revision>, effects: &mut Effects<'_>) {
-        let slot = Slot {
-            state: State::Idle,
-            revision,
-            since: effects.wall,
-            id: None,
-            pid: None,
-            instance: None,
-            ready_at: None,
-            usage: Usage::default(),
-            cpu: 0.0,
-            surveyed_at: None,
-            rate: None,
-            told: None,
-            started_at: None,
-            look_at: None,
-            looked: None,
-            ejected: None,
-        };
-        self.slots.push(slot);
+        self.slots.push(Slot::new(revision, effects.wall));
         self.apply(self.slots.len() - 1, Event::Wanted, effects);
     }
 

@@ -12,6 +12,7 @@ mod entrance;
 mod entry;
 #[cfg(test)]
 mod entry_tests;
+mod events;
 pub mod facts;
 pub mod handle;
 #[cfg(test)]
@@ -43,3 +44,4 @@ pub mod state;
 pub mod status;
 mod sweep;
 mod tally;
+mod usage;

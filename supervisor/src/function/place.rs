@@ -73,6 +73,30 @@ pub(super) struct Slot {
     pub(super) ejected: Option<Exit>,
 }
 
+impl Slot {
+    /// A place where nothing runs yet.
+    pub(super) fn new(revision: Arc<Revision>, since: SystemTime) -> Slot {
+        Slot {
+            state: State::Idle,
+            revision,
+            since,
+            id: None,
+            pid: None,
+            instance: None,
+            ready_at: None,
+            usage: Usage::default(),
+            cpu: 0.0,
+            surveyed_at: None,
+            rate: None,
+            told: None,
+            started_at: None,
+            look_at: None,
+            looked: None,
+            ejected: None,
+        }
+    }
+}
+
 /// What people are to be told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum News {

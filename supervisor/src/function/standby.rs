@@ -9,10 +9,12 @@ use funcd_sandbox::spec::InstanceId;
 use funcd_sandbox::wire::Request;
 
 use super::control::Control;
+use super::effects::Effects;
 use super::entry::Entry;
 use super::handle::Revision;
 use super::instance::{Address, Ends, Instance};
 use super::start;
+use super::state::Event;
 use crate::catalog::manifest::Contract;
 use crate::catalog::view::Stamp;
 use crate::name::FunctionName;
@@ -131,6 +133,76 @@ impl Standbys {
 
     pub(super) fn len(&self) -> usize {
         self.waiting.len()
+    }
+}
+
+/// The standby of one function.
+impl Entry {
+    /// The revision that a standby is wanted of.
+    pub(super) fn wants_standby(&self) -> Option<&Arc<Revision>> {
+        let idle = self.slots.is_empty() && self.singles.is_empty() && self.next.is_none() && !self.removed;
+        let wants = idle && self.standby.is_none() && !self.standby_failed;
+        Some(&self.current.revision).filter(|revision| wants && suits(revision))
+    }
+
+    /// Whether a process waits right before exec.
+    pub(super) fn has_standby(&self) -> bool {
+        matches!(self.standby, Some(Standby::Waits(_)))
+    }
+
+    /// The next start is being prepared.
+    pub(super) fn preparing(&mut self, id: InstanceId, revision: Arc<Revision>) {
+        self.standby = Some(Standby::Asked(id, revision));
+    }
+
+    /// What is being prepared under this id.
+    pub(super) fn standby_revision(&self, id: InstanceId) -> Option<&Arc<Revision>> {
+        let standby = self.standby.as_ref().filter(|standby| standby.id() == id);
+        standby.map(Standby::revision)
+    }
+
+    /// It waits right before exec: a request may wake it without asking anybody.
+    pub(super) fn prepared(&mut self, instance: Arc<Instance>, effects: &mut Effects<'_>) {
+        if self.standby_revision(instance.id).is_some() {
+            self.standby = Some(Standby::Waits(instance));
+            self.publish(effects);
+        }
+    }
+
+    /// A request has woken the standby.
+    pub(super) fn woken(&mut self, id: InstanceId, effects: &mut Effects<'_>) {
+        if self.standby_revision(id).is_some() {
+            self.start(Arc::clone(&self.current.revision), effects);
+            self.settle(effects);
+        }
+    }
+
+    /// The standby came to nothing.
+    pub(super) fn lose_standby(&mut self, id: InstanceId, effects: &mut Effects<'_>) {
+        if let Some(standby) = self.standby.take_if(|standby| standby.id() == id) {
+            standby.close();
+            if let Standby::Waits(instance) = &standby {
+                instance.note_stillborn();
+            }
+            self.standby_failed = true;
+            self.publish(effects);
+        }
+    }
+
+    /// Ends the standby. If a request has woken it just now, it answers that one first.
+    pub(super) fn end_standby(&mut self, effects: &mut Effects<'_>) {
+        let Some(standby) = self.standby.take() else {
+            return;
+        };
+        if standby.close() {
+            let revision = Arc::clone(standby.revision());
+            self.standby = Some(standby);
+            self.start(revision, effects);
+            self.apply(self.slots.len() - 1, Event::Retire, effects);
+        } else {
+            effects.kill(standby.id());
+        }
+        self.publish(effects);
     }
 }
 

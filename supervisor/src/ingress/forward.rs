@@ -3,7 +3,6 @@
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
-use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -11,10 +10,11 @@ use std::time::{Duration, Instant};
 
 use funcd_sandbox::spec::InstanceId;
 use http::{Request, Response};
-use hyper::body::Incoming;
 use tracing::{debug, info};
 
+use super::answer::{died, died_at_its_desk, faulty, of_lambda, refused, too_late, unavailable, understand};
 use super::body::{Fault, Origin, Upload};
+use super::exchange::{Broken, again, dial, exchange};
 use super::per_request;
 use super::pool::{self, Upstream};
 use super::respond::{Kind, Problem};
@@ -26,7 +26,7 @@ use crate::admission;
 use crate::admission::door::{Permit, Ticket};
 use crate::catalog::manifest::Contract;
 use crate::contract::lambda::{self, Trouble};
-use crate::contract::{self, fdk, ironhttp};
+use crate::contract::{fdk, ironhttp};
 use crate::function::handle::{Function, Lease, Offered, ToControl, Unavailable};
 use crate::function::instance::{Address, Instance};
 use crate::ledger::record::{Outcome, Record, Start};
@@ -45,16 +45,6 @@ pub(super) struct Answer {
     pub(super) upstream: Option<Box<Upstream>>,
     pub(super) lease: Lease,
     pub(super) permit: Permit,
-}
-
-/// Why there is no response head.
-pub(super) enum Broken {
-    /// Nothing was written: here is the request again.
-    NotWritten(Box<Request<Upload>>),
-    /// Something was written, then the connection ended.
-    Died(Option<hyper::Error>),
-    /// The deadline.
-    TooLate,
 }
 
 /// Waits for its turn, leases an instance, connects, sends, and waits until its deadline for the head.
@@ -156,11 +146,11 @@ pub(super) async fn forward(
         let underway = Underway {
             function,
             instance,
+            watch,
             dispatched,
         };
         let sent = exchange(&mut upstream, request, watch).await;
-        // Somebody waited until here.
-        std::mem::forget(underway);
+        underway.is_over();
         // What ends without having read all that came, or having accepted the connection, resets it (unix(7)).
         if let Err(Broken::Died(Some(error))) = &sent
             && error.is_incomplete_message()
@@ -262,7 +252,8 @@ pub(super) async fn forward(
             Broken::TooLate => {
                 record.borrow_mut().fails(Outcome::TooLate);
                 let outcome = terms.too_late(watch.is_uploading());
-                function.note_end(instance, outcome, Some(dispatched.elapsed()));
+                let waited = watch.unanswered_for(dispatched, Instant::now());
+                function.note_end(instance, outcome, waited);
                 return Err(too_late());
             }
         }
@@ -270,63 +261,26 @@ pub(super) async fn forward(
     }
 }
 
-/// What is no answer for the caller.
-struct NoAnswer {
-    problem: Problem,
-    /// Whether the instance is of no use any more.
-    is_fatal: bool,
-}
-
-/// The answer in what an instance said.
-fn understand(contract: Contract, response: Response<Incoming>) -> Result<Response<Incoming>, NoAnswer> {
-    let no_answer = |kind, detail: String, is_fatal| {
-        let problem = Problem::new(kind, detail);
-        Err(NoAnswer { problem, is_fatal })
-    };
-    match contract {
-        Contract::Fn => fdk::answer(response).or_else(|trouble| match trouble {
-            fdk::Trouble::Failed => no_answer(
-                Kind::FunctionError,
-                "the function failed: its log may say why".to_owned(),
-                false,
-            ),
-            fdk::Trouble::TooLate => no_answer(
-                Kind::ResponseTimeout,
-                "the function did not end by its deadline".to_owned(),
-                false,
-            ),
-            fdk::Trouble::Malformed => no_answer(
-                Kind::MalformedResponse,
-                "its status or headers make no HTTP".to_owned(),
-                false,
-            ),
-            fdk::Trouble::Broken(status) => no_answer(
-                Kind::MalformedResponse,
-                format!("its FDK answered {}, and was ended", status.as_u16()),
-                true,
-            ),
-        }),
-        Contract::Ironhttp if !ironhttp::has_an_end(&response) => no_answer(
-            Kind::MalformedResponse,
-            "it does not say how long its response is (Content-Length), and was ended".to_owned(),
-            true,
-        ),
-        _ => Ok(response),
-    }
-}
-
-/// An attempt whose caller may leave: then admission hears how long there was no answer.
+/// An attempt whose caller may leave: then admission hears how long there was no answer to what it had sent.
 struct Underway<'a> {
     function: &'a Function,
     instance: &'a Arc<Instance>,
+    watch: &'a Watch,
     dispatched: Instant,
+}
+
+impl Underway<'_> {
+    /// Its caller waited until here.
+    fn is_over(self) {
+        std::mem::forget(self);
+    }
 }
 
 impl Drop for Underway<'_> {
     fn drop(&mut self) {
-        let waited = self.dispatched.elapsed();
+        let waited = self.watch.unanswered_for(self.dispatched, Instant::now());
         self.function
-            .note_end(self.instance, admission::Outcome::Abandoned, Some(waited));
+            .note_end(self.instance, admission::Outcome::Abandoned, waited);
     }
 }
 
@@ -397,147 +351,5 @@ fn log_retry(worker: &Worker, function: &Function, record: &RefCell<Record>, rea
             others,
             "a request was sent again; one a second is written here, `others` were since the last"
         );
-    }
-}
-
-/// The same request once more, if its body is at hand.
-fn again(request: &Request<Upload>) -> Option<Request<Upload>> {
-    let mut again = Request::new(request.body().again()?);
-    again.method_mut().clone_from(request.method());
-    again.uri_mut().clone_from(request.uri());
-    again.headers_mut().clone_from(request.headers());
-    Some(again)
-}
-
-async fn dial(lease: &Lease, deadline: Instant) -> Result<Box<Upstream>, Problem> {
-    let stream = match contract::connect(lease.instance(), deadline).await {
-        Ok(stream) => stream,
-        Err(error) if is_too_late(lease.instance(), &error) => {
-            return Err(Problem::new(
-                Kind::StartTimeout,
-                "the function did not accept the connection in time",
-            ));
-        }
-        // Out of descriptors or memory: a fault of the host, which the operator must see as such.
-        Err(error) if matches!(error.raw_os_error(), Some(12 | 23 | 24)) => {
-            return Err(Problem::new(
-                Kind::Internal,
-                format!("can't connect to the function: {error}"),
-            ));
-        }
-        Err(_) => return Err(refused()),
-    };
-    Upstream::over(stream).await.map_err(|error| died(Some(&error)))
-}
-
-/// Whether nobody accepted the connection until the deadline: a listen queue that stays full says `EAGAIN`.
-fn is_too_late(instance: &Instance, error: &io::Error) -> bool {
-    match error.kind() {
-        io::ErrorKind::TimedOut => true,
-        io::ErrorKind::WouldBlock => instance.is_accepting(),
-        _ => false,
-    }
-}
-
-/// Sends the request and polls its connection, in this task, until there is a head.
-pub(super) async fn exchange(
-    upstream: &mut Upstream,
-    request: Request<Upload>,
-    watch: &Watch,
-) -> Result<Response<Incoming>, Broken> {
-    let mut head = pin!(upstream.sender.try_send_request(request));
-    poll_fn(|cx| {
-        let ended = upstream.poll(cx).is_ready();
-        match head.as_mut().poll(cx) {
-            Poll::Ready(Ok(response)) => Poll::Ready(Ok(response)),
-            Poll::Ready(Err(mut error)) => Poll::Ready(Err(match error.take_message() {
-                Some(request) => Broken::NotWritten(Box::new(request)),
-                None => Broken::Died(Some(error.into_error())),
-            })),
-            Poll::Pending if watch.missed(&watch.head) => Poll::Ready(Err(Broken::TooLate)),
-            // hyper answers before it ends; but an instance must not be able to hang a request by proving it wrong.
-            Poll::Pending if ended => Poll::Ready(Err(Broken::Died(None))),
-            Poll::Pending => Poll::Pending,
-        }
-    })
-    .await
-}
-
-pub(super) fn unavailable(why: Unavailable) -> Problem {
-    match why {
-        Unavailable::Shed(reason) => Problem::shed(reason),
-        Unavailable::Refused(refusal) => Problem {
-            retry_after: refusal
-                .until
-                .map(|until| until.saturating_duration_since(Instant::now())),
-            ..Problem::new(Kind::Unavailable, refusal.reason)
-        },
-        Unavailable::DeadlineExceeded => Problem::new(
-            Kind::StartTimeout,
-            "no instance had a free place within the function's time-out",
-        ),
-    }
-}
-
-/// A Lambda function's process may end while its desk, which is funcd itself, stays connected.
-fn died_at_its_desk(
-    instance: &Instance,
-    sent: Result<Response<Incoming>, Broken>,
-) -> Result<Response<Incoming>, Broken> {
-    match &sent {
-        Ok(response)
-            if matches!(instance.address, Address::Lambda(_)) && Trouble::is_end(response.headers()) =>
-        {
-            Err(Broken::Died(None))
-        }
-        _ => sent,
-    }
-}
-
-/// What a Lambda function's desk says instead of a response.
-fn of_lambda(trouble: Trouble, detail: String) -> Problem {
-    let kind = match trouble {
-        Trouble::Failed => Kind::FunctionError,
-        Trouble::Malformed | Trouble::TooLarge => Kind::MalformedResponse,
-        Trouble::Ended => Kind::ConnectionTerminated,
-        Trouble::BadInvoke => Kind::BadRequest,
-    };
-    Problem::new(kind, detail).because(trouble.slug())
-}
-
-fn too_late() -> Problem {
-    Problem::new(
-        Kind::ResponseTimeout,
-        "no response head within the time that the request may take",
-    )
-}
-
-fn refused() -> Problem {
-    Problem::new(
-        Kind::ConnectionRefused,
-        "the function's instance does not accept connections",
-    )
-}
-
-pub(super) fn faulty(fault: Fault) -> Problem {
-    let kind = match fault {
-        Fault::TooLarge => Kind::BodyTooLarge,
-        Fault::Stalled => Kind::UploadStalled,
-        Fault::Gone | Fault::Malformed => Kind::BadRequest,
-    };
-    Problem::new(kind, fault.to_string()).closing()
-}
-
-fn died(error: Option<&hyper::Error>) -> Problem {
-    if let Some(error) = error.filter(|error| error.is_parse()) {
-        Problem::new(
-            Kind::MalformedResponse,
-            format!("the function's response head is malformed: {error}"),
-        )
-    } else {
-        Problem::new(
-            Kind::ConnectionTerminated,
-            "the function closed the connection before it answered",
-        )
     }
 }

@@ -18,7 +18,7 @@ use super::inspect::Inspector;
 use super::pool::Upstream;
 use super::route::Routes;
 use super::watch::Watch;
-use super::{forward, headers};
+use super::{exchange, headers};
 use crate::catalog::manifest::{Defaults, Manifest, RoutePattern};
 use crate::function::handle::{Function, Revision};
 use crate::function::instance::Stream;
@@ -148,7 +148,7 @@ async fn exchange_with(answer: &[u8], closes: bool) -> Option<Answered> {
         // Nobody else wakes the other side.
         tokio::task::yield_now().await;
     };
-    let (response, ()) = tokio::join!(forward::exchange(&mut upstream, request, &watch), answering);
+    let (response, ()) = tokio::join!(exchange::exchange(&mut upstream, request, &watch), answering);
     let (mut head, mut body) = response.ok()?.into_parts();
     headers::strip_response(&mut head.headers, false);
     let mut complete = false;

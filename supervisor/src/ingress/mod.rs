@@ -10,9 +10,11 @@
 //! request's upstream connection is polled in the request's own task, and a connection has one timer for all its
 //! deadlines (`watch`), so that a warm request spawns nothing, locks nothing that is shared and makes no timer.
 
+mod answer;
 mod body;
 mod client_io;
 mod connection;
+mod exchange;
 mod flaw;
 mod forward;
 mod frames;

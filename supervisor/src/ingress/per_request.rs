@@ -9,8 +9,9 @@ use http::Request;
 use http::header;
 use hyper::body::Body;
 
+use super::answer::{faulty, unavailable};
 use super::body::{Fault, Origin, Upload};
-use super::forward::{Answer, faulty, lease, unavailable};
+use super::forward::{Answer, lease};
 use super::respond::{Kind, Problem};
 use super::terms::Terms;
 use super::watch::Watch;

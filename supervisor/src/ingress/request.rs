@@ -13,6 +13,7 @@ use hyper::upgrade::OnUpgrade;
 use rand::Rng;
 use tracing::{debug, warn};
 
+use super::answer::unavailable;
 use super::body::{Download, Reply, Upload};
 use super::flaw::Flaw;
 use super::forward::{self, Answer};
@@ -148,7 +149,7 @@ fn offer(
     let chance = visit.worker().chance.borrow_mut().random();
     function
         .offer(&terms.facts(rank, visit.arrived()), chance)
-        .map_err(forward::unavailable)
+        .map_err(unavailable)
 }
 
 /// Refuses the request that stands in for one that the inspector did not let through, and HTTP/2 heads that are too large.

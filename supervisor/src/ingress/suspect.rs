@@ -10,7 +10,7 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 
 use super::body::{Fault, Upload};
-use super::forward::Broken;
+use super::exchange::Broken;
 use super::respond::{Kind, Problem};
 use super::watch::Watch;
 use crate::function::handle::Function;

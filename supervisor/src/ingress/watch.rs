@@ -147,6 +147,12 @@ impl Watch {
         dispatched.max(self.epoch + ended)
     }
 
+    /// How long the function has had all that was sent to it at `dispatched` and not answered. `None` while the caller has still
+    /// to send some of it: then it is the caller who takes its time.
+    pub(super) fn unanswered_for(&self, dispatched: Instant, now: Instant) -> Option<Duration> {
+        (!self.is_uploading()).then(|| now.saturating_duration_since(self.complete_at(dispatched)))
+    }
+
     /// Forgets the last request's body. Its deadlines end with it.
     pub(super) fn begin_request(&self) {
         self.uploading.store(false, Ordering::Relaxed);
@@ -236,4 +242,28 @@ pub(super) async fn guarded<F: Future>(
         }
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_function_is_not_blamed_for_what_its_caller_has_yet_to_send() {
+        let epoch = Instant::now() - Duration::from_secs(10);
+        let watch = Watch::new(epoch);
+        let (dispatched, now) = (epoch + Duration::from_secs(1), epoch + Duration::from_secs(20));
+        assert_eq!(
+            watch.unanswered_for(dispatched, now),
+            Some(Duration::from_secs(19))
+        );
+        watch.uploading.store(true, Ordering::Relaxed);
+        assert_eq!(watch.unanswered_for(dispatched, now), None);
+        watch.end_upload();
+        let waited = watch.unanswered_for(dispatched, now).unwrap();
+        assert!(
+            waited <= Duration::from_secs(10),
+            "since the end of the body: {waited:?}"
+        );
+    }
 }
