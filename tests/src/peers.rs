@@ -75,7 +75,7 @@ impl Package {
         folder
     }
 
-    fn from_pypi(&self) -> PathBuf {
+    fn by_pip(&self) -> PathBuf {
         self.get(|folder| {
             // Debian's own python3, which the sandbox shows, not one of a version manager in somebody's home.
             let mut pip = Command::new("/usr/bin/python3");
@@ -106,20 +106,20 @@ pub fn static_web_server() -> PathBuf {
 
 /// The folder that gunicorn is installed to as its authors released it; its script is `bin/gunicorn`.
 pub fn gunicorn() -> PathBuf {
-    GUNICORN.from_pypi()
+    GUNICORN.by_pip()
 }
 
 /// The folder that uvicorn is installed to as its authors released it; its script is `bin/uvicorn`.
 pub fn uvicorn() -> PathBuf {
-    UVICORN.from_pypi()
+    UVICORN.by_pip()
 }
 
 /// The folder that Fn's FDK for Python is installed to as its authors released it.
 pub fn fdk() -> PathBuf {
-    FDK.from_pypi()
+    FDK.by_pip()
 }
 
 /// The executable of cargo-lambda as its authors released it.
 pub fn cargo_lambda() -> PathBuf {
-    CARGO_LAMBDA.from_pypi().join(CARGO_LAMBDA.file)
+    CARGO_LAMBDA.by_pip().join(CARGO_LAMBDA.file)
 }

@@ -147,6 +147,10 @@ impl Items {
             PROFILE,
         );
         file("/dev".as_ref(), "null, zero, full, random, urandom", PROFILE);
+        if spec.has_own_network() {
+            let loopback = "read: localhost is 127.0.0.1 and ::1, nothing else";
+            file("/etc/hosts".as_ref(), loopback, "for a network of its own");
+        }
         if spec.image != Image::Static {
             file(
                 "/proc".as_ref(),

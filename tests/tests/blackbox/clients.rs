@@ -152,7 +152,14 @@ fn caddy_serves_files_by_its_own_configuration() {
          [sandbox]\nread = [\"{folder}\"]\n[health]\npath = \"/healthz\"\n"
     );
     host.drop_folder("caddy", Path::new("/usr/bin/caddy"), &manifest);
-    let page = host.wait_for("/caddy/page.html", "200", |answer| answer.status() == 200);
+    host.wait_live("caddy");
+    let page = host.get("/caddy/page.html");
+    assert_eq!(
+        page.status(),
+        200,
+        "{}",
+        crate::programs::said(&host, &["logs", "caddy"])
+    );
     assert_eq!(page.body.len(), 200 * 22);
     assert_eq!(page.header("x-from"), Some("caddy"));
     let part = host.ask(&Request::get("/caddy/page.html").header("range", "bytes=3-9"));
