@@ -136,6 +136,8 @@ const TABLE: &[(&str, Client, &[Feature])] = &[
     ]),
     ("auto", Own("every example"), &[
         ("the contract, and why, without a manifest", &["auto::each_example_is_found_out_without_a_manifest"]),
+        ("so for what others wrote", &["auto::what_others_wrote_is_found_out_without_a_manifest"]),
+        ("so for the guides' examples", &["auto::an_example_of_a_guide_is_found_out_without_its_manifest"]),
         ("each rule", &["programs::what_an_executable_is_for_is_found_out"]),
     ]),
 ];
