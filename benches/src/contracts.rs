@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::artifacts::Artifacts;
 use crate::bare::{Bare, BareServer};
-use crate::client::Target;
+use crate::client::{Connection, Target};
 use crate::failure::{During, Failure, Outcome};
 use crate::host::{Host, Plan};
 use crate::load::Load;
@@ -24,6 +24,10 @@ use crate::warm::Length;
 const MANY: usize = 16;
 const WARM_UP: Duration = Duration::from_millis(100);
 const NANOS_PER_MICRO: f64 = 1000.0;
+/// Before each of the single calls: what funcd prepares is prepared again, and the kernel's own cleaning up is over.
+const REST: Duration = Duration::from_millis(12);
+/// Single calls of each in a round.
+const TURNS: u32 = 20;
 /// USER_HZ, time(7).
 const NANOS_PER_TICK: u64 = 10_000_000;
 
@@ -118,16 +122,13 @@ impl Way {
     }
 
     /// The plain numbers, and what of them is beyond a direct call.
-    fn rows(&self, direct_p50: &[f64]) -> Vec<Row> {
+    fn rows(&self, direct_p50: Option<&[f64]>) -> Vec<Row> {
         let mut rows = vec![self.row("c=1 p50", Unit::Micros, &self.alone_p50)];
-        if !self.proxy.is_empty() {
-            let added: Vec<f64> = self
-                .alone_p50
-                .iter()
-                .zip(direct_p50)
-                .map(|(a, b)| a - b)
-                .collect();
+        if let Some(direct) = direct_p50 {
+            let added: Vec<f64> = self.alone_p50.iter().zip(direct).map(|(a, b)| a - b).collect();
             rows.push(self.row("c=1 p50 over the direct call", Unit::Micros, &added));
+        }
+        if !self.proxy.is_empty() {
             rows.push(self.row("c=16 CPU a request", Unit::CpuMicros, &self.many_cpu));
         }
         rows.push(self.row("c=16 p50", Unit::Micros, &self.many_p50));
@@ -136,33 +137,64 @@ impl Way {
     }
 }
 
-/// The program, executed once for each call by hand.
-struct Direct {
+/// Single calls with a rest before each, in turns: those who get a process of funcd, and the program executed by hand.
+struct Turns {
+    callers: Vec<(Connection, Samples)>,
     bare: Bare,
-    p50: Vec<f64>,
-    cpu: Vec<f64>,
+    by_hand: Samples,
+    /// Of all that were executed one after the other: their ticks, and how many they were.
+    cpu: (u64, u32),
 }
 
-impl Direct {
-    fn take_part(&mut self, run: Duration) -> Outcome<()> {
-        let own = i32::try_from(std::process::id()).expect("a pid is positive");
-        let mut times = Samples::default();
-        let (end, before) = (Instant::now() + run, ticks(own)?);
-        while Instant::now() < end {
-            times.push(
-                self.bare
-                    .run_to_its_end()
-                    .during("executing the program by hand")?,
-            );
+impl Turns {
+    fn new(ways: &[Way], bare: Bare) -> Outcome<Turns> {
+        let connect = |way: &Way| {
+            let connection = way
+                .target
+                .connect()
+                .during(format!("connecting to {}", way.target))?;
+            Ok((connection, Samples::default()))
+        };
+        Ok(Turns {
+            callers: ways.iter().map(connect).collect::<Outcome<_>>()?,
+            bare,
+            by_hand: Samples::default(),
+            cpu: (0, 0),
+        })
+    }
+
+    fn take(&mut self) -> Outcome<()> {
+        for _ in 0..TURNS {
+            for (connection, times) in &mut self.callers {
+                std::thread::sleep(REST);
+                let start = Instant::now();
+                let answered = connection.ask().and_then(|()| connection.finish());
+                answered.during("a call after a rest")?;
+                times.push(start.elapsed());
+            }
+            std::thread::sleep(REST);
+            self.by_hand.push(self.execute()?);
         }
-        let nanos = (ticks(own)? - before) * NANOS_PER_TICK;
-        let summary = times
-            .summary()
-            .ok_or_else(|| Failure("nothing was executed".into()))?;
-        self.p50.push(summary.p50 / NANOS_PER_MICRO);
-        self.cpu.push(nanos as f64 / NANOS_PER_MICRO / times.len() as f64);
+        // One after the other, as CPU is counted in ticks.
+        let own = i32::try_from(std::process::id()).expect("a pid is positive");
+        let before = ticks(own)?;
+        for _ in 0..TURNS {
+            self.execute()?;
+        }
+        self.cpu.0 += ticks(own)? - before;
+        self.cpu.1 += TURNS;
         Ok(())
     }
+
+    fn execute(&self) -> Outcome<Duration> {
+        self.bare.run_to_its_end().during("executing the program by hand")
+    }
+}
+
+fn micros(times: &Samples) -> f64 {
+    times
+        .summary()
+        .map_or(f64::NAN, |summary| summary.p50 / NANOS_PER_MICRO)
 }
 
 /// The CPU of a process and of its ended children.
@@ -306,8 +338,9 @@ fn stay(artifacts: &Artifacts, program: &Path, length: Length) -> Outcome<Measur
         let ratio = paired_ratio(&http.many_cpu, &nginx.many_cpu).unwrap_or(f64::NAN);
         promises.push(Row::of("http / nginx, c=16 CPU a request", Unit::Ratio, ratio).at_most(1.1));
     }
-    let direct = named("direct http").map_or(&[] as &[_], |way| &way.alone_p50);
-    let rows = ways.iter().flat_map(|way| way.rows(direct)).collect();
+    let direct = named("direct http").map(|way| way.alone_p50.as_slice());
+    let beyond = |way: &Way| direct.filter(|_| !way.proxy.is_empty());
+    let rows = ways.iter().flat_map(|way| way.rows(beyond(way))).collect();
     Ok((promises, rows, notes))
 }
 
@@ -321,37 +354,45 @@ fn pass(artifacts: &Artifacts, program: &Path, length: Length) -> Outcome<Measur
         way.parent = Some(launcher);
         ways.push(way);
     }
-    let mut direct = Direct {
-        bare: Bare::of(&[program, Path::new("stdio")])?,
-        p50: Vec::new(),
-        cpu: Vec::new(),
-    };
-    compete(&mut ways, length, Placement::Free, || {
-        direct.take_part(length.run)
-    })?;
+    let mut turns = Turns::new(&ways, Bare::of(&[program, Path::new("stdio")])?)?;
+    compete(&mut ways, length, Placement::Free, || turns.take())?;
     let (errors, mut notes) = errors(&ways);
+    let by_hand = micros(&turns.by_hand);
     let mut promises = vec![errors];
-    if let Some(stdio) = ways.iter().find(|way| way.name == "stdio") {
-        let ratio = paired_ratio(&stdio.alone_p50, &direct.p50).unwrap_or(f64::NAN);
-        promises.push(Row::of("stdio / vfork + exec, c=1 p50", Unit::Ratio, ratio).at_most(1.5));
+    let mut rows: Vec<Row> = Vec::new();
+    for (way, (_, times)) in ways.iter().zip(&turns.callers) {
+        let (name, p50) = (&way.name, micros(times));
+        let ratio = Row::of(
+            format!("{name} / vfork + exec, p50 after a rest"),
+            Unit::Ratio,
+            p50 / by_hand,
+        );
+        promises.push(if name == "stdio" {
+            ratio.at_most(1.5)
+        } else {
+            ratio
+        });
+        rows.push(Row::of(format!("{name} p50 after a rest"), Unit::Micros, p50));
+        let added = format!("{name} p50 after a rest over the direct call");
+        rows.push(Row::of(added, Unit::Micros, p50 - by_hand));
+        rows.extend(way.rows(None));
     }
-    let mut rows: Vec<Row> = ways.iter().flat_map(|way| way.rows(&direct.p50)).collect();
-    let value = |values: &[f64]| median(values).unwrap_or(f64::NAN);
     rows.push(Row::of(
-        "direct vfork + exec c=1 p50",
+        "direct vfork + exec p50 after a rest",
         Unit::Micros,
-        value(&direct.p50),
+        by_hand,
     ));
-    rows.push(Row::of(
-        "direct vfork + exec CPU a request",
-        Unit::CpuMicros,
-        value(&direct.cpu),
-    ));
+    let (ticks, calls) = turns.cpu;
+    let cpu = (ticks * NANOS_PER_TICK) as f64 / NANOS_PER_MICRO / f64::from(calls);
+    rows.push(Row::of("direct vfork + exec CPU a request", Unit::CpuMicros, cpu));
     notes.push(
         "stdio, cgi: funcd's default workers, placed by the kernel; CPU with the processes of the requests, from start to end, as that \
          of vfork + exec has its own"
             .to_owned(),
     );
+    notes.push(format!(
+        "after a rest: single calls with {REST:?} before each, in turns; c=1 and c=16 ask again at once, and so wait for what is prepared"
+    ));
     notes.push("vfork + exec: from before the clone to the end of its output and of its process".to_owned());
     Ok((promises, rows, notes))
 }
