@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::artifacts;
 use crate::peers::{self, Package};
+use crate::wheels;
 
 /// Something that a test can't do without.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +40,8 @@ pub enum Need {
     Uvicorn,
     /// Fn's FDK for Python: installed already, or /usr/bin/python3 with pip, and PyPI.
     Fdk,
+    /// A package of PyPI and all that it needs, as `name==version`: fetched already, or /usr/bin/python3 with pip, and PyPI.
+    Wheels(&'static str),
     /// cargo-lambda: installed already, or /usr/bin/python3 with pip, and PyPI.
     CargoLambda,
 }
@@ -64,6 +67,7 @@ impl fmt::Display for Need {
             Need::Gunicorn => f.write_str("/usr/bin/python3 with pip, and gunicorn from PyPI"),
             Need::Uvicorn => f.write_str("/usr/bin/python3 with pip, and uvicorn from PyPI"),
             Need::Fdk => f.write_str("/usr/bin/python3 with pip, and fdk from PyPI"),
+            Need::Wheels(package) => write!(f, "/usr/bin/python3 with pip, and {package} from PyPI"),
             Need::CargoLambda => f.write_str("/usr/bin/python3 with pip, and cargo-lambda from PyPI"),
         }
     }
@@ -142,6 +146,12 @@ fn has_from_pypi(package: Package) -> bool {
     package.is_there() || tempfile::tempdir().is_ok_and(|to| succeeds(pip.arg(to.path()).arg(which)))
 }
 
+fn can_download(package: &str) -> bool {
+    let mut pip = Command::new("/usr/bin/python3");
+    let pip = pip.args(["-m", "pip", "download", "--quiet", "--no-deps", "--dest"]);
+    tempfile::tempdir().is_ok_and(|to| succeeds(pip.arg(to.path()).arg(package)))
+}
+
 impl Need {
     /// Whether it is there.
     pub fn is_met(self) -> bool {
@@ -179,6 +189,7 @@ impl Need {
             Need::Gunicorn => has_from_pypi(peers::GUNICORN),
             Need::Uvicorn => has_from_pypi(peers::UVICORN),
             Need::Fdk => has_from_pypi(peers::FDK),
+            Need::Wheels(package) => wheels::are_there(package) || can_download(package),
             Need::CargoLambda => has_from_pypi(peers::CARGO_LAMBDA),
         }
     }

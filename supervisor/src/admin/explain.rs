@@ -146,7 +146,11 @@ impl Items {
             &format!("read, write, at most {tmp} (tmpfs: nosuid, nodev, noexec)"),
             PROFILE,
         );
-        file("/dev".as_ref(), "null, zero, full, random, urandom", PROFILE);
+        file(
+            "/dev".as_ref(),
+            "null, zero, full, random, urandom; shm is /tmp",
+            PROFILE,
+        );
         if spec.has_own_network() {
             let loopback = "read: localhost is 127.0.0.1 and ::1, nothing else";
             file("/etc/hosts".as_ref(), loopback, "for a network of its own");

@@ -138,6 +138,11 @@ impl Contract {
         matches!(self, Contract::Stdio | Contract::Cgi)
     }
 
+    /// Whether functions of OpenFaaS have it: their callers say `X-Timeout`.
+    pub fn is_of_openfaas(self) -> bool {
+        matches!(self, Contract::Port(_) | Contract::Stdio)
+    }
+
     /// Whether a process answers one request at a time whatever the manifest says.
     pub fn is_one_at_a_time(self) -> bool {
         self.is_per_request() || matches!(self, Contract::Ironhttp | Contract::Fn)

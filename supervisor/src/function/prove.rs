@@ -130,12 +130,61 @@ pub(super) async fn ask(
             .header(http::header::USER_AGENT, agent)
             .body(Empty::<Bytes>::new())
             .ok()?;
-        let mut connection = std::pin::pin!(connection);
+        let mut response = std::pin::pin!(sender.send_request(request));
         tokio::select! {
-            response = sender.send_request(request) => response.ok(),
-            _ = &mut connection => None,
+            response = &mut response => response.ok(),
+            // Many servers close with the answer: it came, all the same.
+            _ = connection => response.await.ok(),
         }
     };
     let response = tokio::time::timeout(patience, ask).await.ok().flatten();
     response.map(|response| response.status())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+
+    use funcd_sandbox::spec::{Digest, Image, InstanceId};
+
+    use super::*;
+    use crate::function::handle::Revision;
+    use crate::name::RevisionId;
+
+    #[tokio::test]
+    async fn an_answer_that_closes_its_connection_is_one() {
+        const TIMES: usize = 50;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let server = std::thread::spawn(move || {
+            for stream in listener.incoming().take(TIMES + 1) {
+                let mut stream = stream.unwrap();
+                let mut head = [0; 4096];
+                let read = stream.read(&mut head).unwrap();
+                // The control: one that closes without an answer.
+                if !head[..read].starts_with(b"GET /nothing") {
+                    stream
+                        .write_all(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n")
+                        .unwrap();
+                }
+            }
+        });
+        let revision = Revision {
+            id: RevisionId(Digest([0; 32])),
+            artifact: Digest([0; 32]),
+            image: Image::Static,
+            wanted: crate::catalog::view::Wanted::default(),
+            manifest: Arc::new(crate::ingress::tests::manifest()),
+            manifest_text: String::new(),
+        };
+        let instance = Instance::new(InstanceId(1), Arc::new(revision), Address::Unix(path));
+        let patience = Duration::from_secs(20);
+        for _ in 0..TIMES {
+            let status = ask(&instance, "/", "test", patience).await;
+            assert_eq!(status.map(|status| status.as_u16()), Some(204));
+        }
+        assert_eq!(ask(&instance, "/nothing", "test", patience).await, None);
+        server.join().unwrap();
+    }
 }

@@ -150,7 +150,7 @@ pub(super) async fn forward(
             dispatched,
         };
         let sent = exchange(&mut upstream, request, watch).await;
-        underway.is_over();
+        underway.end();
         // What ends without having read all that came, or having accepted the connection, resets it (unix(7)).
         if let Err(Broken::Died(Some(error))) = &sent
             && error.is_incomplete_message()
@@ -271,7 +271,7 @@ struct Underway<'a> {
 
 impl Underway<'_> {
     /// Its caller waited until here.
-    fn is_over(self) {
+    fn end(self) {
         std::mem::forget(self);
     }
 }

@@ -70,7 +70,10 @@ async fn answer(
     let (terms, body_limit, one_at_a_time) = {
         let live = target.function.live();
         let manifest = &live.revision.manifest;
-        let terms = Terms::of(&parts.headers, &manifest.request, trusted, visit.arrived());
+        let mut terms = Terms::of(&parts.headers, &manifest.request, trusted, visit.arrived());
+        if manifest.contract.is_of_openfaas() {
+            terms.heed_openfaas(&parts.headers, trusted, visit.arrived());
+        }
         visit
             .record()
             .may_take(live.revision.id, terms.timeout(visit.arrived()));

@@ -11,12 +11,14 @@ use super::body::Upload;
 use super::headers::IDEMPOTENCY_KEY;
 use crate::admission::budget::{Attempt, Failure};
 use crate::admission::deadline::{self, GRPC_TIMEOUT, X_REQUEST_TIMEOUT_MS};
+use crate::admission::go_duration::{self, X_TIMEOUT};
 use crate::admission::queue::Facts;
 use crate::admission::{Class, Outcome};
 use crate::catalog::manifest::{RequestBounds, Retry};
 
 pub(super) const X_FUNCD_CLASS: HeaderName = HeaderName::from_static(Class::HEADER);
 const TIMEOUT_MS: HeaderName = HeaderName::from_static(X_REQUEST_TIMEOUT_MS);
+const OPENFAAS: HeaderName = HeaderName::from_static(X_TIMEOUT);
 const GRPC: HeaderName = HeaderName::from_static(GRPC_TIMEOUT);
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
@@ -51,6 +53,17 @@ impl Terms {
             grpc: grpc.is_some(),
             has_key: headers.contains_key(IDEMPOTENCY_KEY),
             retry: bounds.retry,
+        }
+    }
+
+    /// Heeds what callers of OpenFaaS's functions say, too, which may only shorten: `X-Timeout`.
+    pub(super) fn heed_openfaas(&mut self, headers: &HeaderMap, trusted: bool, arrived: Instant) {
+        let said = headers.get(OPENFAAS).and_then(|value| value.to_str().ok());
+        if let Some(timeout) = said.and_then(go_duration::parse)
+            && timeout < self.timeout(arrived)
+        {
+            self.deadline = arrived + timeout;
+            self.is_hurried = !trusted;
         }
     }
 
@@ -174,6 +187,23 @@ mod tests {
             (less.timeout(now), less.class),
             (Duration::from_millis(500), Class::Bulk)
         );
+    }
+
+    #[test]
+    fn openfaas_may_only_shorten() {
+        let now = Instant::now();
+        for (said, seconds, hurried) in [("5s", 5, true), ("1m", 30, false), ("0s", 30, false)] {
+            let headers = head(&[("x-timeout", said)]);
+            let mut terms = Terms::of(&headers, &bounds(), false, now);
+            assert_eq!(
+                terms.timeout(now),
+                Duration::from_secs(30),
+                "it means nothing to others"
+            );
+            terms.heed_openfaas(&headers, false, now);
+            assert_eq!(terms.timeout(now), Duration::from_secs(seconds), "{said}");
+            assert_eq!(terms.too_late(false) == Outcome::Abandoned, hurried, "{said}");
+        }
     }
 
     #[test]

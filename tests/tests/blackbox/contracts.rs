@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 
 use funcd_tests::peers::{CARGO_LAMBDA, FDK, GUNICORN, Package, STATIC_WEB_SERVER, UVICORN};
 use funcd_tests::suite::{Outcome, Suite, covers, outcomes};
+use funcd_tests::wheels::{self, FUNCTIONS_FRAMEWORK};
 
 /// As a filter: the tests of the table, and no others.
 const GROUP: &str = "contracts";
@@ -51,6 +52,18 @@ const TABLE: &[(&str, Client, &[Feature])] = &[
         ("$PORT and K_SERVICE", &["contract::port_tells_which_port_to_listen_on"]),
         ("a network of its own", &["contract::port_functions_have_a_network_each"]),
     ]),
+    ("port", Own(FUNCTIONS_FRAMEWORK), &[("Cloud Run, by the guide", &["guides::the_guide_for_cloud_run_does_what_it_says"])]),
+    ("port", System("a server of Kubeless"), &[("by the guide", &["guides::the_guide_for_kubeless_does_what_it_says"])]),
+    ("port", System("uwsgi of Debian"), &[("uWSGI Emperor, by the guide", &["guides::the_guide_for_uwsgi_does_what_it_says"])]),
+    ("port", Own(wheels::GUNICORN), &[("nginx Unit, by the guide", &["guides::the_guide_for_nginx_unit_does_what_it_says"])]),
+    ("port", Own("any server"), &[
+        ("the variables of its host", &["port::a_function_finds_what_its_host_would_say"]),
+        ("deadlines, 504, SIGTERM then SIGKILL", &[
+            "port::a_late_answer_is_504_and_the_instance_is_kept",
+            "port::a_caller_may_only_shorten",
+            "port::a_stop_is_sigterm_and_sigkill_after_stop_within",
+        ]),
+    ]),
     ("port", System("com.sun.net.httpserver of Java"), &[("starts, answers, stops", &["runtimes::java"])]),
     ("port", System("perl"), &[("starts, answers, stops", &["runtimes::perl"])]),
     ("port", System("busybox nc and sh"), &[("starts, answers, stops", &["runtimes::shell"])]),
@@ -86,6 +99,7 @@ const TABLE: &[(&str, Client, &[Feature])] = &[
     ("lambda", Client::Package(CARGO_LAMBDA), &[("cargo lambda invoke", &["lambda::cargo_lambda_invokes"])]),
     ("lambda", Own("http.client of Python"), &[
         ("a bootstrap by hand", &["lambda::by_hand"]),
+        ("the guide's example", &["guides::the_guide_for_lambda_does_what_it_says"]),
         ("streams as the client for Go writes them", &["lambda::a_stream_as_the_client_for_go_writes_it"]),
         ("extensions", &["lambda::extensions_are_put_up_with"]),
         ("init errors", &["lambda::an_init_error_is_in_the_log"]),
@@ -101,7 +115,7 @@ const TABLE: &[(&str, Client, &[Feature])] = &[
     ]),
     ("fn", Client::Package(FDK), &[
         ("calls, status, headers, errors", &["migrate::an_fdk_of_fn_serves_calls"]),
-        ("the guide's example", &["migrate::the_example_of_the_guide_for_fn_answers"]),
+        ("the guide's example", &["guides::the_guide_for_fn_does_what_it_says"]),
     ]),
     ("fn", Own("a bad one"), &[
         ("its socket is a symlink out of its directory", &["bad::an_fdk_whose_socket_is_elsewhere_is_killed"]),
@@ -114,7 +128,10 @@ const TABLE: &[(&str, Client, &[Feature])] = &[
         ("OpenFaaS classic, streaming, serializing", &["programs::each_mode_answers_as_its_watchdog"]),
         ("the variables of OpenFaaS, IronFunctions, CGI", &["programs::a_request_is_in_the_environment"]),
         ("a process for each request", &["programs::each_request_has_a_process_of_its_own"]),
-        ("the guides' examples", &["migrate::the_examples_of_the_guides_answer_as_they_say"]),
+        ("the guides' examples", &[
+            "guides::the_guide_for_openfaas_does_what_it_says",
+            "guides::the_guide_for_ironfunctions_does_what_it_says",
+        ]),
     ]),
     ("stdio", Own("a bad one"), &[
         ("never reads", &["bad::a_program_that_never_reads_is_answered_for"]),
@@ -123,7 +140,10 @@ const TABLE: &[(&str, Client, &[Feature])] = &[
         ("executes nothing", &["programs::what_executes_nothing_says_so"]),
     ]),
     ("cgi", System("bash"), &[("status, headers, body", &["programs::a_bash_script_is_a_cgi_program"])]),
-    ("cgi", System("perl"), &[("headers, body", &["programs::a_perl_script_is_a_cgi_program"])]),
+    ("cgi", System("perl"), &[
+        ("headers, body", &["programs::a_perl_script_is_a_cgi_program"]),
+        ("the guide's example", &["guides::the_guide_for_cgi_does_what_it_says"]),
+    ]),
     ("cgi", Own("a bad one"), &[
         ("writes headers for ever", &["bad::a_program_that_writes_headers_for_ever_is_killed"]),
         ("writes no headers", &["bad::a_program_without_headers_is_told"]),

@@ -16,6 +16,7 @@ mod examples;
 mod explain;
 mod faults;
 mod grading;
+mod guides;
 // The same frames as in the ingress's own tests.
 #[path = "../../../supervisor/tests/ingress/h2.rs"]
 #[allow(dead_code, reason = "these tests need fewer of them")]
@@ -27,6 +28,7 @@ mod lifecycle;
 mod migrate;
 mod neighbours;
 mod overload;
+mod port;
 mod programs;
 mod refusals;
 mod runtimes;
@@ -65,6 +67,8 @@ fn main() -> std::process::ExitCode {
     launcher::register(&mut suite);
     examples::register(&mut suite);
     grading::register(&mut suite);
+    guides::register(&mut suite);
+    port::register(&mut suite);
     // The last: it looks at the names of all others.
     contracts::register(&mut suite);
     let code = suite.run();
