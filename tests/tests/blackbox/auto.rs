@@ -12,7 +12,14 @@ use crate::clients::found;
 
 pub(crate) fn register(suite: &mut Suite) {
     funcd_tests::tests!(suite, "auto", [
-        each_example_is_found_out_without_a_manifest: &[Need::Program("cc"), Need::Program("go")],
+        each_example_is_found_out_without_a_manifest: &[
+            Need::Program("cc"),
+            Need::Program("go"),
+            Need::Program("/usr/bin/python3"),
+            Need::Program("/usr/bin/node"),
+            Need::Program("busybox"),
+            Need::Property("network"),
+        ],
         what_others_wrote_is_found_out_without_a_manifest: &[
             Need::Gunicorn,
             Need::Uvicorn,
