@@ -1,4 +1,4 @@
-//! `funcd-benches cold|warm|contracts|memory|instances|spawn|leaks|overload|neighbours|all`: measures every number that SPECIFICATION.md promises,
+//! `funcd-benches cold|warm|contracts|memory|instances|spawn|leaks|overload|neighbours|binding|all`: measures every number that SPECIFICATION.md promises,
 //! beside its peers in the same run; `chaos` breaks things for ten minutes, `simulate` shows what admission does under overload.
 //! Installs nothing, and never calls a number good that it did not measure.
 
@@ -20,6 +20,7 @@ use crate::table::Table;
 mod answer;
 mod artifacts;
 mod bare;
+mod binding;
 mod chaos;
 mod client;
 mod cold;
@@ -77,6 +78,9 @@ struct Flags {
     /// What chance is drawn from in `overload`, `neighbours` and `chaos`.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// In `neighbours`: only those whose name contains this.
+    #[arg(long, value_name = "WORD", default_value = "")]
+    only: String,
     /// Measure this funcd instead of building one.
     #[arg(long, value_name = "FILE")]
     funcd: Option<PathBuf>,
@@ -109,6 +113,10 @@ enum What {
     Overload,
     /// A function's callers, beside eight sorts of bad neighbours.
     Neighbours,
+    /// What a refused request costs: a part of `overload`, alone.
+    Refusals,
+    /// A call by a binding, beside the same call made directly.
+    Binding,
     /// All of these.
     All,
     /// Kills, stops, floods, deploys and a full disk under a steady load: not one of `all`.
@@ -128,6 +136,7 @@ fn main() -> ExitCode {
     let outcome = match (words.get(1).and_then(|word| word.to_str()), words.get(2)) {
         (Some(launcher::AS_LAUNCHER), Some(folder)) => launcher::run(folder.as_ref()),
         (Some(launcher::AS_SUPERVISOR), Some(control)) => launcher::give_link(control.as_ref()),
+        (Some(binding::AS_CALLER), None) => binding::call(),
         _ => run(&Flags::parse()),
     };
     match outcome {
@@ -159,9 +168,11 @@ fn run(flags: &Flags) -> Outcome<()> {
         What::Leaks,
         What::Overload,
         What::Neighbours,
+        What::Refusals,
+        What::Binding,
         What::Chaos,
     ] {
-        if flags.what == what || (flags.what == What::All && what != What::Chaos) {
+        if flags.what == what || (flags.what == What::All && !matches!(what, What::Chaos | What::Refusals)) {
             for table in measure(what, flags, &artifacts)? {
                 if !flags.json {
                     println!("{table}");
@@ -192,8 +203,10 @@ fn measure(what: What, flags: &Flags, artifacts: &Artifacts) -> Outcome<Vec<Tabl
         What::Leaks => leaks::measure(artifacts, flags.cycles as usize),
         What::Memory => Ok(vec![memory::measure(artifacts, flags.functions as usize)?]),
         What::Instances => Ok(vec![instances::measure(artifacts, flags.functions as usize)?]),
-        What::Neighbours => Ok(vec![neighbours::measure(artifacts, flags.seed)?]),
+        What::Neighbours => Ok(vec![neighbours::measure(artifacts, &flags.only, flags.seed)?]),
+        What::Binding => Ok(vec![binding::measure(artifacts, rounds(20))?]),
         What::Chaos => Ok(vec![chaos::measure(artifacts, &flags.chaos, flags.seed)?]),
+        What::Refusals => Ok(vec![overload::refusals_alone(artifacts, flags.seed)?]),
         What::Overload => overload::measure(artifacts, flags.seed),
         What::Contracts => Ok(vec![contracts::measure(artifacts, length)?]),
         What::Warm | What::All | What::Simulate => warm::measure(artifacts, length),

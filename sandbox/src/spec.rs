@@ -77,7 +77,7 @@ pub const EXCHANGE: &str = "/tmp/iofs";
 pub const MAX_SECRETS: usize = 64;
 
 /// Ports that the supervisor listens on within one instance's network namespace, at most.
-pub const MAX_PORTS: usize = 16;
+pub const MAX_PORTS: usize = 17;
 
 /// Whether something may be the name of a secret: 1 to 64 letters, digits, `.`, `_` and `-`, with no `.` in front.
 pub fn is_secret_name(name: &str) -> bool {
@@ -144,6 +144,8 @@ pub struct Limits {
     pub memory_bytes: u64,
     /// CPU time per wall time, in thousandths of one core.
     pub cpu_millis: u32,
+    /// It gets only the CPU that no other instance wants.
+    pub cpu_idle: bool,
     /// Processes and threads together.
     pub pids: u32,
     /// Size of its `/tmp`, in bytes.

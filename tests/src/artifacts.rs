@@ -12,7 +12,7 @@ use nix::fcntl::{Flock, FlockArg};
 pub use crate::peers::{cargo_lambda, fdk, gunicorn, static_web_server, uvicorn};
 
 /// The example functions' executables.
-const EXECUTABLES: [&str; 17] = [
+const EXECUTABLES: [&str; 22] = [
     "hello",
     "thumbs",
     "notes",
@@ -30,9 +30,14 @@ const EXECUTABLES: [&str; 17] = [
     "attack",
     "lambda-http",
     "lambda-tries",
+    "frames",
+    "grpc",
+    "grpc-client",
+    "websocket",
+    "websocket-client",
 ];
 /// The files of the examples that tests use as they are.
-const FILES: [&str; 17] = [
+const FILES: [&str; 18] = [
     "py-port/server.py",
     "py-port/function.toml",
     "notes/function.toml",
@@ -48,6 +53,7 @@ const FILES: [&str; 17] = [
     "c-http/hello.c",
     "go-http/main.go",
     "lambda-http/function.toml",
+    "grpc/function.toml",
     "lambda-py/bootstrap",
     "lambda-py/function.toml",
 ];

@@ -88,7 +88,7 @@ impl Suite {
         self.tests.iter().map(|test| test.name.as_str())
     }
 
-    /// Makes `name` as a filter select these tests, and all of a module that is given as `module::`.
+    /// Makes `name` as a filter select these tests, and those whose own names have it.
     pub fn group(&mut self, name: &'static str, tests: impl IntoIterator<Item = &'static str>) {
         self.groups.push((name, tests.into_iter().collect()));
     }
@@ -101,8 +101,7 @@ impl Suite {
             return;
         };
         self.tests.retain(|test| {
-            let is_member = |member: &&str| covers(member, &test.name);
-            members.iter().any(is_member) || asked.is_some_and(|asked| test.name.contains(asked))
+            members.contains(&test.name.as_str()) || asked.is_some_and(|asked| test.name.contains(asked))
         });
         arguments.filter = None;
         arguments.exact = false;
@@ -163,11 +162,6 @@ fn is_chosen(arguments: &Arguments, name: &str) -> bool {
         }
     };
     arguments.filter.as_deref().is_none_or(fits) && !arguments.skip.iter().any(|pattern| fits(pattern))
-}
-
-/// Whether `member` of a group is this test, or a module with it.
-pub fn covers(member: &str, test: &str) -> bool {
-    member == test || member.ends_with("::") && test.starts_with(member)
 }
 
 fn run(name: &str, body: impl FnOnce()) -> Result<(), Failed> {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use funcd_sandbox::property::Property;
 use funcd_sandbox::spec::Limits;
 
+use super::binding::Binding;
 use super::guess::Guess;
 use super::manifest_check as check;
 use super::manifest_file::ManifestFile;
@@ -32,6 +33,8 @@ pub struct Manifest {
     pub found: Option<Guess>,
     /// What changes when it turns out to be a Lambda function.
     pub as_lambda: AsLambda,
+    /// Which requests are sent to it over HTTP/2 with prior knowledge.
+    pub h2c: H2c,
     /// How a function with a process for each request answers.
     pub stdio: Stdio,
     /// Which requests it answers; empty: `/<name>/…` with the prefix stripped.
@@ -50,6 +53,8 @@ pub struct Manifest {
     pub read: Vec<PathBuf>,
     /// Absolute paths it may write.
     pub write: Vec<PathBuf>,
+    /// What it may reach, in the order of their names.
+    pub bindings: Vec<Binding>,
     /// Properties that may be missing.
     pub degraded: Vec<Property>,
 }
@@ -74,6 +79,18 @@ pub enum Contract {
         /// Whether callers may also send events as they are.
         invoke: bool,
     },
+}
+
+/// Which requests are sent over HTTP/2 with prior knowledge, with contracts `http` and `port`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum H2c {
+    /// Those of gRPC, which has no other way; all others over HTTP/1.1.
+    #[default]
+    Grpc,
+    /// All, but for those that want to change the protocol: only HTTP/1.1 can.
+    Always,
+    /// None.
+    Never,
 }
 
 /// Which values nobody typed, so that a Lambda function finds what it finds elsewhere.
@@ -120,6 +137,11 @@ pub struct Stdio {
 }
 
 impl Contract {
+    /// Whether it can be spoken over HTTP/2.
+    pub fn takes_h2c(self) -> bool {
+        matches!(self, Contract::Http | Contract::Port(_))
+    }
+
     /// Its name in `function.toml`.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -250,6 +272,14 @@ impl Manifest {
         if self.found.is_none() {
             return;
         }
+        // Who wants HTTP/2 is a server, whatever it looks like.
+        let guess = match self.h2c == H2c::Always && !guess.contract().takes_h2c() {
+            true => Guess {
+                why: "its manifest sets h2c".to_owned(),
+                ..Guess::default()
+            },
+            false => guess,
+        };
         self.contract = guess.contract();
         self.found = Some(guess);
         if self.contract.is_one_at_a_time() {

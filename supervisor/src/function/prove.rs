@@ -12,7 +12,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::sync::mpsc;
 
 use super::handle::ToControl;
-use super::instance::{Address, Instance};
+use super::instance::{Address, Instance, Stream};
+use crate::catalog::manifest::H2c;
 
 /// A function that was started for a request usually answers it within this; then no probe is made.
 const PATIENCE: Duration = Duration::from_millis(50);
@@ -122,6 +123,9 @@ pub(super) async fn ask(
 ) -> Option<http::StatusCode> {
     let ask = async {
         let stream = instance.dial().await.ok()?;
+        if instance.revision.manifest.h2c == H2c::Always {
+            return ask_over_http2(stream, path, agent).await;
+        }
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .ok()?;
@@ -132,13 +136,27 @@ pub(super) async fn ask(
             .ok()?;
         let mut response = std::pin::pin!(sender.send_request(request));
         tokio::select! {
-            response = &mut response => response.ok(),
+            response = &mut response => Some(response.ok()?.status()),
             // Many servers close with the answer: it came, all the same.
-            _ = connection => response.await.ok(),
+            _ = connection => Some(response.await.ok()?.status()),
         }
     };
-    let response = tokio::time::timeout(patience, ask).await.ok().flatten();
-    response.map(|response| response.status())
+    tokio::time::timeout(patience, ask).await.ok().flatten()
+}
+
+/// The same, of a function that is spoken to in HTTP/2.
+async fn ask_over_http2(stream: Stream, path: &str, agent: &'static str) -> Option<http::StatusCode> {
+    let (mut sender, mut connection) = h2::client::handshake(stream).await.ok()?;
+    let request = http::Request::get(format!("http://localhost{path}"))
+        .version(http::Version::HTTP_2)
+        .header(http::header::USER_AGENT, agent)
+        .body(())
+        .ok()?;
+    let (response, _) = sender.send_request(request, true).ok()?;
+    tokio::select! {
+        response = response => Some(response.ok()?.status()),
+        _ = &mut connection => None,
+    }
 }
 
 #[cfg(test)]

@@ -12,6 +12,9 @@
 
 mod answer;
 mod body;
+mod call;
+mod channel;
+mod channels;
 mod client_io;
 mod connection;
 mod exchange;
@@ -20,13 +23,16 @@ mod forward;
 mod frames;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
+mod grpc;
 mod headers;
 mod heard;
 mod ids;
+pub mod inside;
 mod inspect;
 mod listener;
 mod per_request;
 mod pool;
+mod received;
 mod request;
 mod respond;
 mod route;
@@ -34,10 +40,12 @@ mod suspect;
 mod terms;
 mod trust;
 mod upgrade;
+mod via;
 mod visit;
 mod watch;
 mod worker;
 
+pub(crate) use heard::Heard;
 pub use route::{Conflict, Match, Routes, Target};
 pub use trust::BadNetwork;
 pub use worker::{Shared, Workers, spawn_workers};

@@ -32,8 +32,8 @@ pub(super) struct Terms {
     is_hurried: bool,
     /// How long the function may take, however soon its caller wants the answer.
     pub(super) limit: Instant,
-    /// It is a call of gRPC, whose timeout is said in its own way.
-    grpc: bool,
+    /// Until when its caller waits for the end of a call of gRPC, not only for its head: that is what its timeout says.
+    grpc: Option<Instant>,
     has_key: bool,
     retry: Retry,
 }
@@ -50,7 +50,9 @@ impl Terms {
             deadline: arrived + timeout,
             is_hurried: !trusted && timeout < bounds.timeout,
             limit: arrived + bounds.timeout,
-            grpc: grpc.is_some(),
+            grpc: grpc
+                .and_then(deadline::grpc_timeout)
+                .and_then(|timeout| arrived.checked_add(timeout)),
             has_key: headers.contains_key(IDEMPOTENCY_KEY),
             retry: bounds.retry,
         }
@@ -64,6 +66,14 @@ impl Terms {
         {
             self.deadline = arrived + timeout;
             self.is_hurried = !trusted;
+        }
+    }
+
+    /// Nobody waits for the answer beyond this.
+    pub(super) fn hurry(&mut self, deadline: Instant) {
+        if deadline < self.deadline {
+            self.deadline = deadline;
+            self.is_hurried = true;
         }
     }
 
@@ -102,10 +112,9 @@ impl Terms {
             return false;
         };
         headers.insert(TIMEOUT_MS, HeaderValue::from(left));
-        if self.grpc {
-            // Eight digits of milliseconds are more than a day, which no manifest allows.
-            let left = HeaderValue::try_from(format!("{}m", left.min(99_999_999)));
-            headers.insert(GRPC, left.expect("digits and a letter"));
+        if let Some(end) = self.grpc {
+            let left = deadline::to_grpc_timeout(end.saturating_duration_since(now));
+            headers.insert(GRPC, HeaderValue::try_from(left).expect("digits and a letter"));
         }
         true
     }
@@ -236,6 +245,17 @@ mod tests {
             )
         );
         assert!(!terms.say_left(&mut headers, now + Duration::from_secs(2)));
+        // A stream may go on for longer than its head may take.
+        let mut long = head(&[("grpc-timeout", "2H")]);
+        let terms = Terms::of(&long, &bounds(), false, now);
+        assert!(terms.say_left(&mut long, now));
+        assert_eq!(
+            (&long["grpc-timeout"], &long["x-request-timeout-ms"]),
+            (
+                &HeaderValue::from_static("7200000m"),
+                &HeaderValue::from_static("30000")
+            )
+        );
         let mut plain = head(&[]);
         assert!(Terms::of(&plain, &bounds(), false, now).say_left(&mut plain, now));
         assert!(!plain.contains_key("grpc-timeout"));

@@ -57,11 +57,13 @@ fn is_found(host: &Host, name: &str, contract: &str, because: &str) {
 
 fn each_example_is_found_out_without_a_manifest() {
     let host = Host::start();
-    let examples: [(&str, PathBuf, &str, &str); 15] = [
+    let examples: [(&str, PathBuf, &str, &str); 17] = [
         ("hello", example("hello"), "http", "LISTEN_FDS"),
         ("thumbs", example("thumbs"), "http", "LISTEN_FDS"),
         ("notes", example("notes"), "http", "LISTEN_FDS"),
         ("ticker", example("ticker"), "http", "LISTEN_FDS"),
+        ("grpc", example("grpc"), "http", "LISTEN_FDS"),
+        ("websocket", example("websocket"), "http", "LISTEN_FDS"),
         ("c-http", hello(Hello::CStatic), "http", "nothing in it"),
         ("go-http", hello(Hello::Go), "http", "LISTEN_FDS"),
         (

@@ -7,6 +7,8 @@
 
 mod auto;
 mod bad;
+mod bindings;
+mod bindings_http;
 mod cli;
 mod clients;
 mod contract;
@@ -16,6 +18,7 @@ mod examples;
 mod explain;
 mod faults;
 mod grading;
+mod grpc;
 mod guides;
 // The same frames as in the ingress's own tests.
 #[path = "../../../supervisor/tests/ingress/h2.rs"]
@@ -37,6 +40,8 @@ mod scale;
 mod secrets;
 mod standby;
 mod strangers;
+mod streams;
+mod websocket;
 
 use funcd_tests::suite::Suite;
 
@@ -51,7 +56,12 @@ fn main() -> std::process::ExitCode {
     clients::register(&mut suite);
     auto::register(&mut suite);
     bad::register(&mut suite);
+    grpc::register(&mut suite);
+    websocket::register(&mut suite);
+    streams::register(&mut suite);
+    bindings::register(&mut suite);
     lambda::register(&mut suite);
+    bindings_http::register(&mut suite);
     programs::register(&mut suite);
     migrate::register(&mut suite);
     runtimes::register(&mut suite);

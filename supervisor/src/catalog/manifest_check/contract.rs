@@ -1,8 +1,11 @@
 //! How requests get in: `contract` and the keys that belong to one of them alone. Reads no file.
 
-use super::super::manifest::{AsLambda, Contract, Mode, Stdio};
+use super::super::manifest::{AsLambda, Contract, H2c, Mode, Stdio};
 use super::{Layers, in_first};
 use crate::typed::{TypedError, error, number, pick, size};
+
+/// Of `contract = "port"`.
+pub(super) const DEFAULT_PORT: u16 = 8080;
 
 /// Those that this version knows.
 const CONTRACTS: [&str; 8] = ["auto", "http", "port", "lambda", "stdio", "cgi", "ironhttp", "fn"];
@@ -35,7 +38,7 @@ pub(super) fn contract(layers: Layers<'_>) -> Result<(Contract, bool), TypedErro
         "fn" => Ok((Contract::Fn, false)),
         "port" => {
             // Below 1024 it would need a privilege that no function has.
-            let port = number(layers, |f| f.port.as_ref(), 1024..=65535, 8080)?;
+            let port = number(layers, |f| f.port.as_ref(), 1024..=65535, u64::from(DEFAULT_PORT))?;
             let port = u16::try_from(port).expect("the range was checked");
             Ok((Contract::Port(port), false))
         }
@@ -59,6 +62,23 @@ pub(super) fn contract(layers: Layers<'_>) -> Result<(Contract, bool), TypedErro
             Err(found.refuse(format!("unknown contract {other:?}"), label))
         }
     }
+}
+
+/// Which requests are sent over HTTP/2.
+pub(super) fn h2c(layers: Layers<'_>, contract: Contract, is_auto: bool) -> Result<H2c, TypedError> {
+    let Some(found) = pick(layers, |f| f.h2c.as_ref()) else {
+        return Ok(H2c::default());
+    };
+    if !is_auto && !contract.takes_h2c() && in_first(layers, &found) {
+        let why = format!("`h2c` means nothing with contract = {:?}", contract.as_str());
+        return Err(found
+            .refuse(why, "")
+            .help("only the contracts \"http\" and \"port\" can be spoken over HTTP/2"));
+    }
+    Ok(match found.value {
+        true => H2c::Always,
+        false => H2c::Never,
+    })
 }
 
 fn mode(layers: Layers<'_>) -> Result<Mode, TypedError> {

@@ -1,5 +1,6 @@
 //! From `function.toml` as typed to the manifest as used: all defaults and all ranges, in one place. Reads no file.
 
+mod binding;
 mod contract;
 mod health;
 mod process;
@@ -31,10 +32,13 @@ pub(super) fn manifest(name: &str, layers: Layers<'_>) -> Result<Manifest, Typed
     let (contract, is_auto) = contract::contract(layers)?;
     // What those functions find elsewhere: one request at a time, 6 MB, and 2 seconds to end.
     let is_lambda = matches!(contract, Contract::Lambda { .. });
+    let priority = word(layers, "priority", |f| f.request.priority.as_ref(), &PRIORITIES)?;
+    let env = process::env(layers)?;
     let manifest = Manifest {
         exec: process::exec(name, layers)?,
         args: process::args(layers)?,
-        env: process::env(layers)?,
+        bindings: binding::bindings(layers, (contract, is_auto), &env)?,
+        env,
         secrets: process::secrets(layers)?,
         contract,
         found: is_auto.then(Guess::default),
@@ -43,10 +47,11 @@ pub(super) fn manifest(name: &str, layers: Layers<'_>) -> Result<Manifest, Typed
             body: pick(layers, |f| f.request.body.as_ref()).is_none(),
             stop_within: pick(layers, |f| f.health.stop_within.as_ref()).is_none(),
         },
+        h2c: contract::h2c(layers, contract, is_auto)?,
         stdio: contract::stdio(layers, contract, is_auto)?,
         routes: route::routes(layers)?,
         scale: scale::scale(layers, contract)?,
-        limits: scale::limits(layers)?,
+        limits: scale::limits(layers, priority)?,
         request: RequestBounds {
             timeout: span(layers, |f| f.request.timeout.as_ref(), MILLI..=DAY, secs(30))?,
             body: size(
@@ -55,7 +60,7 @@ pub(super) fn manifest(name: &str, layers: Layers<'_>) -> Result<Manifest, Typed
                 0..=1 << 40,
                 if is_lambda { AsLambda::BODY } else { 16 << 20 },
             )?,
-            priority: word(layers, "priority", |f| f.request.priority.as_ref(), &PRIORITIES)?,
+            priority,
             queue: word(layers, "queue", |f| f.request.queue.as_ref(), &QUEUES)?,
             retry: word(layers, "retry", |f| f.request.retry.as_ref(), &RETRIES)?,
         },
@@ -88,8 +93,6 @@ pub(super) fn manifest(name: &str, layers: Layers<'_>) -> Result<Manifest, Typed
 fn not_in_this_version(layers: Layers<'_>) -> Result<(), TypedError> {
     let keys = [
         ("rollout", pick(layers, |f| f.rollout.as_ref())),
-        ("bindings", pick(layers, |f| f.bindings.as_ref())),
-        ("h2c", pick(layers, |f| f.h2c.as_ref())),
         ("scale.target", pick(layers, |f| f.scale.target.as_ref())),
     ];
     match keys.into_iter().find_map(|(key, found)| Some((key, found?))) {
@@ -122,9 +125,13 @@ fn word<'a, T: Copy + Default>(
     get: impl Fn(&'a ManifestFile) -> Option<&'a Spanned<String>>,
     words: &[(&str, T)],
 ) -> Result<T, TypedError> {
-    let Some(found) = pick(layers, get) else {
-        return Ok(T::default());
-    };
+    match pick(layers, get) {
+        Some(found) => known_word(&found, key, words),
+        None => Ok(T::default()),
+    }
+}
+
+fn known_word<T: Copy>(found: &Found<'_, String>, key: &str, words: &[(&str, T)]) -> Result<T, TypedError> {
     if let Some((_, value)) = words.iter().find(|(word, _)| word == found.value) {
         return Ok(*value);
     }
