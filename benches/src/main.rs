@@ -1,4 +1,4 @@
-//! `funcd-benches cold|warm|memory|instances|spawn|leaks|overload|neighbours|binding|all`: measures every number that SPECIFICATION.md promises,
+//! `funcd-benches cold|warm|contracts|memory|instances|spawn|leaks|overload|neighbours|binding|all`: measures every number that SPECIFICATION.md promises,
 //! beside its peers in the same run; `chaos` breaks things for ten minutes, `simulate` shows what admission does under overload.
 //! Installs nothing, and never calls a number good that it did not measure.
 
@@ -24,6 +24,7 @@ mod binding;
 mod chaos;
 mod client;
 mod cold;
+mod contracts;
 mod environment;
 mod failure;
 mod guard;
@@ -62,10 +63,10 @@ struct Flags {
     /// Print one JSON document instead of tables.
     #[arg(long)]
     json: bool,
-    /// Starts in `cold` and `spawn` [default: 1000], rounds of each table of `warm` [default: 20].
+    /// Starts in `cold` and `spawn` [default: 1000], rounds of `contracts` and each table of `warm` [default: 20].
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: Option<u32>,
-    /// Length of each run in `warm`, in milliseconds.
+    /// Length of each run in `warm` and `contracts`, in milliseconds.
     #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..))]
     run_millis: u64,
     /// Starts and stops in `leaks`.
@@ -98,6 +99,8 @@ enum What {
     Cold,
     /// A running function, beside nginx.
     Warm,
+    /// Each way into a process, beside a direct call of the same program.
+    Contracts,
     /// A thousand registered functions.
     Memory,
     /// A thousand running instances.
@@ -158,6 +161,7 @@ fn run(flags: &Flags) -> Outcome<()> {
     for what in [
         What::Cold,
         What::Warm,
+        What::Contracts,
         What::Memory,
         What::Instances,
         What::Spawn,
@@ -189,6 +193,10 @@ fn run(flags: &Flags) -> Outcome<()> {
 
 fn measure(what: What, flags: &Flags, artifacts: &Artifacts) -> Outcome<Vec<Table>> {
     let rounds = |default| flags.rounds.unwrap_or(default) as usize;
+    let length = warm::Length {
+        rounds: rounds(20),
+        run: Duration::from_millis(flags.run_millis),
+    };
     match what {
         What::Cold => Ok(vec![cold::measure(artifacts, rounds(1000))?]),
         What::Spawn => Ok(vec![spawn::measure(artifacts, rounds(1000))?]),
@@ -200,12 +208,7 @@ fn measure(what: What, flags: &Flags, artifacts: &Artifacts) -> Outcome<Vec<Tabl
         What::Chaos => Ok(vec![chaos::measure(artifacts, &flags.chaos, flags.seed)?]),
         What::Refusals => Ok(vec![overload::refusals_alone(artifacts, flags.seed)?]),
         What::Overload => overload::measure(artifacts, flags.seed),
-        What::Warm | What::All | What::Simulate => warm::measure(
-            artifacts,
-            warm::Length {
-                rounds: rounds(20),
-                run: Duration::from_millis(flags.run_millis),
-            },
-        ),
+        What::Contracts => Ok(vec![contracts::measure(artifacts, length)?]),
+        What::Warm | What::All | What::Simulate => warm::measure(artifacts, length),
     }
 }

@@ -152,6 +152,10 @@ impl Items {
             "null, zero, full, random, urandom; shm is /tmp",
             PROFILE,
         );
+        if spec.has_own_network() {
+            let loopback = "read: localhost is 127.0.0.1 and ::1, nothing else";
+            file("/etc/hosts".as_ref(), loopback, "for a network of its own");
+        }
         if spec.image != Image::Static {
             file(
                 "/proc".as_ref(),

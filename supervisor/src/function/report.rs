@@ -88,12 +88,17 @@ impl Report {
     ) {
         counter!(names::INSTANCE_EXITS_TOTAL, "function" => function.to_string(), "reason" => exit.reason())
             .increment(1);
-        if matches!(exit, Exit::Code { code: 0 }) || exit.is_asked_for() {
+        if matches!(exit, Exit::Code { code: 0 } | Exit::Stopped) {
             tracing::debug!(%function, %instance, reason = message, "ended");
             return;
         }
         self.logs
             .note(function, &format!("instance {instance} ended: {message}"));
+        if exit.is_asked_for() {
+            // What its request came to is told with that; callers who leave must not fill the host's log.
+            tracing::debug!(%function, %instance, reason = message, "ended");
+            return;
+        }
         tracing::warn!(%function, %instance, reason = message, "ended");
     }
 
