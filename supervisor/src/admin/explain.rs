@@ -147,7 +147,11 @@ impl Items {
             &format!("read, write, at most {tmp} (tmpfs: nosuid, nodev, noexec)"),
             PROFILE,
         );
-        file("/dev".as_ref(), "null, zero, full, random, urandom", PROFILE);
+        file(
+            "/dev".as_ref(),
+            "null, zero, full, random, urandom; shm is /tmp",
+            PROFILE,
+        );
         if spec.image != Image::Static {
             file(
                 "/proc".as_ref(),

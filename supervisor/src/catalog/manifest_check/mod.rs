@@ -46,6 +46,7 @@ pub(super) fn manifest(name: &str, layers: Layers<'_>) -> Result<Manifest, Typed
             body: pick(layers, |f| f.request.body.as_ref()).is_none(),
             stop_within: pick(layers, |f| f.health.stop_within.as_ref()).is_none(),
         },
+        h2c: contract::h2c(layers, contract, is_auto)?,
         stdio: contract::stdio(layers, contract, is_auto)?,
         routes: route::routes(layers)?,
         scale: scale::scale(layers, contract)?,
@@ -91,7 +92,6 @@ pub(super) fn manifest(name: &str, layers: Layers<'_>) -> Result<Manifest, Typed
 fn not_in_this_version(layers: Layers<'_>) -> Result<(), TypedError> {
     let keys = [
         ("rollout", pick(layers, |f| f.rollout.as_ref())),
-        ("h2c", pick(layers, |f| f.h2c.as_ref())),
         ("scale.target", pick(layers, |f| f.scale.target.as_ref())),
     ];
     match keys.into_iter().find_map(|(key, found)| Some((key, found?))) {
