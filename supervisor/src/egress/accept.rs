@@ -14,13 +14,21 @@ use super::Exit;
 /// Out of descriptors, which others give back: not at once again.
 const PAUSE: Duration = Duration::from_millis(20);
 
+/// A place of the binding, and one of all that the host has.
+pub(super) type Place = (OwnedSemaphorePermit, OwnedSemaphorePermit);
+
+/// Ends a connection so that the function sees an error (ECONNRESET) instead of an answer that is empty.
+pub(super) fn reset(stream: TcpStream) {
+    let _ = stream.set_zero_linger();
+}
+
 /// Accepts the connections of a binding, and has each served by `serve`, which holds its place for as long as it needs. When all
 /// `places` are taken, more wait in the listen queue: the function's side sees a connection that nobody reads from yet.
 pub(super) async fn each<F: Future<Output = ()> + 'static>(
     exit: &Exit,
     listener: std::net::TcpListener,
     places: u32,
-    serve: impl Fn(TcpStream, OwnedSemaphorePermit) -> F,
+    serve: impl Fn(TcpStream, Place) -> F,
 ) {
     let listener = match TcpListener::from_std(listener) {
         Ok(listener) => Rc::new(listener),
@@ -36,7 +44,14 @@ pub(super) async fn each<F: Future<Output = ()> + 'static>(
             return;
         };
         match accept(&listener).await {
-            Ok(stream) => drop(connections.spawn_local(serve(stream, place))),
+            Ok(stream) => match Arc::clone(exit.outside.places()).try_acquire_owned() {
+                Ok(of_all) => drop(connections.spawn_local(serve(stream, (place, of_all)))),
+                Err(_) => {
+                    exit.metrics.failed("descriptors");
+                    exit.complain(&"bindings have a quarter of funcd's descriptors already: raise its limit of open files");
+                    reset(stream);
+                }
+            },
             Err(error) => {
                 tracing::warn!(function = %exit.function, binding = exit.binding.name, %error, "a connection to a binding can't be accepted");
                 tokio::time::sleep(PAUSE).await;

@@ -6,12 +6,14 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, RawFd};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_rustls::client::TlsStream;
 
@@ -39,6 +41,7 @@ pub(super) struct Outside {
     resolver: Resolver,
     tls: Tls,
     aside: RefCell<HashMap<SocketAddr, Instant>>,
+    places: Arc<Semaphore>,
     complained: RefCell<HashMap<(FunctionName, String), Instant>>,
 }
 
@@ -109,10 +112,16 @@ impl Outside {
         Outside {
             resolver: Resolver::new(Names::new(settings.nameservers.clone())),
             tls: Tls::new(settings.roots.clone()),
+            places: Arc::new(Semaphore::new(settings.connections)),
             settings,
             aside: RefCell::default(),
             complained: RefCell::default(),
         }
+    }
+
+    /// What each connection of any binding takes one of.
+    pub(super) fn places(&self) -> &Arc<Semaphore> {
+        &self.places
     }
 
     /// Whether the log may be told of a binding's trouble now.

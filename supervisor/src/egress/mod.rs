@@ -30,6 +30,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use funcd_sandbox::spec::InstanceId;
+use nix::sys::resource::{Resource, getrlimit};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -53,6 +54,8 @@ pub struct Settings {
     pub nameservers: Vec<SocketAddr>,
     /// Files of certificates that are believed beside the system's.
     pub roots: Vec<PathBuf>,
+    /// Connections that all bindings together may have open, over all threads.
+    pub connections: usize,
 }
 
 impl Settings {
@@ -66,8 +69,19 @@ impl Settings {
             allow: allow.collect::<Result<_, _>>()?,
             nameservers: config.nameservers.clone(),
             roots: config.roots.clone(),
+            connections: room(),
         })
     }
+}
+
+/// As many as need a quarter of the descriptors that this process may have: the rest is for callers, and for functions.
+fn room() -> usize {
+    /// One in the function's network, and one outside.
+    const EACH: u64 = 2;
+    let (most, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((1024, 1024));
+    usize::try_from(most / 4 / EACH)
+        .unwrap_or(usize::MAX)
+        .clamp(1, 1 << 20)
 }
 
 /// The files and folders that the supervisor must be able to read for bindings, whether they are there or not.

@@ -94,11 +94,19 @@ impl Egress {
         Some(self.bounds.borrow().get(&key)?.guard.view())
     }
 
+    /// What one thread may: none takes the places of another.
+    fn of_one(&self) -> Settings {
+        Settings {
+            connections: (self.settings.connections / self.most).max(1),
+            ..self.settings.clone()
+        }
+    }
+
     fn plant(&self, seed: Seed) -> io::Result<()> {
         let mut started = self.started.borrow_mut();
         if started.len() < self.most {
             let shared = Arc::clone(&self.shared);
-            let thread = start(started.len(), self.settings.clone(), shared)?;
+            let thread = start(started.len(), self.of_one(), shared)?;
             started.push(thread);
         }
         let at = self.next.get() % started.len();

@@ -605,7 +605,7 @@ fn the_sandbox_is_explained_with_them() {
         value,
         "127.0.0.1:19001 leads to tcp://10.0.0.5:5432, and nowhere else"
     );
-    assert_eq!(from, "function.toml line 1");
+    assert_eq!(from, "function.toml line 2");
     assert_eq!(
         named("reachable").unwrap().0,
         "its bindings, and itself, over 127.0.0.1"
@@ -627,7 +627,7 @@ fn what_is_wrong_with_one_is_shown() {
             .ok_or(entry.status)
     });
     assert!(
-        refused.contains(":2:7: \"nowhere\" is not a place to connect to: the port is missing"),
+        refused.contains(":3:7: \"nowhere\" is not a place to connect to: the port is missing"),
         "{refused}"
     );
 }
