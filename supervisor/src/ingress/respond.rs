@@ -94,18 +94,18 @@ impl Kind {
             Kind::StartTimeout =>         (504, Status::DeadlineExceeded, "start-timeout",         "The function had no free place in time",           "funcd; error=connection_timeout"),
             Kind::ResponseTimeout =>      (504, Status::DeadlineExceeded, "response-timeout",      "The function did not answer in time",              "funcd; error=http_response_timeout"),
             // What functions are told that call through their bindings.
-            Kind::UnknownSibling =>       (502, Status::Unimplemented, "unknown-function",      "The binding leads to no function",                 "funcd; error=destination_not_found"),
-            Kind::BindingRefused =>       (502, Status::Unavailable, "binding-refused",       "The binding's target does not accept connections", "funcd; error=connection_refused"),
-            Kind::BindingName =>          (502, Status::Unavailable, "binding-name",          "The binding's target can't be looked up",          "funcd; error=dns_error"),
-            Kind::BindingForbidden =>     (502, Status::Unavailable, "binding-forbidden",     "The binding leads where none may",                 "funcd; error=destination_ip_prohibited"),
-            Kind::BindingTls =>           (502, Status::Unavailable, "binding-tls",           "The binding's target can't be trusted",            "funcd; error=tls_protocol_error"),
-            Kind::BindingEnded =>         (502, Status::Unavailable, "binding-ended",         "The binding's target ended before it answered",    "funcd; error=connection_terminated"),
-            Kind::BindingMalformed =>     (502, Status::Internal, "binding-malformed",     "The binding's target answered with something not HTTP", "funcd; error=http_protocol_error"),
-            Kind::BindingOpen =>          (503, Status::Unavailable, "binding-open",          "The binding's target fails more than it answers",  "funcd; error=destination_unavailable"),
-            Kind::BindingFull =>          (503, Status::ResourceExhausted, "binding-full",          "Too many calls through the binding are in flight", "funcd; error=connection_limit_reached"),
+            Kind::UnknownSibling =>       (502, Status::Unimplemented,    "unknown-function",      "The binding leads to no function",                 "funcd; error=destination_not_found"),
+            Kind::BindingRefused =>       (502, Status::Unavailable,      "binding-refused",       "The binding's target does not accept connections", "funcd; error=connection_refused"),
+            Kind::BindingName =>          (502, Status::Unavailable,      "binding-name",          "The binding's target can't be looked up",          "funcd; error=dns_error"),
+            Kind::BindingForbidden =>     (502, Status::Unavailable,      "binding-forbidden",     "The binding leads where none may",                 "funcd; error=destination_ip_prohibited"),
+            Kind::BindingTls =>           (502, Status::Unavailable,      "binding-tls",           "The binding's target can't be trusted",            "funcd; error=tls_protocol_error"),
+            Kind::BindingEnded =>         (502, Status::Unavailable,      "binding-ended",         "The binding's target ended before it answered",    "funcd; error=connection_terminated"),
+            Kind::BindingMalformed =>     (502, Status::Internal,         "binding-malformed",     "The binding's target answered with something not HTTP", "funcd; error=http_protocol_error"),
+            Kind::BindingOpen =>          (503, Status::Unavailable,      "binding-open",          "The binding's target fails more than it answers",  "funcd; error=destination_unavailable"),
+            Kind::BindingFull =>          (503, Status::ResourceExhausted,"binding-full",          "Too many calls through the binding are in flight", "funcd; error=connection_limit_reached"),
             Kind::BindingConnect =>       (504, Status::DeadlineExceeded, "binding-connect-timeout", "The binding's target did not connect in time",   "funcd; error=connection_timeout"),
             Kind::BindingTimeout =>       (504, Status::DeadlineExceeded, "binding-timeout",       "The binding's target did not answer in time",      "funcd; error=http_response_timeout"),
-            Kind::Loop =>                 (508, Status::Internal, "loop",                  "Functions call each other in a circle",            "funcd; error=proxy_loop_detected"),
+            Kind::Loop =>                 (508, Status::ResourceExhausted,"loop",                  "Functions call each other in a circle",            "funcd; error=proxy_loop_detected"),
         };
         let status = StatusCode::from_u16(status).expect("a status of the table");
         Row { status, grpc, slug, title, proxy_status }

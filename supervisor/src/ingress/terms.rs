@@ -58,6 +58,14 @@ impl Terms {
         }
     }
 
+    /// Nobody waits for the answer beyond this.
+    pub(super) fn hurry(&mut self, deadline: Instant) {
+        if deadline < self.deadline {
+            self.deadline = deadline;
+            self.is_hurried = true;
+        }
+    }
+
     /// Heeds what callers of OpenFaaS's functions say, too, which may only shorten: `X-Timeout`.
     pub(super) fn heed_openfaas(&mut self, headers: &HeaderMap, trusted: bool, arrived: Instant) {
         let said = headers.get(OPENFAAS).and_then(|value| value.to_str().ok());
@@ -66,14 +74,6 @@ impl Terms {
         {
             self.deadline = arrived + timeout;
             self.is_hurried = !trusted;
-        }
-    }
-
-    /// Nobody waits for the answer beyond this.
-    pub(super) fn hurry(&mut self, deadline: Instant) {
-        if deadline < self.deadline {
-            self.deadline = deadline;
-            self.is_hurried = true;
         }
     }
 

@@ -12,12 +12,12 @@ use tracing::warn;
 
 use super::super::body::{Reply, Upload};
 use super::super::connection::Connection;
-use super::super::headers;
 use super::super::ids::{self, RequestId};
 use super::super::request::{bad_head, check_framing, frame_anew};
 use super::super::respond::{Kind, Problem, respond};
 use super::super::terms::Terms;
 use super::super::watch::{STREAM, Watch};
+use super::super::{grpc, headers};
 use super::answer::Download;
 use super::forward::{self, Answer};
 use super::outlet::InFlight;
@@ -33,6 +33,8 @@ pub(super) struct Call {
     pub(super) arrived: Instant,
     number: u32,
     status: Option<u16>,
+    /// It is one of gRPC, which is told of problems in its own way.
+    is_grpc: bool,
     /// The function gave back its place, once it had one.
     place: Option<InFlight>,
 }
@@ -53,6 +55,7 @@ impl Call {
             watch,
             arrived: Instant::now(),
             status: None,
+            is_grpc: false,
             place: None,
         }
     }
@@ -115,6 +118,7 @@ pub(crate) async fn handle(
 ) -> Result<Response<Reply>, Infallible> {
     let version = request.version();
     let mut call = Call::begin(&connection, outlet, version);
+    call.is_grpc = grpc::is_call(request.headers());
     let origin = call.outlet.origin(request.headers());
     head::trace(request.headers_mut(), origin.parent.as_ref());
     let id = ids::request_id(request.headers(), &mut *connection.worker.chance.borrow_mut());
@@ -218,7 +222,13 @@ fn refuse(
     let function = Some(call.outlet.bound.function.as_str());
     let response = {
         let mut chance = call.connection.worker.chance.borrow_mut();
-        respond(problem, (version, false), (function, class), id, &mut *chance)
+        respond(
+            problem,
+            (version, call.is_grpc),
+            (function, class),
+            id,
+            &mut *chance,
+        )
     };
     response.map(|bytes| Reply::Own { bytes, _visit: None })
 }
