@@ -77,6 +77,9 @@ struct Flags {
     /// What chance is drawn from in `overload`, `neighbours` and `chaos`.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// In `neighbours`: only those whose name contains this.
+    #[arg(long, value_name = "WORD", default_value = "")]
+    only: String,
     /// Measure this funcd instead of building one.
     #[arg(long, value_name = "FILE")]
     funcd: Option<PathBuf>,
@@ -109,6 +112,8 @@ enum What {
     Neighbours,
     /// A call by a binding, beside the same call made directly.
     Binding,
+    /// What a refused request costs: a part of `overload`, alone.
+    Refusals,
     /// All of these.
     All,
     /// Kills, stops, floods, deploys and a full disk under a steady load: not one of `all`.
@@ -160,9 +165,10 @@ fn run(flags: &Flags) -> Outcome<()> {
         What::Overload,
         What::Neighbours,
         What::Binding,
+        What::Refusals,
         What::Chaos,
     ] {
-        if flags.what == what || (flags.what == What::All && what != What::Chaos) {
+        if flags.what == what || (flags.what == What::All && !matches!(what, What::Chaos | What::Refusals)) {
             for table in measure(what, flags, &artifacts)? {
                 if !flags.json {
                     println!("{table}");
@@ -189,9 +195,10 @@ fn measure(what: What, flags: &Flags, artifacts: &Artifacts) -> Outcome<Vec<Tabl
         What::Leaks => leaks::measure(artifacts, flags.cycles as usize),
         What::Memory => Ok(vec![memory::measure(artifacts, flags.functions as usize)?]),
         What::Instances => Ok(vec![instances::measure(artifacts, flags.functions as usize)?]),
-        What::Neighbours => Ok(vec![neighbours::measure(artifacts, flags.seed)?]),
+        What::Neighbours => Ok(vec![neighbours::measure(artifacts, &flags.only, flags.seed)?]),
         What::Binding => Ok(vec![binding::measure(artifacts, rounds(20))?]),
         What::Chaos => Ok(vec![chaos::measure(artifacts, &flags.chaos, flags.seed)?]),
+        What::Refusals => Ok(vec![overload::refusals_alone(artifacts, flags.seed)?]),
         What::Overload => overload::measure(artifacts, flags.seed),
         What::Warm | What::All | What::Simulate => warm::measure(
             artifacts,

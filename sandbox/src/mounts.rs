@@ -120,6 +120,11 @@ impl Root {
                 path: text(format!("dev/{name}"))?,
             });
         }
+        // Where libraries keep named semaphores and shared memory (sem_overview(7), shm_overview(7)): bounded as /tmp is.
+        root.entries.push(Entry::Symlink {
+            target: text("/tmp")?,
+            path: text("dev/shm")?,
+        });
         // Parents before what is below them; of the same path, the writable one on top.
         let mut binds: Vec<&Bind<'_>> = binds.iter().collect();
         binds.sort_by_key(|bind| (bind.path, bind.access));
@@ -342,7 +347,7 @@ mod tests {
         Ok(Root::plan(&mounts, &binds, &[])?
             .entries
             .into_iter()
-            .skip(3 + DEVICES.len())
+            .skip(4 + DEVICES.len())
             .collect())
     }
 

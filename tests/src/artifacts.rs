@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use nix::fcntl::{Flock, FlockArg};
 
 /// The example functions' executables.
-const EXECUTABLES: [&str; 17] = [
+const EXECUTABLES: [&str; 22] = [
     "hello",
     "thumbs",
     "notes",
@@ -27,9 +27,14 @@ const EXECUTABLES: [&str; 17] = [
     "attack",
     "lambda-http",
     "lambda-tries",
+    "frames",
+    "grpc",
+    "grpc-client",
+    "websocket",
+    "websocket-client",
 ];
 /// The files of the examples that tests use as they are.
-const FILES: [&str; 17] = [
+const FILES: [&str; 18] = [
     "py-port/server.py",
     "py-port/function.toml",
     "notes/function.toml",
@@ -45,6 +50,7 @@ const FILES: [&str; 17] = [
     "c-http/hello.c",
     "go-http/main.go",
     "lambda-http/function.toml",
+    "grpc/function.toml",
     "lambda-py/bootstrap",
     "lambda-py/function.toml",
 ];
@@ -154,7 +160,7 @@ pub fn cargo() -> Command {
 }
 
 /// Held while something is built or installed: runs side by side wait for each other.
-fn lock(folder: &Path) -> Flock<File> {
+pub(crate) fn lock(folder: &Path) -> Flock<File> {
     fs::create_dir_all(folder).expect("the target directory is writable");
     let file = File::create(folder.join("lock")).expect("the target directory is writable");
     Flock::lock(file, FlockArg::LockExclusive).expect("nothing interrupts the wait")

@@ -20,6 +20,7 @@ mod plan;
 pub mod process;
 pub mod suite;
 pub mod traces;
+pub mod wheels;
 
 use std::time::{Duration, Instant};
 

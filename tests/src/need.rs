@@ -10,6 +10,7 @@ use nix::sys::resource::{Resource, getrlimit};
 use serde_json::Value;
 
 use crate::artifacts;
+use crate::wheels;
 
 /// Something that a test can't do without.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +37,8 @@ pub enum Need {
     Gunicorn,
     /// Fn's FDK for Python: installed already, or /usr/bin/python3 with pip, and PyPI.
     Fdk,
+    /// A package of PyPI and all that it needs, as `name==version`: fetched already, or /usr/bin/python3 with pip, and PyPI.
+    Wheels(&'static str),
     /// cargo-lambda: installed already, or /usr/bin/python3 with pip, and PyPI.
     CargoLambda,
 }
@@ -60,6 +63,7 @@ impl fmt::Display for Need {
             Need::StaticWebServer => f.write_str("static-web-server from crates.io"),
             Need::Gunicorn => f.write_str("/usr/bin/python3 with pip, and gunicorn from PyPI"),
             Need::Fdk => f.write_str("/usr/bin/python3 with pip, and fdk from PyPI"),
+            Need::Wheels(package) => write!(f, "/usr/bin/python3 with pip, and {package} from PyPI"),
             Need::CargoLambda => f.write_str("/usr/bin/python3 with pip, and cargo-lambda from PyPI"),
         }
     }
@@ -142,6 +146,12 @@ fn has_from_pypi(package: &str, file: &str) -> bool {
         || tempfile::tempdir().is_ok_and(|to| succeeds(pip.arg(to.path()).arg(package)))
 }
 
+fn can_download(package: &str) -> bool {
+    let mut pip = Command::new("/usr/bin/python3");
+    let pip = pip.args(["-m", "pip", "download", "--quiet", "--no-deps", "--dest"]);
+    tempfile::tempdir().is_ok_and(|to| succeeds(pip.arg(to.path()).arg(package)))
+}
+
 impl Need {
     /// Whether it is there.
     pub fn is_met(self) -> bool {
@@ -178,6 +188,7 @@ impl Need {
             }
             Need::Gunicorn => has_from_pypi("gunicorn", "bin/gunicorn"),
             Need::Fdk => has_from_pypi("fdk", "fdk/__init__.py"),
+            Need::Wheels(package) => wheels::are_there(package) || can_download(package),
             Need::CargoLambda => has_from_pypi("cargo-lambda", "bin/cargo-lambda"),
         }
     }

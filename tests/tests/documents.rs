@@ -87,10 +87,12 @@ fn every_link_to_a_heading_leads_to_one() {
         "benches/README.md",
     ]
     .map(PathBuf::from);
-    let docs = fs::read_dir(root().join("docs"))
-        .expect("it is in the checkout")
-        .flatten();
-    let docs = docs.map(|entry| Path::new("docs").join(entry.file_name()));
+    let docs = ["docs", "docs/migrate"].into_iter().flat_map(|folder| {
+        let there = fs::read_dir(root().join(folder)).expect("it is in the checkout");
+        there
+            .flatten()
+            .map(move |entry| Path::new(folder).join(entry.file_name()))
+    });
     let (mut seen, mut dead) = (0, Vec::new());
     for from in documents
         .into_iter()

@@ -147,7 +147,11 @@ impl Items {
             &format!("read, write, at most {tmp} (tmpfs: nosuid, nodev, noexec)"),
             PROFILE,
         );
-        file("/dev".as_ref(), "null, zero, full, random, urandom", PROFILE);
+        file(
+            "/dev".as_ref(),
+            "null, zero, full, random, urandom; shm is /tmp",
+            PROFILE,
+        );
         if spec.image != Image::Static {
             file(
                 "/proc".as_ref(),
@@ -280,6 +284,14 @@ impl Items {
             kept(Property::CpuLimit, format!("{cores} cores")),
             origins.at(|f| f.limits.cpu.as_ref()),
         );
+        let (share, from) = match limits.cpu_idle {
+            true => (
+                "idle: only what no other function wants, as `request.priority` is bulk",
+                origins.at(|f| f.request.priority.as_ref()),
+            ),
+            false => ("as every other function", "default".to_owned()),
+        };
+        limit("cpu share", share.to_owned(), from);
         limit(
             "pids",
             kept(

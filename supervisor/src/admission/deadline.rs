@@ -30,6 +30,15 @@ pub fn grpc_timeout(text: &str) -> Option<Duration> {
     })
 }
 
+/// The same the other way round, in milliseconds, or in seconds where those have more than eight digits.
+pub fn to_grpc_timeout(left: Duration) -> String {
+    const MOST: u128 = 99_999_999;
+    match left.as_millis() {
+        millis @ 0..=MOST => format!("{millis}m"),
+        millis => format!("{}S", (millis / 1000).min(MOST)),
+    }
+}
+
 /// The value of `x-request-timeout-ms`.
 pub fn milliseconds(text: &str) -> Option<Duration> {
     digits(text, 10).map(Duration::from_millis)
@@ -90,6 +99,22 @@ mod tests {
         }
         for bad in ["", "+5", "-5", "5ms", "12345678901", " 5"] {
             assert_eq!(milliseconds(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_is_said_is_read_back() {
+        for (seconds, said) in [
+            (0, "0m"),
+            (2, "2000m"),
+            (99_999, "99999000m"),
+            (100_000, "100000S"),
+            (u64::MAX, "99999999S"),
+        ] {
+            let said_now = to_grpc_timeout(Duration::from_secs(seconds));
+            assert_eq!(said_now, said);
+            let read = grpc_timeout(&said_now).unwrap();
+            assert_eq!(read, Duration::from_secs(seconds.min(99_999_999)));
         }
     }
 

@@ -22,6 +22,8 @@ pub(super) struct Learnt {
     /// How many a second it can answer: known while it is saturated.
     pub(super) rate: Option<f64>,
     pub(super) window_began: Instant,
+    /// When its CPU was what is short.
+    short_at: Option<Instant>,
     /// What the breaker was told.
     pub(super) told: [u64; 3],
 }
@@ -46,8 +48,27 @@ impl Learnt {
             p50: None,
             rate: None,
             window_began: now,
+            short_at: None,
             told: [0; 3],
         }
+    }
+
+    /// Takes the utilisation of its CPU since the last look, if it is known, and how many are in flight.
+    pub(super) fn look(&mut self, utilisation: Option<f64>, in_flight: u32, now: Instant) {
+        if let Some(utilisation) = utilisation {
+            self.limit.utilisation(utilisation);
+            if utilisation >= Limit::SATURATED {
+                self.short_at = Some(now);
+            }
+        }
+        self.limit.look(in_flight);
+    }
+
+    /// Whether its CPU was short while what ends now was in flight.
+    pub(super) fn was_short(&self, now: Instant) -> bool {
+        let within = self.state.timeout + Limit::LONGEST;
+        self.short_at
+            .is_some_and(|at| now.saturating_duration_since(at) <= within)
     }
 
     /// Learns from a window; `limit` is what held in it.

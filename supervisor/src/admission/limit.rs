@@ -54,6 +54,8 @@ pub struct Limit {
     window_began: Instant,
     /// Fewer than [`Limit::SPARSE`] requests a second: medians say nothing.
     sparse: bool,
+    /// How many may be in flight until the next look, while there are so few.
+    open: f64,
     /// It was slow for want of CPU once: what was learnt then holds after a rest too.
     strained: bool,
     gate: bool,
@@ -73,14 +75,19 @@ impl Limit {
     pub const SATURATED: f64 = 0.8;
     /// Below this many requests a second the limit is instances × concurrency; what it begins with, if they saturate the CPU.
     pub const SPARSE: f64 = 10.0;
+    /// So many more may then come between two looks: what one instance takes by default. A burst out of a rest is not few
+    /// requests, and what all places take of it at once may be more than can be answered in time.
+    pub const BURST: u32 = 64;
     /// At most so many times what was in flight is taken to be no danger.
     const ROOM: f64 = 8.0;
     /// How much of the newest utilisation goes into the mean.
     const BUSY_WEIGHT: f64 = 0.3;
     /// How much of the new limit goes into the old one.
     const WEIGHT: f64 = 0.2;
-    /// A median up to this many times the least is no queueing.
+    /// A median up to this many times the least is no queueing …
     const TOLERANCE: f64 = 1.5;
+    /// … and up to this many times not even the beginning of it.
+    const FLAT: f64 = 1.1;
 
     /// The limit of a new revision on a machine with `cores` for it.
     pub fn new(cores: f64, now: Instant) -> Limit {
@@ -93,6 +100,7 @@ impl Limit {
             newest: 1.0,
             window_began: now,
             sparse: true,
+            open: first.max(f64::from(Self::BURST)),
             strained: false,
             gate: true,
             room: true,
@@ -123,6 +131,11 @@ impl Limit {
         self.newest = now;
     }
 
+    /// Takes how many are in flight, every [`Limit::SHORTEST`] while there are any: the limit of those that come seldom follows it.
+    pub fn look(&mut self, in_flight: u32) {
+        self.open = (f64::from(in_flight) + f64::from(Self::BURST)).max(self.room(in_flight));
+    }
+
     /// Whether the window is to be closed, so many having ended in it.
     pub fn is_due(&self, ended: u64, now: Instant) -> bool {
         let age = now.saturating_duration_since(self.window_began);
@@ -138,7 +151,7 @@ impl Limit {
     /// u < .8:                       L = max(L, in flight · min(8, .8 ÷ u))
     /// most in flight < L/2:         hold
     /// else                          g = u < .8 ? 1 : clamp(1.5 b/s, .5, 1)
-    ///                               L = .8 L + .2 (L·g + √L·(g = 1 ? 1 : ½))
+    ///                               L = .8 L + .2 (L·g + √L·(g = 1 ? 1 : ½)), and with s ≤ 1.1 b, u ≥ .8: 1.2 L
     /// ```
     ///
     /// The first line: when half of what was let in comes too late for want of CPU, all of it soon does, and there is no median
@@ -146,7 +159,9 @@ impl Limit {
     ///
     /// The third line: if n requests use u of the CPU, .8 n/u use .8 of it, so that many are no danger. n is what is in flight at the end
     /// as well as at most: when a load ends, u is of a moment with fewer. Growth by √L alone takes
-    /// five seconds from 8 to what a function needs that waits for others, and refuses meanwhile for no reason.
+    /// five seconds from 8 to what a function needs that waits for others, and refuses meanwhile for no reason. So it grows by a fifth
+    /// also while the CPU is busy (others may be who use it) and answers are as quick as the quickest: one step too many shows
+    /// in the next window.
     pub fn close(&mut self, window: &Window, places: Places, now: Instant) {
         let age = now.saturating_duration_since(self.window_began).as_secs_f64();
         self.window_began = now;
@@ -185,7 +200,12 @@ impl Limit {
             true => (Self::TOLERANCE * least.as_secs_f64() / p50.as_secs_f64().max(1e-9)).clamp(0.5, 1.0),
         };
         self.strained |= gradient < 1.0;
-        let headroom = self.value.sqrt() * if gradient == 1.0 { 1.0 } else { 0.5 };
+        let root = self.value.sqrt();
+        let headroom = match gradient == 1.0 {
+            true if self.is_saturated() && p50 <= least.mul_f64(Self::FLAT) => self.value.max(root),
+            true => root,
+            false => 0.5 * root,
+        };
         let next = (1.0 - Self::WEIGHT) * self.value + Self::WEIGHT * (self.value * gradient + headroom);
         self.value = next.clamp(low, high.max(low));
     }
@@ -229,7 +249,7 @@ impl Limit {
         let limit = match self.sparse {
             // Each is so heavy that few are too many: what a new function begins with keeps every core busy.
             true if self.busy.is_some_and(|busy| busy >= Self::SATURATED) => self.value.min(self.first),
-            true if !self.strained => return places.total(),
+            true if !self.strained => self.open.max(self.value),
             _ => self.value,
         };
         (limit as u32).max(places.ready).min(places.total())
@@ -364,10 +384,19 @@ mod tests {
     }
 
     #[test]
-    fn below_ten_requests_a_second_every_place_is_open() {
+    fn below_ten_requests_a_second_every_place_opens_but_not_to_one_burst() {
         let now = Instant::now();
         let mut limit = Limit::new(4.0, now);
-        assert_eq!(limit.now(PLACES), 400);
+        assert_eq!(limit.now(PLACES), Limit::BURST);
+        // Nothing is known of the CPU: so many more with each look.
+        limit.look(60);
+        assert_eq!(limit.now(PLACES), 60 + Limit::BURST);
+        // They wait for something else: at once.
+        let mut waiting = limit.clone();
+        waiting.utilisation(0.01);
+        waiting.look(60);
+        assert_eq!(waiting.now(PLACES), 400);
+        limit.look(400);
         let window = |samples| Window {
             p50: Some(millis(50)),
             samples,
@@ -395,10 +424,23 @@ mod tests {
             in_flight: 400,
         };
         limit.utilisation(0.5);
+        limit.look(400);
         limit.close(&window, PLACES, now + millis(1000));
         assert_eq!(limit.now(PLACES), 400);
         (0..10).for_each(|_| limit.utilisation(1.0));
         assert_eq!(limit.now(PLACES), 8);
+    }
+
+    #[test]
+    fn with_busy_cpu_and_quick_answers_it_is_back_within_two_seconds() {
+        let (mut now, mut limit) = (Instant::now(), Limit::new(4.0, Instant::now()));
+        windows(&mut limit, 20, 50, 1.0, &mut now);
+        assert!(limit.learnt() > 200.0, "{}", limit.learnt());
+        // Not when answers take a little longer: that is the beginning of a queue.
+        let mut longer = Limit::new(4.0, now);
+        windows(&mut longer, 1, 50, 1.0, &mut now);
+        windows(&mut longer, 20, 60, 1.0, &mut now);
+        assert!(longer.learnt() < 40.0, "{}", longer.learnt());
     }
 
     #[test]

@@ -66,6 +66,7 @@ pub mod eject;
 pub mod gate;
 #[cfg(test)]
 mod gate_tests;
+pub mod go_duration;
 pub mod latency;
 mod learnt;
 pub mod limit;
@@ -252,9 +253,7 @@ impl<W> Admission<W> {
     pub fn tick(&self, utilisation: Option<f64>, now: Instant, verdicts: &mut Verdicts<W>) {
         let mut learnt = self.lock();
         let learnt = &mut *learnt;
-        if let Some(utilisation) = utilisation {
-            learnt.limit.utilisation(utilisation);
-        }
+        learnt.look(utilisation, self.gate.in_flight(), now);
         let counts = [&self.ended, &self.answered, &self.refused].map(|n| n.load(Ordering::Relaxed));
         let missed = [&self.dropped, &self.left].map(|n| n.load(Ordering::Relaxed));
         let ended = self.latencies.count() + missed[0] + missed[1];
@@ -271,7 +270,11 @@ impl<W> Admission<W> {
             learnt.close(&window, self.gate.limit(), now);
             let [ended, answered, refused] = std::array::from_fn(|i| counts[i] - learnt.told[i]);
             learnt.told = counts;
-            learnt.breaker.add(ended + refused, answered, now);
+            // What came too late for want of CPU is for the limit to mend: the breaker would refuse for two minutes what a smaller
+            // limit lets be answered.
+            let late = if learnt.was_short(now) { window.dropped } else { 0 };
+            let wanted = (ended + refused).saturating_sub(late).max(answered);
+            learnt.breaker.add(wanted, answered, now);
             let part = learnt.breaker.refuse(now);
             self.refuse
                 .store((part * f64::from(u32::MAX)) as u32, Ordering::Relaxed);

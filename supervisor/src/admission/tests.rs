@@ -113,6 +113,32 @@ fn what_fails_is_asked_less() {
 }
 
 #[test]
+fn what_is_too_late_for_want_of_cpu_is_not_for_the_breaker() {
+    let refused = |busy: f64| {
+        let mut world = World::new(1);
+        world.tick(100, Outcome::Answered, 20, busy);
+        (0..20).for_each(|_| world.tick(100, Outcome::Dropped, 1000, busy));
+        world.admission.view().breaker
+    };
+    assert_eq!(refused(1.0), 0.0, "the limit mends it");
+    assert!(refused(0.1) > 0.7, "it hangs");
+}
+
+#[test]
+fn a_burst_out_of_a_rest_is_let_in_by_and_by() {
+    let mut world = World::new(4);
+    let gone = |world: &World| (0..500).take_while(|_| world.offer(0) == Offer::Go).count();
+    assert_eq!(gone(&world), 64);
+    // Nobody knows yet what they cost; then they are seen to wait for something else.
+    world.now += Admission::<u32>::TICK;
+    world.admission.tick(None, world.now, &mut Vec::new());
+    assert_eq!(world.admission.gate().in_flight(), 65, "the one that waited went");
+    assert_eq!(gone(&world), 63);
+    world.tick(0, Outcome::Answered, 0, 0.01);
+    assert_eq!(world.admission.view().limit, 200);
+}
+
+#[test]
 fn while_the_first_instance_starts_who_comes_may_wait_until_the_deadline() {
     let world = World::new(0);
     let cold = State {

@@ -84,12 +84,14 @@ impl Guess {
 }
 
 /// What an executable mentions, and what that means: the first one counts.
-const MENTIONS: [(&str, Kind); 13] = [
+const MENTIONS: [(&str, Kind); 14] = [
     ("AWS_LAMBDA_RUNTIME_API", Kind::Lambda),
     ("FN_LISTENER", Kind::Fn),
     ("LISTEN_FDS", Kind::Http),
     ("LISTEN_FDNAMES", Kind::Http),
     ("FUNCD_SOCKET", Kind::Http),
+    // Kubeless's runtimes.
+    ("FUNC_PORT", Kind::Port),
     ("GATEWAY_INTERFACE", Kind::Cgi),
     ("REQUEST_METHOD", Kind::Cgi),
     ("QUERY_STRING", Kind::Cgi),
@@ -100,17 +102,20 @@ const MENTIONS: [(&str, Kind); 13] = [
     ("HEADER_", Kind::Stdio),
 ];
 /// What scripts say about a port that they are told, and about a socket that they are given.
-const SCRIPTS: [(&str, Kind); 13] = [
-    // It takes LISTEN_FDS, but its own script says nothing of that.
-    ("gunicorn", Kind::Http),
+const SCRIPTS: [(&str, Kind); 14] = [
     ("import fdk", Kind::Fn),
     ("from fdk", Kind::Fn),
+    // Before gunicorn, which has no port to bind where it is told `-b :$PORT` and given a socket.
     ("$PORT", Kind::Port),
     ("${PORT", Kind::Port),
     ("env.PORT", Kind::Port),
     ("\"PORT\"", Kind::Port),
     ("'PORT'", Kind::Port),
     ("{PORT}", Kind::Port),
+    // Google's Functions Framework listens there, but its own script says nothing of that.
+    ("functions_framework", Kind::Port),
+    // It takes LISTEN_FDS, but its own script says nothing of that.
+    ("gunicorn", Kind::Http),
     ("fd: 3", Kind::Http),
     ("fileno=3", Kind::Http),
     ("fromfd(3", Kind::Http),
@@ -229,7 +234,7 @@ mod tests {
     fn the_first_rule_that_holds_wins_and_says_why() {
         use Image::{Dynamic, Script, Static};
         type Case<'a> = (&'a str, &'a [&'a str], Image, &'a [u8], Kind, &'a str);
-        let cases: [Case<'_>; 13] = [
+        let cases: [Case<'_>; 17] = [
             ("bootstrap", &[], Static, b"LISTEN_FDS", Kind::Lambda, "bootstrap"),
             ("x.cgi", &[], Script, b"#!/bin/sh", Kind::Cgi, ".cgi"),
             (
@@ -264,6 +269,31 @@ mod tests {
             ("x", &[], Dynamic, b"\0accept4\0", Kind::Http, "nothing in it"),
             ("x", &[], Static, b"SUPPORT", Kind::Http, "nothing in it"),
             ("x", &[], Static, b"\0PORT\0", Kind::Port, "PORT"),
+            ("x", &[], Script, b"getenv('FUNC_PORT')", Kind::Port, "FUNC_PORT"),
+            (
+                "x",
+                &[],
+                Script,
+                b"exec gunicorn -b :$PORT m:a",
+                Kind::Port,
+                "$PORT",
+            ),
+            (
+                "x",
+                &[],
+                Script,
+                b"from gunicorn.app import x",
+                Kind::Http,
+                "gunicorn",
+            ),
+            (
+                "x",
+                &[],
+                Script,
+                b"from functions_framework._cli",
+                Kind::Port,
+                "functions_framework",
+            ),
         ];
         for (exec, beside, image, bytes, kind, why) in cases {
             let (found, said) = guess_of(exec, beside, image, bytes);

@@ -33,6 +33,8 @@ pub struct Manifest {
     pub found: Option<Guess>,
     /// What changes when it turns out to be a Lambda function.
     pub as_lambda: AsLambda,
+    /// Which requests are sent to it over HTTP/2 with prior knowledge.
+    pub h2c: H2c,
     /// How a function with a process for each request answers.
     pub stdio: Stdio,
     /// Which requests it answers; empty: `/<name>/…` with the prefix stripped.
@@ -79,6 +81,18 @@ pub enum Contract {
     },
 }
 
+/// Which requests are sent over HTTP/2 with prior knowledge, with contracts `http` and `port`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum H2c {
+    /// Those of gRPC, which has no other way; all others over HTTP/1.1.
+    #[default]
+    Grpc,
+    /// All, but for those that want to change the protocol: only HTTP/1.1 can.
+    Always,
+    /// None.
+    Never,
+}
+
 /// Which values nobody typed, so that a Lambda function finds what it finds elsewhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AsLambda {
@@ -123,6 +137,11 @@ pub struct Stdio {
 }
 
 impl Contract {
+    /// Whether it can be spoken over HTTP/2.
+    pub fn takes_h2c(self) -> bool {
+        matches!(self, Contract::Http | Contract::Port(_))
+    }
+
     /// Its name in `function.toml`.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -139,6 +158,11 @@ impl Contract {
     /// Whether each request gets a process of its own.
     pub fn is_per_request(self) -> bool {
         matches!(self, Contract::Stdio | Contract::Cgi)
+    }
+
+    /// Whether functions of OpenFaaS have it: their callers say `X-Timeout`.
+    pub fn is_of_openfaas(self) -> bool {
+        matches!(self, Contract::Port(_) | Contract::Stdio)
     }
 
     /// Whether a process answers one request at a time whatever the manifest says.
@@ -248,6 +272,14 @@ impl Manifest {
         if self.found.is_none() {
             return;
         }
+        // Who wants HTTP/2 is a server, whatever it looks like.
+        let guess = match self.h2c == H2c::Always && !guess.contract().takes_h2c() {
+            true => Guess {
+                why: "its manifest sets h2c".to_owned(),
+                ..Guess::default()
+            },
+            false => guess,
+        };
         self.contract = guess.contract();
         self.found = Some(guess);
         if self.contract.is_one_at_a_time() {

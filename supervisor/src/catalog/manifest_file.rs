@@ -20,6 +20,8 @@ pub struct ManifestFile {
     pub contract: Option<Spanned<String>>,
     /// The port that it listens on, with `contract = "port"`.
     pub port: Option<Spanned<i64>>,
+    /// Whether requests go to it over HTTP/2 with prior knowledge, with contracts `http` and `port`.
+    pub h2c: Option<Spanned<bool>>,
     /// Whether callers may send events as they are, with `contract = "lambda"`.
     pub invoke: Option<Spanned<bool>>,
     /// Secrets that it is given as files.
@@ -44,8 +46,6 @@ pub struct ManifestFile {
     pub rollout: Option<Spanned<IgnoredAny>>,
     /// What it may reach.
     pub bindings: BTreeMap<Spanned<String>, Spanned<BindingFile>>,
-    /// Not in this version.
-    pub h2c: Option<Spanned<IgnoredAny>>,
 }
 
 /// One `[[route]]`.

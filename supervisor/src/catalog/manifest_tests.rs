@@ -35,6 +35,22 @@ fn untyped(all: bool) -> AsLambda {
 }
 
 #[test]
+fn h2c_makes_it_a_server() {
+    use crate::catalog::guess::Kind;
+    assert_eq!(read("").unwrap().h2c, H2c::Grpc);
+    assert_eq!(read("contract = \"port\"\nh2c = false").unwrap().h2c, H2c::Never);
+    let settled = |text: &str, contract| {
+        let mut manifest = read(text).unwrap();
+        let why = "it looks so".to_owned();
+        manifest.settle(Guess { contract, why });
+        manifest.contract
+    };
+    assert_eq!(settled("h2c = true", Kind::Port), Contract::Port(8080));
+    assert_eq!(settled("h2c = true", Kind::Stdio), Contract::Http);
+    assert_eq!(settled("h2c = false", Kind::Stdio), Contract::Stdio);
+}
+
+#[test]
 fn lambda_functions_find_what_they_find_elsewhere() {
     let lambda = read("contract = \"lambda\"").unwrap();
     assert_eq!(lambda.contract, Contract::Lambda { invoke: false });
@@ -84,6 +100,7 @@ fn every_default() {
         contract: Contract::Http,
         found: Some(Guess::default()),
         as_lambda: untyped(true),
+        h2c: H2c::Grpc,
         stdio: Stdio {
             mode: Mode::Classic,
             content_type: None,
@@ -101,6 +118,7 @@ fn every_default() {
         limits: Limits {
             memory_bytes: 256 << 20,
             cpu_millis: 1000,
+            cpu_idle: false,
             pids: 64,
             tmp_bytes: 64 << 20,
             files: 1024,
@@ -181,6 +199,7 @@ degraded = ["P5", "cpu-limit", "memory-limit"]
         contract: Contract::Port(9000),
         found: None,
         as_lambda: untyped(false),
+        h2c: H2c::Grpc,
         stdio: Stdio {
             mode: Mode::Classic,
             content_type: None,
@@ -207,6 +226,7 @@ degraded = ["P5", "cpu-limit", "memory-limit"]
         limits: Limits {
             memory_bytes: 3 << 29,
             cpu_millis: 1500,
+            cpu_idle: false,
             pids: 7,
             tmp_bytes: 1 << 20,
             files: 99,
@@ -270,7 +290,11 @@ fn refusals_say_where_and_why() {
         ),
         ("[request]\nqueue = \"fif\"", "did you mean \"fifo\"?"),
         ("[request]\nretry = \"always\"", "use never, safe, idempotent"),
-        ("h2c = true", "`h2c` is not supported by this version"),
+        (
+            "contract = \"cgi\"\nh2c = true",
+            ":2:7: `h2c` means nothing with contract = \"cgi\"",
+        ),
+        ("h2c = \"yes\"", ":1:7: "),
         (
             "contract = \"prot\"",
             ":1:12: unknown contract \"prot\"; did you mean \"port\"?",

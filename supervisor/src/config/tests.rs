@@ -294,7 +294,7 @@ fn refusals_say_where_and_why() {
             "[defaults.scale]\nmin = 100",
             ":2:7: scale.min is 100 and scale.max is 8",
         ),
-        ("[defaults]\nh2c = true", "`h2c` is not supported by this version"),
+        ("[defaults]\nh2c = 2", ":2:7: "),
         (
             "[defaults.env]\nLD_PRELOAD = \"x\"",
             ":2:1: environment variable \"LD_PRELOAD\" is refused",

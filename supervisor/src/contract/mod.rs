@@ -7,6 +7,7 @@ pub mod cgi;
 pub mod fdk;
 pub mod ironhttp;
 pub mod lambda;
+pub mod port;
 pub mod process;
 pub mod stdio;
 pub mod variables;

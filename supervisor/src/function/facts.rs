@@ -72,7 +72,7 @@ pub(crate) fn first<'a>(file: &File, buffer: &'a mut [u8; 4096]) -> Option<&'a s
 }
 
 /// Idle and all time of all cores, in ticks: `cpu user nice system idle iowait irq softirq steal …` (proc_stat(5)). The time of
-/// guests is part of user's.
+/// guests is part of user's. What works at a positive nice value is not idle: in another cgroup it does not give way.
 pub(crate) fn cpu_times(stat: &str) -> Option<(u64, u64)> {
     let line = stat.lines().find_map(|line| line.strip_prefix("cpu "))?;
     let times: Vec<u64> = line.split_whitespace().map_while(|n| n.parse().ok()).collect();
@@ -106,7 +106,7 @@ mod tests {
 
     #[test]
     fn the_kernels_words_are_understood() {
-        let stat = "cpu  100 0 50 800 50 0 0 0 30 0\ncpu0 50 0 25 400 25 0 0 0 15 0\nintr 1 2 3";
+        let stat = "cpu  60 40 50 800 50 0 0 0 30 0\ncpu0 30 20 25 400 25 0 0 0 15 0\nintr 1 2 3";
         assert_eq!(cpu_times(stat), Some((850, 1000)));
         assert_eq!(idle_share((850, 1000), (875, 1100)), 0.25);
         assert_eq!(idle_share((850, 1000), (850, 1000)), 1.0);

@@ -12,7 +12,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::sync::mpsc;
 
 use super::handle::ToControl;
-use super::instance::{Address, Instance};
+use super::instance::{Address, Instance, Stream};
+use crate::catalog::manifest::H2c;
 
 /// A function that was started for a request usually answers it within this; then no probe is made.
 const PATIENCE: Duration = Duration::from_millis(50);
@@ -122,6 +123,9 @@ pub(super) async fn ask(
 ) -> Option<http::StatusCode> {
     let ask = async {
         let stream = instance.dial().await.ok()?;
+        if instance.revision.manifest.h2c == H2c::Always {
+            return ask_over_http2(stream, path, agent).await;
+        }
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .ok()?;
@@ -130,12 +134,75 @@ pub(super) async fn ask(
             .header(http::header::USER_AGENT, agent)
             .body(Empty::<Bytes>::new())
             .ok()?;
-        let mut connection = std::pin::pin!(connection);
+        let mut response = std::pin::pin!(sender.send_request(request));
         tokio::select! {
-            response = sender.send_request(request) => response.ok(),
-            _ = &mut connection => None,
+            response = &mut response => Some(response.ok()?.status()),
+            // Many servers close with the answer: it came, all the same.
+            _ = connection => Some(response.await.ok()?.status()),
         }
     };
-    let response = tokio::time::timeout(patience, ask).await.ok().flatten();
-    response.map(|response| response.status())
+    tokio::time::timeout(patience, ask).await.ok().flatten()
+}
+
+/// The same, of a function that is spoken to in HTTP/2.
+async fn ask_over_http2(stream: Stream, path: &str, agent: &'static str) -> Option<http::StatusCode> {
+    let (mut sender, mut connection) = h2::client::handshake(stream).await.ok()?;
+    let request = http::Request::get(format!("http://localhost{path}"))
+        .version(http::Version::HTTP_2)
+        .header(http::header::USER_AGENT, agent)
+        .body(())
+        .ok()?;
+    let (response, _) = sender.send_request(request, true).ok()?;
+    tokio::select! {
+        response = response => Some(response.ok()?.status()),
+        _ = &mut connection => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+
+    use funcd_sandbox::spec::{Digest, Image, InstanceId};
+
+    use super::*;
+    use crate::function::handle::Revision;
+    use crate::name::RevisionId;
+
+    #[tokio::test]
+    async fn an_answer_that_closes_its_connection_is_one() {
+        const TIMES: usize = 50;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let server = std::thread::spawn(move || {
+            for stream in listener.incoming().take(TIMES + 1) {
+                let mut stream = stream.unwrap();
+                let mut head = [0; 4096];
+                let read = stream.read(&mut head).unwrap();
+                // The control: one that closes without an answer.
+                if !head[..read].starts_with(b"GET /nothing") {
+                    stream
+                        .write_all(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n")
+                        .unwrap();
+                }
+            }
+        });
+        let revision = Revision {
+            id: RevisionId(Digest([0; 32])),
+            artifact: Digest([0; 32]),
+            image: Image::Static,
+            wanted: crate::catalog::view::Wanted::default(),
+            manifest: Arc::new(crate::ingress::tests::manifest()),
+            manifest_text: String::new(),
+        };
+        let instance = Instance::new(InstanceId(1), Arc::new(revision), Address::Unix(path));
+        let patience = Duration::from_secs(20);
+        for _ in 0..TIMES {
+            let status = ask(&instance, "/", "test", patience).await;
+            assert_eq!(status.map(|status| status.as_u16()), Some(204));
+        }
+        assert_eq!(ask(&instance, "/nothing", "test", patience).await, None);
+        server.join().unwrap();
+    }
 }

@@ -12,7 +12,7 @@ use crate::catalog::binding::Binding;
 use crate::catalog::guess::Guess;
 use crate::catalog::manifest::{Contract, Defaults, Manifest};
 use crate::catalog::view::{Asks, Wanted};
-use crate::contract::lambda;
+use crate::contract::{lambda, port};
 use crate::name::{FunctionName, RevisionId};
 
 /// What the next supervisor must know about an instance to take it over.
@@ -134,13 +134,7 @@ fn environment(function: &FunctionName, revision: &Revision) -> Vec<(String, Str
             env.push(("LISTEN_FDS", "1".to_owned()));
             env.push(("LISTEN_FDNAMES", "http".to_owned()));
         }
-        Contract::Port(port) => {
-            env.push(("PORT", port.to_string()));
-            // The names that Knative and Cloud Run set beside it.
-            env.push(("K_SERVICE", function.to_string()));
-            env.push(("K_REVISION", format!("{function}-{}", revision.id.short())));
-            env.push(("K_CONFIGURATION", function.to_string()));
-        }
+        Contract::Port(port) => env.extend(port::environment(function, revision, port)),
         Contract::Lambda { .. } => env.extend(lambda::environment(function, revision)),
         // The rest comes with each request.
         Contract::Stdio | Contract::Cgi => {}

@@ -3,16 +3,20 @@
 use std::time::Instant;
 
 use http::Response;
-use hyper::body::Incoming;
 
-use super::body::Fault;
-use super::exchange::Broken;
+use super::body::{Fault, Origin};
+use super::call::Death;
+use super::exchange::{Broken, Gone, Sent};
 use super::respond::{Kind, Problem};
 use crate::catalog::manifest::Contract;
 use crate::contract::lambda::Trouble;
 use crate::contract::{fdk, ironhttp};
 use crate::function::handle::Unavailable;
 use crate::function::instance::{Address, Instance};
+
+/// For who meets a function that does not speak what it was taken to speak.
+const OVER_HTTP2: &str = "calls of gRPC go to it over HTTP/2 with prior knowledge, and with `h2c = true` in its function.toml all \
+                          requests do";
 
 /// What is no answer for the caller.
 pub(super) struct NoAnswer {
@@ -24,8 +28,8 @@ pub(super) struct NoAnswer {
 /// The answer in what an instance said.
 pub(super) fn understand(
     contract: Contract,
-    response: Response<Incoming>,
-) -> Result<Response<Incoming>, NoAnswer> {
+    response: Response<Origin>,
+) -> Result<Response<Origin>, NoAnswer> {
     let no_answer = |kind, detail: String, is_fatal| {
         let problem = Problem::new(kind, detail);
         Err(NoAnswer { problem, is_fatal })
@@ -79,15 +83,12 @@ pub(super) fn unavailable(why: Unavailable) -> Problem {
 }
 
 /// A Lambda function's process may end while its desk, which is funcd itself, stays connected.
-pub(super) fn died_at_its_desk(
-    instance: &Instance,
-    sent: Result<Response<Incoming>, Broken>,
-) -> Result<Response<Incoming>, Broken> {
+pub(super) fn died_at_its_desk(instance: &Instance, sent: Result<Sent, Broken>) -> Result<Sent, Broken> {
     match &sent {
-        Ok(response)
+        Ok(Sent { response, .. })
             if matches!(instance.address, Address::Lambda(_)) && Trouble::is_end(response.headers()) =>
         {
-            Err(Broken::Died(None))
+            Err(Broken::Died(Gone::Unsaid))
         }
         _ => sent,
     }
@@ -118,6 +119,13 @@ pub(super) fn refused() -> Problem {
     )
 }
 
+pub(super) fn undone() -> Problem {
+    Problem::new(
+        Kind::ConnectionRefused,
+        "the function refused the request again and again, or after too much of its body for another attempt",
+    )
+}
+
 pub(super) fn faulty(fault: Fault) -> Problem {
     let kind = match fault {
         Fault::TooLarge => Kind::BodyTooLarge,
@@ -127,16 +135,33 @@ pub(super) fn faulty(fault: Fault) -> Problem {
     Problem::new(kind, fault.to_string()).closing()
 }
 
-pub(super) fn died(error: Option<&hyper::Error>) -> Problem {
-    if let Some(error) = error.filter(|error| error.is_parse()) {
-        Problem::new(
-            Kind::MalformedResponse,
-            format!("the function's response head is malformed: {error}"),
+pub(super) fn died(gone: &Gone) -> Problem {
+    let malformed = |what: String| Problem::new(Kind::MalformedResponse, what);
+    let terminated = |what: String| Problem::new(Kind::ConnectionTerminated, what);
+    match gone {
+        Gone::Http1(error) if error.is_parse() => {
+            malformed(format!("the function's response head is malformed: {error}"))
+        }
+        Gone::Http2(Death::Http1) => {
+            malformed(format!("the function speaks HTTP/1 alone: {OVER_HTTP2}")).because("speaks-http1")
+        }
+        Gone::Http2(Death::Mute) => terminated(format!(
+            "the function closed the connection without a word of HTTP/2: {OVER_HTTP2}"
+        )),
+        Gone::Http2(Death::Reset(reason)) => terminated(format!(
+            "the function reset the stream before it answered ({reason:?})"
+        ))
+        .because("stream-reset"),
+        Gone::Http2(Death::Floods) => malformed(
+            "the function floods its connection with frames of HTTP/2 that change nothing".to_owned(),
         )
-    } else {
-        Problem::new(
-            Kind::ConnectionTerminated,
-            "the function closed the connection before it answered",
-        )
+        .because("http2-flood"),
+        Gone::Http2(Death::Malformed(reason)) => {
+            let reason = reason.map_or_else(String::new, |reason| format!(" ({reason:?})"));
+            malformed(format!("what the function sent is not HTTP/2{reason}"))
+        }
+        Gone::Unsaid | Gone::Http1(_) | Gone::Http2(Death::Connection { .. }) => {
+            terminated("the function closed the connection before it answered".to_owned())
+        }
     }
 }

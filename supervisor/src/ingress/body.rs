@@ -1,6 +1,7 @@
 //! Bodies on their way. A request body is bounded and must keep coming; a response body holds the permit, the lease
 //! and the upstream connection until its end, and must keep being taken. Neither holds more than hyper's buffers.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,10 +13,12 @@ use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
-use super::headers;
-use super::pool::Upstream;
+use super::received::Received;
+use super::via::Via;
 use super::visit::Visit;
 use super::watch::Watch;
+use super::{grpc, headers};
+use crate::admission::budget::Attempt;
 use crate::admission::door::Permit;
 use crate::contract::process::{Output, Trouble};
 use crate::function::handle::Lease;
@@ -81,6 +84,43 @@ pub(super) struct Upload {
     patience: Duration,
     waiting: bool,
     watch: Arc<Watch>,
+    /// What went out already, for as long as it may have to go out again.
+    memory: Option<Memory>,
+    /// What goes out again first.
+    replay: Memory,
+}
+
+/// The beginning of a body.
+#[derive(Default)]
+struct Memory {
+    data: VecDeque<Bytes>,
+    bytes: usize,
+    trailers: Option<HeaderMap>,
+}
+
+impl Memory {
+    /// Whether there is room for it.
+    fn keep(&mut self, frame: &Frame<Bytes>) -> bool {
+        if let Some(data) = frame.data_ref() {
+            self.bytes += data.len();
+            self.data.push_back(data.clone());
+        }
+        if let Some(trailers) = frame.trailers_ref() {
+            self.trailers = Some(trailers.clone());
+        }
+        self.bytes <= Attempt::BODY
+    }
+
+    fn next(&mut self) -> Option<Frame<Bytes>> {
+        match self.data.pop_front() {
+            Some(data) => Some(Frame::data(data)),
+            None => self.trailers.take().map(Frame::trailers),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.data.is_empty() && self.trailers.is_none()
+    }
 }
 
 impl Upload {
@@ -97,6 +137,8 @@ impl Upload {
             patience,
             waiting: false,
             watch: Arc::clone(watch),
+            memory: None,
+            replay: Memory::default(),
         }
     }
 
@@ -109,6 +151,8 @@ impl Upload {
             patience: Duration::ZERO,
             waiting: false,
             watch: Arc::clone(watch),
+            memory: None,
+            replay: Memory::default(),
         }
     }
 
@@ -125,6 +169,8 @@ impl Upload {
             patience: Duration::ZERO,
             waiting: false,
             watch: Arc::clone(&self.watch),
+            memory: None,
+            replay: Memory::default(),
         })
     }
 
@@ -158,6 +204,32 @@ impl Upload {
         Some(Ok(()))
     }
 
+    /// Keeps what goes out from now on, as long as it is short.
+    pub(super) fn remember(&mut self) {
+        self.memory = Some(Memory::default());
+    }
+
+    /// Nothing will have to go out again.
+    pub(super) fn forget(&mut self) {
+        self.memory = None;
+    }
+
+    /// The whole body once more; `None`: too much of it went out.
+    pub(super) fn rewind(mut self) -> Option<Upload> {
+        let mut memory = self.memory.take()?;
+        memory.data.append(&mut self.replay.data);
+        memory.trailers = memory.trailers.or(self.replay.trailers.take());
+        self.replay = memory;
+        Some(self)
+    }
+
+    fn remembered(&mut self, frame: Frame<Bytes>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
+        if self.memory.as_mut().is_some_and(|memory| !memory.keep(&frame)) {
+            self.memory = None;
+        }
+        Poll::Ready(Some(Ok(frame)))
+    }
+
     fn fail(&self, fault: Fault) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
         self.watch.fault.store(fault as u8, Ordering::Relaxed);
         self.watch.upload.clear();
@@ -171,14 +243,21 @@ impl Body for Upload {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
         let this = self.get_mut();
+        if let Some(frame) = this.replay.next() {
+            return this.remembered(frame);
+        }
         let incoming = match &mut this.source {
             Source::None => return Poll::Ready(None),
             Source::Caller(incoming) => incoming,
-            Source::Kept(bytes, _) if !bytes.is_empty() => {
-                return Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes)))));
-            }
-            Source::Kept(_, trailers) => {
-                return Poll::Ready(trailers.take().map(|all| Ok(Frame::trailers(all))));
+            Source::Kept(bytes, trailers) => {
+                let next = match bytes.is_empty() {
+                    false => Some(Frame::data(std::mem::take(bytes))),
+                    true => trailers.take().map(Frame::trailers),
+                };
+                return match next {
+                    Some(frame) => this.remembered(frame),
+                    None => Poll::Ready(None),
+                };
             }
         };
         let Poll::Ready(frame) = Pin::new(incoming).poll_frame(cx) else {
@@ -212,12 +291,15 @@ impl Body for Upload {
                 if frame.is_trailers() || this.is_end_stream() {
                     this.watch.end_upload();
                 }
-                Poll::Ready(Some(Ok(frame)))
+                this.remembered(frame)
             }
         }
     }
 
     fn is_end_stream(&self) -> bool {
+        if !self.replay.is_empty() {
+            return false;
+        }
         match &self.source {
             Source::None => true,
             Source::Caller(incoming) => incoming.is_end_stream(),
@@ -226,6 +308,9 @@ impl Body for Upload {
     }
 
     fn size_hint(&self) -> SizeHint {
+        if !self.replay.is_empty() {
+            return SizeHint::default();
+        }
         match &self.source {
             Source::None => SizeHint::with_exact(0),
             Source::Caller(incoming) => incoming.size_hint(),
@@ -250,6 +335,8 @@ impl std::error::Error for Aborted {}
 pub(super) enum Origin {
     /// A connection to an instance.
     Wire(Incoming),
+    /// A stream of a connection that others use too.
+    Stream(Received),
     /// A process that was started for the request.
     Process(Output<Upload>),
 }
@@ -258,6 +345,7 @@ pub(super) enum Origin {
 #[derive(Debug)]
 enum Cut {
     Wire(hyper::Error),
+    Stream(h2::Error),
     Process(Trouble),
 }
 
@@ -265,6 +353,7 @@ impl fmt::Display for Cut {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Cut::Wire(error) => write!(f, "the instance's connection ended within the body: {error}"),
+            Cut::Stream(error) => write!(f, "the instance's stream ended within the body: {error}"),
             Cut::Process(Trouble::TooLate) => {
                 f.write_str("its process was killed: it did not end within the function's time-out")
             }
@@ -277,6 +366,7 @@ impl Origin {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
         match self {
             Origin::Wire(incoming) => Pin::new(incoming).poll_frame(cx).map_err(Cut::Wire),
+            Origin::Stream(received) => received.poll_frame(cx).map_err(Cut::Stream),
             Origin::Process(output) => output.poll_frame(cx).map_err(Cut::Process),
         }
     }
@@ -291,6 +381,7 @@ impl Origin {
     fn is_end_stream(&self) -> bool {
         match self {
             Origin::Wire(incoming) => incoming.is_end_stream(),
+            Origin::Stream(received) => received.is_end_stream(),
             Origin::Process(output) => output.is_over(),
         }
     }
@@ -298,6 +389,7 @@ impl Origin {
     fn size_hint(&self) -> SizeHint {
         match self {
             Origin::Wire(incoming) => incoming.size_hint(),
+            Origin::Stream(received) => received.size_hint(),
             Origin::Process(output) => output
                 .length()
                 .map_or_else(SizeHint::default, SizeHint::with_exact),
@@ -345,7 +437,7 @@ impl Body for Reply {
 pub(super) struct Download {
     source: Origin,
     // Released in this order: the place is free only when nothing of this request is left on the connection.
-    upstream: Option<Box<Upstream>>,
+    via: Option<Via>,
     lease: Option<Lease>,
     permit: Option<Permit>,
     visit: Visit,
@@ -357,7 +449,7 @@ pub(super) struct Download {
 impl Download {
     pub(super) fn new(
         source: Origin,
-        upstream: Option<Box<Upstream>>,
+        via: Option<Via>,
         lease: Lease,
         permit: Permit,
         visit: Visit,
@@ -365,7 +457,7 @@ impl Download {
         Download {
             early: visit.watch().is_uploading(),
             source,
-            upstream,
+            via,
             lease: Some(lease),
             permit: Some(permit),
             visit,
@@ -375,12 +467,10 @@ impl Download {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Aborted>>> {
         // Being asked means that the caller took what it was given.
         self.visit.watch().download.clear();
-        // An idle connection has delivered the whole response; most do so before the first poll.
-        if let Some(upstream) = &mut self.upstream
-            && !upstream.is_idle()
-            && upstream.poll(cx).is_ready()
+        if let Some(via) = &mut self.via
+            && via.poll(cx).is_ready()
         {
-            self.upstream = None;
+            self.via = None;
         }
         match ready!(self.source.poll_frame(cx)) {
             Some(Ok(mut frame)) => {
@@ -402,7 +492,7 @@ impl Download {
                 Poll::Ready(None)
             }
             Some(Err(error)) => {
-                self.upstream = None;
+                self.via = None;
                 self.source.give_up();
                 self.release(None);
                 let fault = Fault::of(self.visit.watch());
@@ -420,14 +510,23 @@ impl Download {
                     reason,
                     "a response was cut off"
                 );
-                Poll::Ready(Some(Err(Aborted)))
+                match self.visit.is_call && !self.visit.is_http1() {
+                    // The caller learns why, and not only that the stream was reset.
+                    true => Poll::Ready(Some(Ok(Frame::trailers(grpc::ended_early())))),
+                    false => Poll::Ready(Some(Err(Aborted))),
+                }
             }
         }
     }
 
     /// Gives back the connection if the next request may use it, then the place.
     fn release(&mut self, cx: Option<&mut Context<'_>>) {
-        if let (Some(mut upstream), Some(lease)) = (self.upstream.take(), &self.lease) {
+        let upstream = match self.via.take() {
+            Some(Via::Connection(upstream)) => Some(upstream),
+            // Its connection is kept for all.
+            Some(Via::Stream(_)) | None => None,
+        };
+        if let (Some(mut upstream), Some(lease)) = (upstream, &self.lease) {
             if let Some(cx) = cx
                 && !upstream.is_idle()
             {

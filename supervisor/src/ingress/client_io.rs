@@ -24,7 +24,7 @@ use super::worker::Shared;
 use crate::telemetry::names;
 
 /// How HTTP/2 with prior knowledge begins (RFC 9113, 3.4).
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Stands in for a head that is refused; nobody but `check_framing` sees it.
 const SUBSTITUTE: &[u8] = b"GET / HTTP/1.1\r\nhost: refused\r\n\r\n";
 /// Room for what is kept back that an idle connection may hold on to.

@@ -12,14 +12,16 @@ use funcd_sandbox::spec::InstanceId;
 use http::{Request, Response};
 use tracing::{debug, info};
 
-use super::answer::{died, died_at_its_desk, faulty, of_lambda, refused, too_late, unavailable, understand};
+use super::answer::{
+    died, died_at_its_desk, faulty, of_lambda, refused, too_late, unavailable, understand, undone,
+};
 use super::body::{Fault, Origin, Upload};
-use super::exchange::{Broken, again, dial, exchange};
+use super::exchange::{self, Broken, Sent, again};
 use super::per_request;
-use super::pool::{self, Upstream};
 use super::respond::{Kind, Problem};
 use super::suspect::Suspect;
 use super::terms::Terms;
+use super::via::Via;
 use super::watch::Watch;
 use super::worker::Worker;
 use crate::admission;
@@ -42,7 +44,7 @@ const FATE_IS_KNOWN: Duration = Duration::from_secs(1);
 pub(super) struct Answer {
     pub(super) response: Response<Origin>,
     /// `None`: it came from no connection.
-    pub(super) upstream: Option<Box<Upstream>>,
+    pub(super) via: Option<Via>,
     pub(super) lease: Lease,
     pub(super) permit: Permit,
 }
@@ -99,39 +101,28 @@ pub(super) async fn forward(
         let found = start(instance);
         record.borrow_mut().leases(instance.id.0, found);
         let repeatable = terms.may_repeat(request.method(), request.body().is_at_hand(), retries);
-        let keep = !instance.revision.manifest.takes_one_connection();
-        let parked = if keep {
-            pool::pop_open(&worker.pool, instance, !repeatable).await
-        } else {
-            None
-        };
-        let mut upstream = match parked {
-            Some(upstream) => upstream,
-            None => match dial(&lease, terms.deadline).await {
-                Ok(upstream) => {
-                    record.borrow_mut().dials();
-                    upstream
+        let certain = (!repeatable, terms.deadline);
+        let line = match exchange::line(worker, &lease, &request, certain, record).await {
+            Ok(line) => line,
+            Err(problem) => {
+                let (outcome, of_function) = match problem.kind {
+                    Kind::ConnectionRefused => (Outcome::Refused, admission::Outcome::Dropped),
+                    Kind::StartTimeout => (Outcome::TooLate, terms.too_late(false)),
+                    // The host's own fault.
+                    _ => (Outcome::NotConnected, admission::Outcome::Abandoned),
+                };
+                function.note_end(instance, of_function, None);
+                record.borrow_mut().fails(outcome);
+                if outcome != Outcome::Refused || refusals == REFUSALS {
+                    return Err(problem);
                 }
-                Err(problem) => {
-                    let (outcome, of_function) = match problem.kind {
-                        Kind::ConnectionRefused => (Outcome::Refused, admission::Outcome::Dropped),
-                        Kind::StartTimeout => (Outcome::TooLate, terms.too_late(false)),
-                        // The host's own fault.
-                        _ => (Outcome::NotConnected, admission::Outcome::Abandoned),
-                    };
-                    function.note_end(instance, of_function, None);
-                    record.borrow_mut().fails(outcome);
-                    if outcome != Outcome::Refused || refusals == REFUSALS {
-                        return Err(problem);
-                    }
-                    log_retry(worker, function, record, "connection-refused");
-                    avoid = Some(instance.id);
-                    drop(lease);
-                    pause(function, &mut refusals).await;
-                    record.borrow_mut().begin_attempt();
-                    continue;
-                }
-            },
+                log_retry(worker, function, record, "connection-refused");
+                avoid = Some(instance.id);
+                drop(lease);
+                pause(function, &mut refusals).await;
+                record.borrow_mut().begin_attempt();
+                continue;
+            }
         };
         // What was sent ahead of a process that then could not be started was read by nobody; whether it could is told later.
         let unborn = !instance.is_running();
@@ -149,18 +140,19 @@ pub(super) async fn forward(
             watch,
             dispatched,
         };
-        let sent = exchange(&mut upstream, request, watch).await;
+        let reused = line.is_reused();
+        let sent = exchange::send(line, request, watch).await;
         underway.end();
         // What ends without having read all that came, or having accepted the connection, resets it (unix(7)).
-        if let Err(Broken::Died(Some(error))) = &sent
-            && error.is_incomplete_message()
+        if let Err(Broken::Died(gone)) = &sent
+            && gone.has_read()
         {
             instance.note_read();
         }
         let sent = died_at_its_desk(instance, sent);
         suspect.note(function, instance, (&sent, watch), record);
         let broken = match sent {
-            Ok(response) => {
+            Ok(Sent { response, via }) => {
                 let head = record.borrow_mut().answers();
                 // The answer of one that was just starting is no measure of those to come.
                 let took = head.saturating_duration_since(watch.complete_at(dispatched));
@@ -182,8 +174,8 @@ pub(super) async fn forward(
                     trouble.problem
                 })?;
                 return Ok(Answer {
-                    response: response.map(Origin::Wire),
-                    upstream: Some(upstream),
+                    response,
+                    via: Some(via),
                     lease,
                     permit,
                 });
@@ -193,7 +185,7 @@ pub(super) async fn forward(
         match broken {
             Broken::NotWritten(back) => {
                 record.borrow_mut().fails(Outcome::NotWritten);
-                if !upstream.reused {
+                if !reused {
                     function.note_end(instance, admission::Outcome::Failed, None);
                     if refusals == REFUSALS {
                         return Err(refused());
@@ -204,24 +196,40 @@ pub(super) async fn forward(
                 request = *back;
                 log_retry(worker, function, record, "not-written");
             }
-            Broken::Died(error) => {
+            Broken::Undone { back, leaves } => {
+                record.borrow_mut().fails(Outcome::Refused);
+                if !leaves {
+                    function.note_end(instance, admission::Outcome::Dropped, None);
+                }
+                let Some(back) = back.filter(|_| refusals < REFUSALS) else {
+                    return Err(undone());
+                };
+                request = *back;
+                avoid = (!leaves).then_some(instance.id);
+                log_retry(worker, function, record, "stream-refused");
+                drop(lease);
+                match leaves {
+                    // Another connection takes it.
+                    true => refusals += 1,
+                    false => pause(function, &mut refusals).await,
+                }
+            }
+            Broken::Died(gone) => {
                 if let Some(fault) = Fault::of(watch) {
                     record.borrow_mut().fails(Outcome::BadBody);
                     return Err(faulty(fault));
                 }
-                let malformed = error.as_ref().is_some_and(hyper::Error::is_parse);
+                let malformed = gone.is_malformed();
                 let known_by = (Instant::now() + FATE_IS_KNOWN).min(terms.deadline);
                 let never_ran = unborn && instance.never_ran(known_by).await;
-                record
-                    .borrow_mut()
-                    .fails(match (malformed, never_ran, upstream.reused) {
-                        (true, ..) => Outcome::Malformed,
-                        (false, true, _) => Outcome::Unborn,
-                        (false, false, true) => Outcome::Stale,
-                        (false, false, false) => Outcome::Died,
-                    });
+                record.borrow_mut().fails(match (malformed, never_ran, reused) {
+                    (true, ..) => Outcome::Malformed,
+                    (false, true, _) => Outcome::Unborn,
+                    (false, false, true) => Outcome::Stale,
+                    (false, false, false) => Outcome::Died,
+                });
                 function.note_end(instance, admission::Outcome::Failed, None);
-                let problem = || died(error.as_ref());
+                let problem = || died(&gone);
                 let Some(spare) = spare.filter(|_| !malformed) else {
                     return Err(problem());
                 };
@@ -240,7 +248,7 @@ pub(super) async fn forward(
                     worker,
                     function,
                     record,
-                    match (never_ran, upstream.reused) {
+                    match (never_ran, reused) {
                         (true, _) => "instance-never-ran",
                         (false, true) => "idle-connection-ended",
                         (false, false) => "instance-ended",

@@ -1,4 +1,4 @@
-//! Follows the frames of an HTTP/2 connection beside the h2 crate, by their headers alone. Pure: time is an argument.
+//! Follows the frames of an HTTP/2 connection, with a caller or with an instance, beside the h2 crate, by their headers alone. Pure: time is an argument.
 //!
 //! h2 bounds what costs memory: streams, resets, header lists, CONTINUATION, small DATA. It answers any number of pings
 //! and settings, and reads any number of frames that change nothing: those cost the caller nothing and the host a
@@ -168,7 +168,15 @@ impl Frames {
         }
     }
 
-    /// Takes bytes from the caller.
+    /// At the start of a connection to an instance, which is the other way round: the `preface` bytes go out.
+    pub(super) fn to_instance(preface: usize, now: Instant) -> Frames {
+        Frames {
+            outgoing: Follower::new(preface),
+            ..Frames::new(0, now)
+        }
+    }
+
+    /// Takes bytes from the other end.
     pub(super) fn read(&mut self, bytes: &[u8], now: Instant) -> Verdict {
         let mut left = bytes;
         loop {
@@ -206,12 +214,13 @@ impl Frames {
         }
     }
 
-    /// Takes bytes that went to the caller, and says what they refuse.
+    /// Takes bytes that went to the other end, and says what they refuse.
     pub(super) fn wrote(&mut self, bytes: &[u8], mut refused: impl FnMut(Refused)) {
         self.earn_bytes(bytes.len());
         let mut left = bytes;
         while let Some(frame) = self.outgoing.next(&mut left) {
             match frame.kind {
+                HEADERS => self.earn(PER_HEADERS),
                 RST_STREAM => {
                     if let Some(reason) = reason(frame.code) {
                         refused(Refused::Stream(reason));

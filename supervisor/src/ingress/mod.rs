@@ -12,6 +12,9 @@
 
 mod answer;
 mod body;
+mod call;
+mod channel;
+mod channels;
 mod client_io;
 mod connection;
 mod exchange;
@@ -20,6 +23,7 @@ mod forward;
 mod frames;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
+mod grpc;
 mod headers;
 mod heard;
 mod ids;
@@ -27,6 +31,7 @@ mod inspect;
 mod listener;
 mod per_request;
 mod pool;
+mod received;
 mod request;
 mod respond;
 mod route;
@@ -34,6 +39,7 @@ mod suspect;
 mod terms;
 mod trust;
 mod upgrade;
+mod via;
 mod visit;
 mod watch;
 mod worker;

@@ -88,7 +88,7 @@ pub(super) async fn answer(
             function.note_end(lease.instance(), admission::Outcome::Answered, Some(took));
             Ok(Answer {
                 response: response.map(Origin::Process),
-                upstream: None,
+                via: None,
                 lease,
                 permit,
             })

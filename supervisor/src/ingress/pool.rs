@@ -15,13 +15,14 @@ use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv};
 
 use super::body::Upload;
+use super::channels::Channels;
 use super::heard::Heard;
 use crate::function::instance::{Ends, Instance, Stream};
 
 /// An idle connection is closed after this.
-const IDLE: Duration = Duration::from_secs(60);
+pub(super) const IDLE: Duration = Duration::from_secs(60);
 /// The largest head and the largest piece of a body that is read from an instance at once.
-const BUFFER: usize = 64 * 1024;
+pub(super) const BUFFER: usize = 64 * 1024;
 /// With so few instances nothing is looked for between two sweeps.
 const FEW: usize = 16;
 
@@ -98,10 +99,12 @@ impl Upstream {
 /// A connection is more than half a kilobyte: boxed it moves between pool and request by its address.
 type Parked = Vec<Box<Upstream>>;
 
-/// The idle connections of one worker.
+/// The connections of one worker.
 #[derive(Default)]
 pub(super) struct Pool {
     idle: HashMap<InstanceId, (Arc<Instance>, Parked)>,
+    /// Those that many requests use at once.
+    pub(super) channels: Channels,
     /// With so many instances it is looked for those that are gone.
     crowded: usize,
 }
@@ -151,12 +154,14 @@ impl Pool {
             stale.extend(parked.drain(..old));
             !parked.is_empty()
         });
+        self.channels.drop_stale(now);
         stale
     }
 
     /// Closes all.
     pub(super) fn clear(&mut self) {
         self.idle.clear();
+        self.channels = Channels::default();
     }
 }
 

@@ -17,11 +17,13 @@ use super::answer::unavailable;
 use super::body::{Download, Reply, Upload};
 use super::flaw::Flaw;
 use super::forward::{self, Answer};
+use super::grpc;
 use super::headers::{self, BadHead, Said};
 use super::ids::{self, RequestId};
 use super::respond::{Kind, Problem, respond};
 use super::terms::{self, Terms};
 use super::upgrade;
+use super::via::Via;
 use super::visit::Visit;
 use crate::function::handle::{Function, Offered};
 use crate::function::metrics::Why;
@@ -32,6 +34,7 @@ pub(super) async fn handle(
     request: Request<Incoming>,
 ) -> Result<Response<Reply>, Infallible> {
     let version = request.version();
+    visit.is_call = grpc::is_call(request.headers());
     visit.settle(version);
     let id = ids::request_id(request.headers(), &mut *visit.worker().chance.borrow_mut());
     let (method, path) = (request.method().as_str(), request.uri().path());
@@ -70,7 +73,10 @@ async fn answer(
     let (terms, body_limit, one_at_a_time) = {
         let live = target.function.live();
         let manifest = &live.revision.manifest;
-        let terms = Terms::of(&parts.headers, &manifest.request, trusted, visit.arrived());
+        let mut terms = Terms::of(&parts.headers, &manifest.request, trusted, visit.arrived());
+        if manifest.contract.is_of_openfaas() {
+            terms.heed_openfaas(&parts.headers, trusted, visit.arrived());
+        }
         visit
             .record()
             .may_take(live.revision.id, terms.timeout(visit.arrived()));
@@ -191,7 +197,7 @@ fn frame_anew(parts: &mut Parts, body: &Incoming) {
 fn pass_on(mut visit: Visit, answer: Answer, client: Option<OnUpgrade>, id: &RequestId) -> Response<Reply> {
     let Answer {
         response,
-        upstream,
+        via,
         lease,
         permit,
     } = answer;
@@ -212,7 +218,7 @@ fn pass_on(mut visit: Visit, answer: Answer, client: Option<OnUpgrade>, id: &Req
     }
     let reply = match client {
         Some(client) => {
-            if let Some(upstream) = upstream {
+            if let Some(Via::Connection(upstream)) = via {
                 upgrade::open(client, upstream, (lease, permit), visit);
             }
             Reply::Own {
@@ -222,7 +228,7 @@ fn pass_on(mut visit: Visit, answer: Answer, client: Option<OnUpgrade>, id: &Req
         }
         None => {
             visit.answered(parts.status);
-            Reply::Function(Download::new(body, upstream, lease, permit, visit))
+            Reply::Function(Download::new(body, via, lease, permit, visit))
         }
     };
     Response::from_parts(parts, reply)
@@ -288,7 +294,7 @@ fn refuse(mut visit: Visit, problem: &Problem, version: Version, id: &RequestId)
         let mut chance = visit.worker().chance.borrow_mut();
         respond(
             problem,
-            version,
+            (version, visit.is_call),
             (visit.function(), visit.class),
             id,
             &mut *chance,

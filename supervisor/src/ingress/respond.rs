@@ -8,6 +8,7 @@ use http::header::{self, HeaderName, HeaderValue};
 use http::{Response, StatusCode, Version};
 use rand::Rng;
 
+use super::grpc::{self, GRPC_MESSAGE, GRPC_PUSHBACK, GRPC_STATUS, Status};
 use super::ids::{RequestId, X_REQUEST_ID};
 use crate::admission::{Class, Reason};
 
@@ -44,6 +45,8 @@ pub(super) enum Kind {
 /// A row of the table.
 pub(super) struct Row {
     pub(super) status: StatusCode,
+    /// The same for a call of gRPC.
+    pub(super) grpc: Status,
     /// Names the kind: the end of `type`, and the metric's `reason`.
     pub(super) slug: &'static str,
     title: &'static str,
@@ -55,32 +58,32 @@ impl Kind {
     /// The table.
     #[rustfmt::skip]
     pub(super) fn row(self) -> Row {
-        let (status, slug, title, proxy_status) = match self {
-            Kind::BadRequest =>           (400, "bad-request",           "The request is malformed",                         "funcd; error=http_request_error"),
-            Kind::UnknownRoute =>         (404, "unknown-route",         "No function answers here",                         "funcd; error=destination_not_found"),
-            Kind::MethodNotAllowed =>     (405, "method-not-allowed",    "This host opens no tunnels",                       "funcd; error=http_request_denied"),
-            Kind::UploadStalled =>        (408, "upload-stalled",        "The request body stopped coming",                  "funcd; error=http_request_error"),
-            Kind::ExecTimeout =>          (408, "exec-timeout",          "The function did not end in time",                 "funcd; error=http_response_timeout"),
-            Kind::LengthRequired =>       (411, "length-required",       "The length of the body is not known",              "funcd; error=http_request_error"),
-            Kind::BodyTooLarge =>         (413, "body-too-large",        "The request body is too large",                    "funcd; error=http_request_error"),
-            Kind::TargetTooLong =>        (414, "target-too-long",       "The request target is too long",                   "funcd; error=http_request_error"),
-            Kind::ExpectationFailed =>    (417, "expectation-failed",    "The expectation is not known",                     "funcd; error=http_request_error"),
-            Kind::HeadTooLarge =>         (431, "head-too-large",        "The request head is too large",                    "funcd; error=http_request_error"),
-            Kind::Internal =>             (500, "internal",              "A fault of the host itself",                       "funcd; error=proxy_internal_error"),
-            Kind::FunctionFailed =>       (500, "function-failed",       "The function failed",                              "funcd; error=connection_terminated"),
-            Kind::ConnectionRefused =>    (502, "connection-refused",    "The function does not accept connections",         "funcd; error=connection_refused"),
-            Kind::ConnectionTerminated => (502, "connection-terminated", "The function ended before it answered",            "funcd; error=connection_terminated"),
-            Kind::MalformedResponse =>    (502, "malformed-response",    "The function answered with something not HTTP",    "funcd; error=http_protocol_error"),
-            Kind::Quarantined =>          (502, "quarantined",           "Instances died of this request",                   "funcd; error=http_request_denied"),
-            Kind::OutputTooLarge =>       (502, "output-too-large",      "The function wrote more than is kept",             "funcd; error=http_response_body_size"),
-            Kind::FunctionError =>        (502, "function-error",        "The function reported an error",                   "funcd; error=http_protocol_error"),
-            Kind::Unavailable =>          (503, "unavailable",           "The function does not run",                        "funcd; error=destination_unavailable"),
-            Kind::Shed(reason) =>         (503, reason.name(),           shed_title(reason),                                 shed_error(reason)),
-            Kind::StartTimeout =>         (504, "start-timeout",         "The function had no free place in time",           "funcd; error=connection_timeout"),
-            Kind::ResponseTimeout =>      (504, "response-timeout",      "The function did not answer in time",              "funcd; error=http_response_timeout"),
+        let (status, grpc, slug, title, proxy_status) = match self {
+            Kind::BadRequest =>           (400, Status::InvalidArgument,  "bad-request",           "The request is malformed",                         "funcd; error=http_request_error"),
+            Kind::UnknownRoute =>         (404, Status::Unimplemented,    "unknown-route",         "No function answers here",                         "funcd; error=destination_not_found"),
+            Kind::MethodNotAllowed =>     (405, Status::Unimplemented,    "method-not-allowed",    "This host opens no tunnels",                       "funcd; error=http_request_denied"),
+            Kind::UploadStalled =>        (408, Status::DeadlineExceeded, "upload-stalled",        "The request body stopped coming",                  "funcd; error=http_request_error"),
+            Kind::ExecTimeout =>          (408, Status::DeadlineExceeded, "exec-timeout",          "The function did not end in time",                 "funcd; error=http_response_timeout"),
+            Kind::LengthRequired =>       (411, Status::InvalidArgument,  "length-required",       "The length of the body is not known",              "funcd; error=http_request_error"),
+            Kind::BodyTooLarge =>         (413, Status::ResourceExhausted,"body-too-large",        "The request body is too large",                    "funcd; error=http_request_error"),
+            Kind::TargetTooLong =>        (414, Status::InvalidArgument,  "target-too-long",       "The request target is too long",                   "funcd; error=http_request_error"),
+            Kind::ExpectationFailed =>    (417, Status::InvalidArgument,  "expectation-failed",    "The expectation is not known",                     "funcd; error=http_request_error"),
+            Kind::HeadTooLarge =>         (431, Status::ResourceExhausted,"head-too-large",        "The request head is too large",                    "funcd; error=http_request_error"),
+            Kind::Internal =>             (500, Status::Internal,         "internal",              "A fault of the host itself",                       "funcd; error=proxy_internal_error"),
+            Kind::FunctionFailed =>       (500, Status::Internal,         "function-failed",       "The function failed",                              "funcd; error=connection_terminated"),
+            Kind::ConnectionRefused =>    (502, Status::Unavailable,      "connection-refused",    "The function does not accept connections",         "funcd; error=connection_refused"),
+            Kind::ConnectionTerminated => (502, Status::Unavailable,      "connection-terminated", "The function ended before it answered",            "funcd; error=connection_terminated"),
+            Kind::MalformedResponse =>    (502, Status::Internal,         "malformed-response",    "The function answered with something not HTTP",    "funcd; error=http_protocol_error"),
+            Kind::Quarantined =>          (502, Status::Internal,         "quarantined",           "Instances died of this request",                   "funcd; error=http_request_denied"),
+            Kind::OutputTooLarge =>       (502, Status::Internal,         "output-too-large",      "The function wrote more than is kept",             "funcd; error=http_response_body_size"),
+            Kind::FunctionError =>        (502, Status::Internal,         "function-error",        "The function reported an error",                   "funcd; error=http_protocol_error"),
+            Kind::Unavailable =>          (503, Status::Unavailable,      "unavailable",           "The function does not run",                        "funcd; error=destination_unavailable"),
+            Kind::Shed(reason) =>         (503, Status::Unavailable,      reason.name(),           shed_title(reason),                                 shed_error(reason)),
+            Kind::StartTimeout =>         (504, Status::DeadlineExceeded, "start-timeout",         "The function had no free place in time",           "funcd; error=connection_timeout"),
+            Kind::ResponseTimeout =>      (504, Status::DeadlineExceeded, "response-timeout",      "The function did not answer in time",              "funcd; error=http_response_timeout"),
         };
         let status = StatusCode::from_u16(status).expect("a status of the table");
-        Row { status, slug, title, proxy_status }
+        Row { status, grpc, slug, title, proxy_status }
     }
 }
 
@@ -160,22 +163,36 @@ impl Problem {
     }
 }
 
-/// The response: problem+json (RFC 9457), `Proxy-Status`, and `Retry-After` where trying again may help.
+/// The response: problem+json (RFC 9457), `Proxy-Status`, and `Retry-After` where trying again may help. A call of gRPC gets the
+/// same as a status of gRPC without a message ("Trailers-Only"): its callers read nothing else.
 pub(super) fn respond(
     problem: &Problem,
-    version: Version,
+    (version, is_call): (Version, bool),
     (function, class): (Option<&str>, Class),
     id: &RequestId,
     chance: &mut impl Rng,
 ) -> Response<Bytes> {
     let row = problem.kind.row();
-    let mut response = Response::new(body(problem, &row, function, id));
-    *response.status_mut() = row.status;
+    let mut response = match is_call {
+        true => Response::new(Bytes::new()),
+        false => Response::new(body(problem, &row, function, id)),
+    };
+    let media_type = match is_call {
+        true => "application/grpc",
+        false => {
+            *response.status_mut() = row.status;
+            "application/problem+json"
+        }
+    };
     let headers = response.headers_mut();
-    headers.insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("application/problem+json"),
-    );
+    // One allocation, instead of one each time that it has to grow.
+    headers.reserve(8);
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
+    if is_call {
+        headers.insert(GRPC_STATUS, row.grpc.value());
+        let said = format!("{}: {} ({})", row.title, problem.detail, row.slug);
+        headers.insert(GRPC_MESSAGE, grpc::message(&said));
+    }
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(PROXY_STATUS, HeaderValue::from_static(row.proxy_status));
     headers.insert(X_REQUEST_ID, id.0.clone());
@@ -188,10 +205,11 @@ pub(super) fn respond(
                 least..=least + 2
             }
         };
-        headers.insert(
-            header::RETRY_AFTER,
-            HeaderValue::from(chance.random_range(seconds)),
-        );
+        let seconds = chance.random_range(seconds);
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        if is_call {
+            headers.insert(GRPC_PUSHBACK, HeaderValue::from(1000 * seconds));
+        }
     }
     if matches!(problem.kind, Kind::Shed(_) | Kind::Quarantined) {
         headers.insert(X_FUNCD_SHED, HeaderValue::from_static(row.slug));

@@ -6,11 +6,10 @@ use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::{Request, Response};
-use hyper::body::Incoming;
+use http::Request;
 
 use super::body::{Fault, Upload};
-use super::exchange::Broken;
+use super::exchange::{Broken, Sent};
 use super::respond::{Kind, Problem};
 use super::watch::Watch;
 use crate::function::handle::Function;
@@ -41,12 +40,12 @@ impl Suspect {
         &self,
         function: &Function,
         instance: &Instance,
-        (exchanged, watch): (&Result<Response<Incoming>, Broken>, &Arc<Watch>),
+        (exchanged, watch): (&Result<Sent, Broken>, &Arc<Watch>),
         record: &RefCell<Record>,
     ) {
         match exchanged {
             Ok(_) if function.poison().watches() => function.poison().answered(&self.0),
-            Err(Broken::Died(error)) if !error.as_ref().is_some_and(hyper::Error::is_parse) => {
+            Err(Broken::Died(gone)) if gone.is_end() => {
                 if Fault::of(watch).is_some() {
                     return;
                 }

@@ -11,12 +11,14 @@ use super::body::Upload;
 use super::headers::IDEMPOTENCY_KEY;
 use crate::admission::budget::{Attempt, Failure};
 use crate::admission::deadline::{self, GRPC_TIMEOUT, X_REQUEST_TIMEOUT_MS};
+use crate::admission::go_duration::{self, X_TIMEOUT};
 use crate::admission::queue::Facts;
 use crate::admission::{Class, Outcome};
 use crate::catalog::manifest::{RequestBounds, Retry};
 
 pub(super) const X_FUNCD_CLASS: HeaderName = HeaderName::from_static(Class::HEADER);
 const TIMEOUT_MS: HeaderName = HeaderName::from_static(X_REQUEST_TIMEOUT_MS);
+const OPENFAAS: HeaderName = HeaderName::from_static(X_TIMEOUT);
 const GRPC: HeaderName = HeaderName::from_static(GRPC_TIMEOUT);
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
@@ -30,8 +32,8 @@ pub(super) struct Terms {
     is_hurried: bool,
     /// How long the function may take, however soon its caller wants the answer.
     pub(super) limit: Instant,
-    /// It is a call of gRPC, whose timeout is said in its own way.
-    grpc: bool,
+    /// Until when its caller waits for the end of a call of gRPC, not only for its head: that is what its timeout says.
+    grpc: Option<Instant>,
     has_key: bool,
     retry: Retry,
 }
@@ -48,9 +50,22 @@ impl Terms {
             deadline: arrived + timeout,
             is_hurried: !trusted && timeout < bounds.timeout,
             limit: arrived + bounds.timeout,
-            grpc: grpc.is_some(),
+            grpc: grpc
+                .and_then(deadline::grpc_timeout)
+                .and_then(|timeout| arrived.checked_add(timeout)),
             has_key: headers.contains_key(IDEMPOTENCY_KEY),
             retry: bounds.retry,
+        }
+    }
+
+    /// Heeds what callers of OpenFaaS's functions say, too, which may only shorten: `X-Timeout`.
+    pub(super) fn heed_openfaas(&mut self, headers: &HeaderMap, trusted: bool, arrived: Instant) {
+        let said = headers.get(OPENFAAS).and_then(|value| value.to_str().ok());
+        if let Some(timeout) = said.and_then(go_duration::parse)
+            && timeout < self.timeout(arrived)
+        {
+            self.deadline = arrived + timeout;
+            self.is_hurried = !trusted;
         }
     }
 
@@ -89,10 +104,9 @@ impl Terms {
             return false;
         };
         headers.insert(TIMEOUT_MS, HeaderValue::from(left));
-        if self.grpc {
-            // Eight digits of milliseconds are more than a day, which no manifest allows.
-            let left = HeaderValue::try_from(format!("{}m", left.min(99_999_999)));
-            headers.insert(GRPC, left.expect("digits and a letter"));
+        if let Some(end) = self.grpc {
+            let left = deadline::to_grpc_timeout(end.saturating_duration_since(now));
+            headers.insert(GRPC, HeaderValue::try_from(left).expect("digits and a letter"));
         }
         true
     }
@@ -177,6 +191,23 @@ mod tests {
     }
 
     #[test]
+    fn openfaas_may_only_shorten() {
+        let now = Instant::now();
+        for (said, seconds, hurried) in [("5s", 5, true), ("1m", 30, false), ("0s", 30, false)] {
+            let headers = head(&[("x-timeout", said)]);
+            let mut terms = Terms::of(&headers, &bounds(), false, now);
+            assert_eq!(
+                terms.timeout(now),
+                Duration::from_secs(30),
+                "it means nothing to others"
+            );
+            terms.heed_openfaas(&headers, false, now);
+            assert_eq!(terms.timeout(now), Duration::from_secs(seconds), "{said}");
+            assert_eq!(terms.too_late(false) == Outcome::Abandoned, hurried, "{said}");
+        }
+    }
+
+    #[test]
     fn who_is_in_a_hurry_or_slow_says_nothing_of_the_function() {
         let now = Instant::now();
         let of = |fields, trusted| Terms::of(&head(fields), &bounds(), trusted, now);
@@ -206,6 +237,17 @@ mod tests {
             )
         );
         assert!(!terms.say_left(&mut headers, now + Duration::from_secs(2)));
+        // A stream may go on for longer than its head may take.
+        let mut long = head(&[("grpc-timeout", "2H")]);
+        let terms = Terms::of(&long, &bounds(), false, now);
+        assert!(terms.say_left(&mut long, now));
+        assert_eq!(
+            (&long["grpc-timeout"], &long["x-request-timeout-ms"]),
+            (
+                &HeaderValue::from_static("7200000m"),
+                &HeaderValue::from_static("30000")
+            )
+        );
         let mut plain = head(&[]);
         assert!(Terms::of(&plain, &bounds(), false, now).say_left(&mut plain, now));
         assert!(!plain.contains_key("grpc-timeout"));

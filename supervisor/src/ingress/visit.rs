@@ -30,6 +30,8 @@ pub(super) struct Visit {
     target: Option<Arc<Target>>,
     /// How much it matters, once that is known.
     pub(super) class: Class,
+    /// It is a call of gRPC.
+    pub(super) is_call: bool,
     status: Option<StatusCode>,
     downloaded: u64,
     /// When the response was complete, if somebody had to look at the clock then.
@@ -52,6 +54,7 @@ impl Visit {
             number,
             target: None,
             class: Class::default(),
+            is_call: false,
             status: None,
             downloaded: 0,
             completed: None,

@@ -57,7 +57,8 @@ pub(crate) fn register(suite: &mut Suite) {
                 vec![
                     by("bytes", "fill {tmp} 9", &["ENOSPC after"], Works),
                     by("inodes", "inodes {tmp} 3000", &["ENOSPC after"], Works),
-                    by("shared memory", "write /dev/shm/x", &["ENOENT"], Works).control_with("write {tmp}/x"),
+                    by("shared memory", "fill /dev/shm 9", &["ENOSPC after"], Works)
+                        .control_with("fill {tmp} 9"),
                 ]
             },
             own: Some("[limits]\ntmp = \"8M\"\n"),

@@ -43,7 +43,6 @@ pub(crate) fn register(suite: &mut Suite) {
         an_init_error_is_in_the_log: PYTHON,
         nothing_but_the_api_is_reachable: PYTHON,
         extensions_are_put_up_with: PYTHON,
-        the_guide_does_what_it_says: &[NETWORK, Need::Program("/usr/bin/python3"), Need::Program("curl")],
     ]);
 }
 
@@ -560,37 +559,4 @@ fn extensions_are_put_up_with() {
     let answer = host.wait_for("/extends/", "200", |answer| answer.status() == 200);
     assert_eq!(answer.json(), json!([[200, null], [36, "extends"]]));
     host.remove("extends");
-}
-
-/// The blocks of a guide in this language.
-fn blocks(guide: &str, language: &str) -> Vec<String> {
-    let begin = format!("```{language}\n");
-    let parts = guide.split(&begin).skip(1);
-    parts
-        .map(|part| part.split("```").next().unwrap().to_owned())
-        .collect()
-}
-
-fn the_guide_does_what_it_says() {
-    let host = Host::start();
-    let guide = include_str!("../../../docs/migrate/lambda.md");
-    let folder = tempfile::tempdir().unwrap();
-    let script = folder.path().join("bootstrap");
-    fs::write(&script, &blocks(guide, "python")[0]).unwrap();
-    host.drop_folder("greeter", &script, &blocks(guide, "toml")[0]);
-    host.wait_for("/greeter/", "200", |answer| answer.status() == 200);
-    let shown = &blocks(guide, "console")[0];
-    let mut asked = 0;
-    for step in shown.split("$ ").filter(|step| !step.is_empty()) {
-        let (command, output) = step.split_once('\n').unwrap();
-        let command = command.replace("127.0.0.1:8080", &host.address().to_string());
-        let ran = Command::new("sh").args(["-c", &command]).output().unwrap();
-        assert_eq!(
-            String::from_utf8_lossy(&ran.stdout).trim_end(),
-            output.trim_end(),
-            "{command}"
-        );
-        asked += 1;
-    }
-    assert_eq!(asked, 2);
 }

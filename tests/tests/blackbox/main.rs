@@ -13,6 +13,8 @@ mod examples;
 mod explain;
 mod faults;
 mod grading;
+mod grpc;
+mod guides;
 // The same frames as in the ingress's own tests.
 #[path = "../../../supervisor/tests/ingress/h2.rs"]
 #[allow(dead_code, reason = "these tests need fewer of them")]
@@ -24,6 +26,7 @@ mod lifecycle;
 mod migrate;
 mod neighbours;
 mod overload;
+mod port;
 mod programs;
 mod refusals;
 mod runtimes;
@@ -32,6 +35,8 @@ mod scale;
 mod secrets;
 mod standby;
 mod strangers;
+mod streams;
+mod websocket;
 
 use funcd_tests::suite::Suite;
 
@@ -44,6 +49,9 @@ fn main() -> std::process::ExitCode {
     refusals::register(&mut suite);
     contract::register(&mut suite);
     bindings::register(&mut suite);
+    grpc::register(&mut suite);
+    websocket::register(&mut suite);
+    streams::register(&mut suite);
     lambda::register(&mut suite);
     programs::register(&mut suite);
     migrate::register(&mut suite);
@@ -60,5 +68,7 @@ fn main() -> std::process::ExitCode {
     launcher::register(&mut suite);
     examples::register(&mut suite);
     grading::register(&mut suite);
+    guides::register(&mut suite);
+    port::register(&mut suite);
     suite.run()
 }

@@ -1,7 +1,7 @@
-//! Functions of Fn's FDKs and of IronFunctions' `http` format, and what the guides in docs/migrate say.
+//! Functions of Fn's FDKs and of IronFunctions' `http` format, and those that misbehave.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 
@@ -16,12 +16,6 @@ use crate::programs::{post, problem, said};
 
 pub(crate) fn register(suite: &mut Suite) {
     funcd_tests::tests!(suite, "migrate", [
-        the_examples_of_the_guides_answer_as_they_say: &[
-            Need::Program("/bin/bash"),
-            Need::Program("/usr/bin/perl"),
-            Need::Program("curl"),
-        ],
-        the_example_of_the_guide_for_fn_answers: &[Need::Fdk, Need::Program("curl"), Need::MountNamespaces],
         an_fdk_of_fn_serves_calls: &[Need::Fdk, Need::MountNamespaces],
         an_fdk_that_misbehaves_is_ended: &[Need::Program("/usr/bin/python3"), Need::MountNamespaces],
         an_ironhttp_program_answers_one_request_after_the_other: &[Need::Program("/usr/bin/perl")],
@@ -230,84 +224,4 @@ fn an_ironhttp_program_that_misbehaves_is_replaced() {
     // One that answers twice: nobody else gets the second.
     host.get("/iron-bad/twice");
     works("/twice");
-}
-
-/// The blocks of a guide: what stands behind their three backquotes, and what is in them.
-fn blocks(guide: &str) -> Vec<(String, String)> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../docs/migrate")
-        .join(guide);
-    let text = fs::read_to_string(path).unwrap();
-    let parts: Vec<&str> = text.split("```").collect();
-    let inner = parts.iter().skip(1).step_by(2);
-    inner
-        .map(|block| block.split_once('\n').unwrap())
-        .map(|(head, body)| (head.to_owned(), body.to_owned()))
-        .collect()
-}
-
-/// Does what a guide says: copies its files, then asks what it asks and gets what it gets. How many questions there were.
-fn follow(host: &Host, guide: &str, change: impl Fn(&str) -> String) -> usize {
-    let staged = tempfile::tempdir().unwrap();
-    let mut asked = 0;
-    for (head, body) in blocks(guide) {
-        let body = change(&body);
-        let (kind, file) = head.split_once(' ').unwrap_or((&head, ""));
-        let (name, file) = file.split_once('/').unwrap_or_default();
-        match (kind, file) {
-            ("console", _) => {
-                let mut lines = body.lines().peekable();
-                while let Some(line) = lines.next() {
-                    let command = line.strip_prefix("$ ").expect("a command, then what it prints");
-                    let command = command.replace("127.0.0.1:8080", &host.address().to_string());
-                    let expected = lines.next().unwrap();
-                    let output = Command::new("bash").args(["-c", &command]).output().unwrap();
-                    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-                    assert_eq!(
-                        text.trim_end(),
-                        expected,
-                        "{guide}: {command}\n{}",
-                        host.log_tail()
-                    );
-                    asked += 1;
-                }
-            }
-            // Outside of the functions folder: `change` has put it there.
-            _ if name.is_empty() => {}
-            (_, "function.toml") => {
-                let exec = body.lines().find_map(|line| line.strip_prefix("exec = "));
-                let exec = exec.map_or(name.to_owned(), |exec| exec.trim_matches('"').to_owned());
-                let own = staged.path().join(&exec);
-                let executable = if own.exists() {
-                    own
-                } else {
-                    fdk().join("bin").join(exec)
-                };
-                host.drop_folder(name, &executable, &body);
-                host.wait_live(name);
-            }
-            (_, file) => fs::write(staged.path().join(file), body).unwrap(),
-        }
-    }
-    asked
-}
-
-fn the_examples_of_the_guides_answer_as_they_say() {
-    let host = host();
-    for (guide, questions) in [("openfaas.md", 1), ("cgi.md", 1), ("ironfunctions.md", 3)] {
-        assert_eq!(follow(&host, guide, str::to_owned), questions, "{guide}");
-    }
-}
-
-fn the_example_of_the_guide_for_fn_answers() {
-    let host = host();
-    let code = blocks("fn.md")
-        .into_iter()
-        .find(|(head, _)| head == "python /srv/fdk/func.py");
-    let volume = fdk_volume(&host, "fdk-guide", &code.unwrap().1);
-    let folder = volume.display().to_string();
-    assert_eq!(
-        follow(&host, "fn.md", |text| text.replace("/srv/fdk", &folder)),
-        1
-    );
 }

@@ -1,6 +1,6 @@
 //! How requests get in: `contract` and the keys that belong to one of them alone. Reads no file.
 
-use super::super::manifest::{AsLambda, Contract, Mode, Stdio};
+use super::super::manifest::{AsLambda, Contract, H2c, Mode, Stdio};
 use super::{Layers, in_first};
 use crate::typed::{TypedError, error, number, pick, size};
 
@@ -62,6 +62,23 @@ pub(super) fn contract(layers: Layers<'_>) -> Result<(Contract, bool), TypedErro
             Err(found.refuse(format!("unknown contract {other:?}"), label))
         }
     }
+}
+
+/// Which requests are sent over HTTP/2.
+pub(super) fn h2c(layers: Layers<'_>, contract: Contract, is_auto: bool) -> Result<H2c, TypedError> {
+    let Some(found) = pick(layers, |f| f.h2c.as_ref()) else {
+        return Ok(H2c::default());
+    };
+    if !is_auto && !contract.takes_h2c() && in_first(layers, &found) {
+        let why = format!("`h2c` means nothing with contract = {:?}", contract.as_str());
+        return Err(found
+            .refuse(why, "")
+            .help("only the contracts \"http\" and \"port\" can be spoken over HTTP/2"));
+    }
+    Ok(match found.value {
+        true => H2c::Always,
+        false => H2c::Never,
+    })
 }
 
 fn mode(layers: Layers<'_>) -> Result<Mode, TypedError> {

@@ -33,6 +33,7 @@ pub(super) fn manifest(name: &str, layers: Layers<'_>) -> Result<Manifest, Typed
     // What those functions find elsewhere: one request at a time, 6 MB, and 2 seconds to end.
     let is_lambda = matches!(contract, Contract::Lambda { .. });
     let env = process::env(layers)?;
+    let priority = word(layers, "priority", |f| f.request.priority.as_ref(), &PRIORITIES)?;
     let manifest = Manifest {
         exec: process::exec(name, layers)?,
         args: process::args(layers)?,
@@ -46,10 +47,11 @@ pub(super) fn manifest(name: &str, layers: Layers<'_>) -> Result<Manifest, Typed
             body: pick(layers, |f| f.request.body.as_ref()).is_none(),
             stop_within: pick(layers, |f| f.health.stop_within.as_ref()).is_none(),
         },
+        h2c: contract::h2c(layers, contract, is_auto)?,
         stdio: contract::stdio(layers, contract, is_auto)?,
         routes: route::routes(layers)?,
         scale: scale::scale(layers, contract)?,
-        limits: scale::limits(layers)?,
+        limits: scale::limits(layers, priority)?,
         request: RequestBounds {
             timeout: span(layers, |f| f.request.timeout.as_ref(), MILLI..=DAY, secs(30))?,
             body: size(
@@ -58,7 +60,7 @@ pub(super) fn manifest(name: &str, layers: Layers<'_>) -> Result<Manifest, Typed
                 0..=1 << 40,
                 if is_lambda { AsLambda::BODY } else { 16 << 20 },
             )?,
-            priority: word(layers, "priority", |f| f.request.priority.as_ref(), &PRIORITIES)?,
+            priority,
             queue: word(layers, "queue", |f| f.request.queue.as_ref(), &QUEUES)?,
             retry: word(layers, "retry", |f| f.request.retry.as_ref(), &RETRIES)?,
         },
@@ -91,7 +93,6 @@ pub(super) fn manifest(name: &str, layers: Layers<'_>) -> Result<Manifest, Typed
 fn not_in_this_version(layers: Layers<'_>) -> Result<(), TypedError> {
     let keys = [
         ("rollout", pick(layers, |f| f.rollout.as_ref())),
-        ("h2c", pick(layers, |f| f.h2c.as_ref())),
         ("scale.target", pick(layers, |f| f.scale.target.as_ref())),
     ];
     match keys.into_iter().find_map(|(key, found)| Some((key, found?))) {
