@@ -1,4 +1,4 @@
-//! `funcd-benches cold|warm|memory|instances|spawn|leaks|overload|neighbours|all`: measures every number that SPECIFICATION.md promises,
+//! `funcd-benches cold|warm|memory|instances|spawn|leaks|overload|neighbours|binding|all`: measures every number that SPECIFICATION.md promises,
 //! beside its peers in the same run; `chaos` breaks things for ten minutes, `simulate` shows what admission does under overload.
 //! Installs nothing, and never calls a number good that it did not measure.
 
@@ -20,6 +20,7 @@ use crate::table::Table;
 mod answer;
 mod artifacts;
 mod bare;
+mod binding;
 mod chaos;
 mod client;
 mod cold;
@@ -111,6 +112,8 @@ enum What {
     Neighbours,
     /// What a refused request costs: a part of `overload`, alone.
     Refusals,
+    /// A call by a binding, beside the same call made directly.
+    Binding,
     /// All of these.
     All,
     /// Kills, stops, floods, deploys and a full disk under a steady load: not one of `all`.
@@ -130,6 +133,7 @@ fn main() -> ExitCode {
     let outcome = match (words.get(1).and_then(|word| word.to_str()), words.get(2)) {
         (Some(launcher::AS_LAUNCHER), Some(folder)) => launcher::run(folder.as_ref()),
         (Some(launcher::AS_SUPERVISOR), Some(control)) => launcher::give_link(control.as_ref()),
+        (Some(binding::AS_CALLER), None) => binding::call(),
         _ => run(&Flags::parse()),
     };
     match outcome {
@@ -161,6 +165,7 @@ fn run(flags: &Flags) -> Outcome<()> {
         What::Overload,
         What::Neighbours,
         What::Refusals,
+        What::Binding,
         What::Chaos,
     ] {
         if flags.what == what || (flags.what == What::All && !matches!(what, What::Chaos | What::Refusals)) {
@@ -191,6 +196,7 @@ fn measure(what: What, flags: &Flags, artifacts: &Artifacts) -> Outcome<Vec<Tabl
         What::Memory => Ok(vec![memory::measure(artifacts, flags.functions as usize)?]),
         What::Instances => Ok(vec![instances::measure(artifacts, flags.functions as usize)?]),
         What::Neighbours => Ok(vec![neighbours::measure(artifacts, &flags.only, flags.seed)?]),
+        What::Binding => Ok(vec![binding::measure(artifacts, rounds(20))?]),
         What::Chaos => Ok(vec![chaos::measure(artifacts, &flags.chaos, flags.seed)?]),
         What::Refusals => Ok(vec![overload::refusals_alone(artifacts, flags.seed)?]),
         What::Overload => overload::measure(artifacts, flags.seed),

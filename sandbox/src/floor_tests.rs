@@ -202,7 +202,7 @@ fn what_is_refused_and_how_it_is_said() {
             s.socket = Socket::Port(80);
             s.ports = vec![80];
         }),
-        ("more than 16 ports", |s| s.ports = (1..=17).collect()),
+        ("more than 17 ports", |s| s.ports = (1..=18).collect()),
         ("neither a socket nor a port", |s| s.socket = Socket::None),
         ("memo", |s| s.memo = vec![0; MAX_MEMO + 1]),
         ("write_roots", |s| s.write = vec!["/etc".into()]),

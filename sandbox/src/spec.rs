@@ -77,7 +77,7 @@ pub const EXCHANGE: &str = "/tmp/iofs";
 pub const MAX_SECRETS: usize = 64;
 
 /// Ports that the supervisor listens on within one instance's network namespace, at most.
-pub const MAX_PORTS: usize = 16;
+pub const MAX_PORTS: usize = 17;
 
 /// Whether something may be the name of a secret: 1 to 64 letters, digits, `.`, `_` and `-`, with no `.` in front.
 pub fn is_secret_name(name: &str) -> bool {

@@ -133,7 +133,8 @@ pub enum Event {
     /// The instance was prepared and its socket is bound. Descriptor: a pipe; a byte written there lets it execute, and when
     /// it is closed before, the instance ends. For [`crate::spec::Socket::Pipes`] what is written there is the length of a
     /// block of variables ([`crate::variables`]) as a u32 in the order of this machine and then the block; and two more
-    /// descriptors follow: the write end of its stdin, the read end of its stdout.
+    /// descriptors follow: the write end of its stdin, the read end of its stdout; and then a listening socket for each of
+    /// [`Spec::ports`], which come again with [`Event::Launched`].
     Prepared {
         /// Which instance.
         id: InstanceId,

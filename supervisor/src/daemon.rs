@@ -28,6 +28,7 @@ use crate::admission::brownout::Brownout;
 use crate::catalog::manifest::Defaults;
 use crate::catalog::{self, Catalog};
 use crate::config::Config;
+use crate::egress;
 use crate::function::control::{Ask, Control, Notice, Parts};
 use crate::function::facts::HostReader;
 use crate::function::report::Report;
@@ -171,13 +172,20 @@ pub fn supervise() -> Result<(), DaemonError> {
         .iter()
         .filter_map(|path| File::open(path).ok())
         .collect();
+    // To look up where bindings lead.
+    let names: Vec<File> = egress::files(&handover.settings.config.egress)
+        .filter_map(|path| File::open(path).ok())
+        .collect();
     let own = [
         handover.functions.as_fd(),
         handover.sockets.as_fd(),
         myself.as_fd(),
     ];
     let access = Access {
-        read: own.into_iter().chain(system.iter().map(AsFd::as_fd)).collect(),
+        read: own
+            .into_iter()
+            .chain(system.iter().chain(&names).map(AsFd::as_fd))
+            .collect(),
         write: vec![handover.logs.as_fd()],
     };
     // Opened now, as nothing of /proc but its own, and no cgroup, can be opened afterwards.
@@ -292,6 +300,8 @@ async fn run(
         next_id: handover.next_id,
         standbys: if handover.can_stand_by { config.standbys } else { 0 },
         workers: config.workers,
+        shared: Arc::clone(&shared),
+        outside: egress::Settings::new(&config.egress).map_err(|e| supervisor("`egress`")(invalid(&e)))?,
         can_freeze: handover.can_freeze,
         facts,
         brownout: held_back,

@@ -9,6 +9,7 @@ pub mod cli;
 pub mod config;
 pub mod contract;
 pub mod daemon;
+pub mod egress;
 pub mod function;
 pub mod handover;
 pub mod host;

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::admin::view::{
-    AdmissionView, ExitView, FunctionState, InstanceView, LimitsView, Rejected, Snapshot, State,
+    AdmissionView, BindingView, ExitView, FunctionState, InstanceView, LimitsView, Rejected, Snapshot, State,
 };
-use crate::function::status::{ExitStatus, FunctionStatus, InstanceStatus};
+use crate::admission::breaker::Shown;
+use crate::catalog::binding::Target;
+use crate::function::status::{BindingStatus, ExitStatus, FunctionStatus, InstanceStatus};
 use crate::telemetry::rfc3339;
 
 /// The documents for `ls` and `ps`.
@@ -55,6 +57,31 @@ fn function(status: &FunctionStatus) -> FunctionState {
             revision: revision.to_string(),
             reason: reason.clone(),
         }),
+        bindings: status.bindings.iter().map(binding).collect(),
+    }
+}
+
+fn binding(status: &BindingStatus) -> BindingView {
+    let known = status.known;
+    let is_shut = known.is_some_and(|known| known.breaker != Shown::Closed);
+    let problem = match &status.to {
+        Target::Function(sibling) if !status.exists => Some(format!(
+            "its binding {} leads to the function {sibling}, which does not exist: deploy it, or change the binding",
+            status.name
+        )),
+        to if is_shut => Some(format!(
+            "its binding {} to {to} fails: the breaker is {}; it closes by itself once the target answers again",
+            status.name,
+            known.map_or("open", |known| known.breaker.name())
+        )),
+        _ => None,
+    };
+    BindingView {
+        name: status.name.clone(),
+        target: status.to.to_string(),
+        breaker: known.map(|known| known.breaker.name().to_owned()),
+        in_flight: known.map_or(0, |known| known.in_flight),
+        problem,
     }
 }
 

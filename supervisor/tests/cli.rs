@@ -125,6 +125,7 @@ fn config(dir: &Path) -> Config {
             head_bytes: 1024,
             connections: 1,
         },
+        egress: funcd::config::EgressSettings::default(),
         rescan: second,
         drain: second,
         defaults: String::new(),
@@ -145,6 +146,7 @@ fn function(revision: &str) -> FunctionState {
         waiting: 0,
         standby: false,
         rejected: None,
+        bindings: vec![],
     }
 }
 

@@ -13,6 +13,7 @@ pub mod host;
 pub mod http;
 pub mod leftovers;
 pub mod load;
+pub mod names;
 pub mod need;
 pub mod operate;
 mod plan;

@@ -1,6 +1,7 @@
-//! Attempts at networks. Never sends more than a byte.
+//! Attempts at networks. Never sends more than a word.
 
-use std::net::{SocketAddr, SocketAddrV4, TcpStream, UdpSocket};
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, SocketAddrV4, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use crate::{Outcome, came, ok};
@@ -91,6 +92,18 @@ fn stream(protocol: i32, to: &str) -> Outcome {
     }
 }
 
+fn talk(to: &str, said: &str) -> Outcome {
+    let mut stream = TcpStream::connect_timeout(&address(to), Duration::from_secs(3)).map_err(raw)?;
+    stream
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .map_err(raw)?;
+    stream.write_all(said.as_bytes()).map_err(raw)?;
+    stream.shutdown(Shutdown::Write).map_err(raw)?;
+    let mut heard = String::new();
+    stream.read_to_string(&mut heard).map_err(raw)?;
+    Ok(format!("heard {heard}"))
+}
+
 /// Gives the loopback interface of this namespace an address, and listens on port 80 of it.
 pub(crate) fn make_local(ip: &str) -> Result<(), i32> {
     #[repr(C)]
@@ -125,6 +138,8 @@ pub(crate) fn attempt(verb: &str, arguments: &[&str]) -> Option<Outcome> {
             Ok(_) => ok(),
             Err(error) => Err(raw(error)),
         },
+        // Says something, ends its half, and tells what it hears.
+        ("talk", [to, said]) => talk(to, said),
         ("udp", [to]) => {
             let any = if address(to).is_ipv4() {
                 "0.0.0.0:0"

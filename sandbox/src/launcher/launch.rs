@@ -459,8 +459,8 @@ impl Launcher {
 /// is there.
 fn listen_within(network: Option<&Network>, ports: &[u16]) -> Result<Vec<Rc<OwnedFd>>, Failed> {
     let Some(network) = network else {
-        let why = "what it asks for is answered on a port of its own network namespace, and this host can't make one: see \
-                   `funcd doctor`";
+        let why = "its bindings, or its Lambda API, are on ports of its own network namespace, and this host can't make one: \
+                   see `funcd doctor`";
         return Err(Failed {
             step: Step::Network,
             errno: libc::EOPNOTSUPP,

@@ -93,6 +93,8 @@ impl Launcher {
                     let mut fds = vec![Rc::new(go)];
                     if instance.with_supervisor {
                         fds.append(&mut waiting.gifts);
+                        // It may use its bindings before it is known that it executed.
+                        fds.extend(instance.ports.iter().map(Rc::clone));
                     }
                     // Below a mini-init it was not known before.
                     instance.sandbox.pid = waiting.standby.main().unwrap_or(instance.sandbox.pid);

@@ -11,6 +11,7 @@ use funcd_sandbox::system;
 use serde::{Deserialize, Serialize};
 
 use super::view::Doctor;
+use crate::catalog::binding::Binding;
 use crate::catalog::manifest::Defaults;
 use crate::catalog::manifest_file::ManifestFile;
 use crate::catalog::view::{Asks, View};
@@ -71,7 +72,7 @@ pub fn explain(
     let origins = Origins::of(revision, config);
     let mut items = Items::default();
     items.files(&spec, &view, &revision.wanted.asks, &origins);
-    items.network(&spec, &origins);
+    items.network(&spec, &revision.manifest.bindings, &origins);
     items.limits(&spec, doctor, &origins);
     items.identity(config, doctor);
     items.environment(&spec, &origins);
@@ -203,49 +204,58 @@ impl Items {
         }
     }
 
-    fn network(&mut self, spec: &Spec, origins: &Origins) {
+    fn network(&mut self, spec: &Spec, bindings: &[Binding], origins: &Origins) {
         let contract = origins.at(|f| f.contract.as_ref());
+        let mut reachable = Vec::new();
         match spec.socket {
-            Socket::Unix => {
-                self.add("network", "descriptor 3", "a listening Unix socket", contract);
-                self.add("network", "reachable", "nothing, not even 127.0.0.1", PROFILE);
-            }
+            Socket::Unix => self.add("network", "descriptor 3", "a listening Unix socket", contract),
             Socket::None => {
-                for port in &spec.ports {
+                // Those of the bindings come after its own.
+                let own = spec.ports.len().saturating_sub(bindings.len());
+                for port in &spec.ports[..own] {
                     let what = format!("port {port}");
                     let how = "where it asks funcd for its requests, in a network of its own";
                     self.add("network", what, how, contract.clone());
                 }
-                self.add(
-                    "network",
-                    "reachable",
-                    "that port, and itself, over 127.0.0.1",
-                    PROFILE,
-                );
+                reachable.extend(["that port", "itself"]);
             }
             Socket::Pipes => {
-                self.add(
-                    "network",
-                    "descriptors 0 and 1",
-                    "pipes: requests and answers",
-                    contract,
-                );
-                self.add("network", "reachable", "nothing, not even 127.0.0.1", PROFILE);
+                let how = "pipes: requests and answers";
+                self.add("network", "descriptors 0 and 1", how, contract);
             }
             Socket::Directory => {
                 self.add("network", EXCHANGE, "where it binds a Unix socket", contract);
-                self.add("network", "reachable", "nothing, not even 127.0.0.1", PROFILE);
             }
             Socket::Port(port) => {
-                self.add(
-                    "network",
-                    format!("port {port}"),
-                    "listens itself, in a network of its own",
-                    contract,
-                );
-                self.add("network", "reachable", "itself, over 127.0.0.1", PROFILE);
+                let how = "listens itself, in a network of its own";
+                self.add("network", format!("port {port}"), how, contract);
+                reachable.push("itself");
             }
         }
+        for binding in bindings {
+            let name = format!("binding {}", binding.name);
+            let value = format!(
+                "127.0.0.1:{} leads to {}, and nowhere else",
+                binding.port, binding.to
+            );
+            self.add("network", name, value, origins.binding(&binding.name));
+        }
+        if !bindings.is_empty() {
+            reachable.push("its bindings");
+            if !reachable.contains(&"itself") {
+                reachable.push("itself");
+            }
+        }
+        let reachable = match reachable.is_empty() {
+            true => "nothing, not even 127.0.0.1".to_owned(),
+            false => format!(
+                "{}, over 127.0.0.1",
+                reachable
+                    .join(", and ")
+                    .replacen(", and ", ", ", reachable.len().saturating_sub(2))
+            ),
+        };
+        self.add("network", "reachable", reachable, PROFILE);
         self.add(
             "network",
             "sockets",
@@ -385,6 +395,18 @@ impl Origins {
             Some(found) => place(found.source, found.span.start),
             None => "default".to_owned(),
         }
+    }
+
+    fn binding(&self, name: &str) -> String {
+        let found = self.0.iter().find_map(|layer| {
+            let (key, _) = layer
+                .typed
+                .bindings
+                .iter()
+                .find(|(key, _)| key.get_ref() == name)?;
+            Some(place(&layer.source, key.span().start))
+        });
+        found.unwrap_or_else(|| "default".to_owned())
     }
 
     fn variable(&self, name: &str) -> Option<String> {

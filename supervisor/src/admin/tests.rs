@@ -226,6 +226,7 @@ pub(crate) fn config() -> Config {
             head_bytes: 65536,
             connections: 1000,
         },
+        egress: crate::config::EgressSettings::default(),
         rescan: second,
         drain: second,
         defaults: String::new(),

@@ -159,6 +159,27 @@ pub struct FunctionState {
     /// The newest revision that was tried and did not become live, while an older one goes on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rejected: Option<Rejected>,
+    /// What it may reach.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub bindings: Vec<BindingView>,
+}
+
+/// One binding of a function.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BindingView {
+    /// Its name.
+    pub name: String,
+    /// Where it leads: `tcp://…`, `http://…`, `function NAME`.
+    pub target: String,
+    /// Of one that carries HTTP and was used: `closed` while calls pass, `open` while none does, `half-open` while a few try.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub breaker: Option<String>,
+    /// Calls in flight, of all instances.
+    #[serde(default)]
+    pub in_flight: u32,
+    /// What the operator should look at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
 }
 
 /// A revision that did not become live.
@@ -500,6 +521,7 @@ pub(crate) mod tests {
             waiting: 0,
             standby: false,
             rejected: None,
+            bindings: Vec::new(),
         }
     }
 

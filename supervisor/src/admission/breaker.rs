@@ -113,8 +113,8 @@ pub enum Call {
 pub enum Ask {
     /// It may; [`Binary::ended`] is told how it was.
     Go,
-    /// It may, as one of the few that try whether it is over; [`Binary::probed`] is told how it was.
-    Probe,
+    /// It may, as one of the few that try whether it is over; [`Binary::probed`] is told how it was, and which try it belonged to.
+    Probe(u64),
     /// It may not, until then.
     No(Instant),
 }
@@ -126,10 +126,34 @@ enum State {
     HalfOpen { leased: u32, good: u32, since: Instant },
 }
 
+/// What a breaker is, for people and metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shown {
+    /// Everything passes.
+    Closed,
+    /// A few calls try whether it is over.
+    HalfOpen,
+    /// Nothing passes, until then at least.
+    Open(Instant),
+}
+
+impl Shown {
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Shown::Closed => "closed",
+            Shown::HalfOpen => "half-open",
+            Shown::Open(_) => "open",
+        }
+    }
+}
+
 /// Open or closed: for bindings, where a part of the calls is as bad as none.
 #[derive(Debug, Clone)]
 pub struct Binary {
     state: State,
+    /// Which try it is: a probe that comes back after its try is over says nothing of the next one.
+    tries: u64,
     /// Calls, failed ones, slow ones.
     counts: Sliding,
     /// How often in a row it opened.
@@ -140,6 +164,7 @@ impl Default for Binary {
     fn default() -> Binary {
         Binary {
             state: State::Closed,
+            tries: 0,
             counts: Sliding::new(Duration::from_secs(1), 10),
             opened: 0,
         }
@@ -166,12 +191,13 @@ impl Binary {
             State::Closed => Ask::Go,
             State::Open { until } if now < *until => Ask::No(*until),
             State::Open { .. } => {
+                self.tries += 1;
                 self.state = State::HalfOpen {
                     leased: 1,
                     good: 0,
                     since: now,
                 };
-                Ask::Probe
+                Ask::Probe(self.tries)
             }
             State::HalfOpen { leased, good, since } => {
                 if now.saturating_duration_since(*since) >= Self::PATIENCE {
@@ -179,7 +205,7 @@ impl Binary {
                 }
                 if *leased + *good < Self::PROBES {
                     *leased += 1;
-                    return Ask::Probe;
+                    return Ask::Probe(self.tries);
                 }
                 Ask::No(now + Self::SHORTEST)
             }
@@ -188,12 +214,30 @@ impl Binary {
 
     /// A call that was let [`Ask::Go`] ended. `chance` is uniform in 0..1.
     pub fn ended(&mut self, call: Call, now: Instant, chance: f64) {
-        let counts = match call {
-            Call::Good => [1, 0, 0],
-            Call::Slow => [1, 0, 1],
-            Call::Failed => [1, 1, 0],
-            Call::Nothing => return,
-        };
+        match call {
+            Call::Good => self.count([1, 0, 0], now, chance),
+            Call::Slow => self.count([1, 0, 1], now, chance),
+            Call::Failed => self.count([1, 1, 0], now, chance),
+            Call::Nothing => {}
+        }
+    }
+
+    /// So many calls that were let [`Ask::Go`] ended well, within the last second.
+    pub fn ended_well(&mut self, calls: u64, now: Instant) {
+        // Good ones open nothing, whatever the chance.
+        self.count([calls, 0, 0], now, 1.0);
+    }
+
+    /// What it is now.
+    pub fn shown(&self) -> Shown {
+        match self.state {
+            State::Closed => Shown::Closed,
+            State::HalfOpen { .. } => Shown::HalfOpen,
+            State::Open { until } => Shown::Open(until),
+        }
+    }
+
+    fn count(&mut self, counts: [u64; 3], now: Instant, chance: f64) {
         match self.state {
             State::Closed => {
                 self.counts.add(counts, now);
@@ -207,14 +251,18 @@ impl Binary {
         }
     }
 
-    /// A call that was let [`Ask::Probe`] ended.
-    pub fn probed(&mut self, call: Call, now: Instant, chance: f64) {
+    /// A call that was let [`Ask::Probe`] in this try ended.
+    pub fn probed(&mut self, tried: u64, call: Call, now: Instant, chance: f64) {
         match &mut self.state {
+            State::HalfOpen { .. } if tried != self.tries => {}
             State::HalfOpen { leased, good, .. } => match call {
                 Call::Good => {
                     (*leased, *good) = (leased.saturating_sub(1), *good + 1);
                     if *good >= Self::ENOUGH {
-                        *self = Binary::default();
+                        *self = Binary {
+                            tries: self.tries,
+                            ..Binary::default()
+                        };
                     }
                 }
                 Call::Slow | Call::Failed => self.open(now, chance),
@@ -310,15 +358,17 @@ mod tests {
         fail(&mut breaker, 20, now);
         now += secs(1);
         for _ in 0..5 {
-            assert_eq!(breaker.ask(now), Ask::Probe);
+            assert_eq!(breaker.ask(now), Ask::Probe(1));
         }
         assert!(matches!(breaker.ask(now), Ask::No(_)));
-        breaker.probed(Call::Failed, now, 1.0);
+        breaker.probed(1, Call::Failed, now, 1.0);
         assert_eq!(breaker.ask(now), Ask::No(now + secs(2)));
         now += secs(2);
         for _ in 0..4 {
-            assert_eq!(breaker.ask(now), Ask::Probe);
-            breaker.probed(Call::Good, now, 1.0);
+            assert_eq!(breaker.ask(now), Ask::Probe(2));
+            // Of the first try, which is over.
+            breaker.probed(1, Call::Failed, now, 1.0);
+            breaker.probed(2, Call::Good, now, 1.0);
         }
         assert_eq!(breaker.ask(now), Ask::Go);
         // Forgiven: the next time is short again.
@@ -332,9 +382,9 @@ mod tests {
         let mut breaker = Binary::default();
         fail(&mut breaker, 20, now);
         now += secs(1);
-        (0..5).for_each(|_| assert_eq!(breaker.ask(now), Ask::Probe));
+        (0..5).for_each(|_| assert_eq!(breaker.ask(now), Ask::Probe(1)));
         assert!(matches!(breaker.ask(now), Ask::No(_)));
-        assert_eq!(breaker.ask(now + Binary::PATIENCE), Ask::Probe);
+        assert_eq!(breaker.ask(now + Binary::PATIENCE), Ask::Probe(1));
     }
 
     proptest! {
@@ -348,8 +398,8 @@ mod tests {
                 let call = [Call::Good, Call::Slow, Call::Failed, Call::Nothing][usize::from(step) % 4];
                 match breaker.ask(now) {
                     Ask::Go => (0..10).for_each(|_| breaker.ended(call, now, chance)),
-                    Ask::Probe if step < 4 => breaker.probed(call, now, chance),
-                    Ask::Probe => {}
+                    Ask::Probe(tried) if step < 4 => breaker.probed(tried, call, now, chance),
+                    Ask::Probe(_) => {}
                     Ask::No(until) => {
                         prop_assert!(until > now && until - now <= Binary::LONGEST);
                     }

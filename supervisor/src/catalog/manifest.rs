@@ -6,6 +6,7 @@ use std::time::Duration;
 use funcd_sandbox::property::Property;
 use funcd_sandbox::spec::Limits;
 
+use super::binding::Binding;
 use super::guess::Guess;
 use super::manifest_check as check;
 use super::manifest_file::ManifestFile;
@@ -52,6 +53,8 @@ pub struct Manifest {
     pub read: Vec<PathBuf>,
     /// Absolute paths it may write.
     pub write: Vec<PathBuf>,
+    /// What it may reach, in the order of their names.
+    pub bindings: Vec<Binding>,
     /// Properties that may be missing.
     pub degraded: Vec<Property>,
 }

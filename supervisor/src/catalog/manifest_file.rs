@@ -44,8 +44,8 @@ pub struct ManifestFile {
     pub sandbox: SandboxFile,
     /// Not in this version.
     pub rollout: Option<Spanned<IgnoredAny>>,
-    /// Not in this version.
-    pub bindings: Option<Spanned<IgnoredAny>>,
+    /// What it may reach.
+    pub bindings: BTreeMap<Spanned<String>, Spanned<BindingFile>>,
 }
 
 /// One `[[route]]`.
@@ -56,6 +56,26 @@ pub struct RouteFile {
     pub host: Option<Spanned<String>>,
     /// The path prefix.
     pub path: Option<Spanned<String>>,
+}
+
+/// One `[bindings.NAME]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BindingFile {
+    /// `host:port` or `tls://host:port`.
+    pub tcp: Option<Spanned<String>>,
+    /// A URL.
+    pub http: Option<Spanned<String>>,
+    /// Another function.
+    pub function: Option<Spanned<String>>,
+    /// At which port the function finds it.
+    pub port: Option<Spanned<i64>>,
+    /// How long a call may take.
+    pub timeout: Option<Spanned<Span>>,
+    /// Connections or requests at once, of one instance.
+    pub concurrency: Option<Spanned<i64>>,
+    /// Which requests may be sent again.
+    pub retry: Option<Spanned<String>>,
 }
 
 /// `[scale]`.

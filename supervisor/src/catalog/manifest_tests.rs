@@ -140,6 +140,7 @@ fn every_default() {
         system: Scope::Auto,
         read: vec![],
         write: vec![],
+        bindings: vec![],
         degraded: vec![],
     };
     assert_eq!(plain, expected);
@@ -247,6 +248,7 @@ degraded = ["P5", "cpu-limit", "memory-limit"]
         system: Scope::Full,
         read: vec!["/usr/share/x".into(), "/usr/share/zoneinfo".into()],
         write: vec!["/srv/thumbs".into()],
+        bindings: vec![],
         degraded: vec![Property::MemoryLimit, Property::CpuLimit],
     };
     assert_eq!(read(text).unwrap(), expected);
@@ -276,10 +278,6 @@ fn refusals_say_where_and_why() {
         (
             "env = { CREDENTIALS_DIRECTORY = \"/tmp\" }",
             "is reserved: funcd sets it",
-        ),
-        (
-            "[bindings.db]\ntcp = \"1.2.3.4:5\"",
-            "`bindings` is not supported by this version",
         ),
         (
             "[rollout]\nstrategy = \"canary\"",

@@ -2,6 +2,7 @@
 //!
 //! `watch` hears what changed → `task` → `scan` looks at it → `settle` (pure) decides when it is complete → [`Change`].
 
+pub mod binding;
 pub mod elf;
 pub mod folder;
 pub mod guess;

@@ -62,22 +62,27 @@ fn found(view: &FunctionView) -> Option<String> {
 }
 
 /// Why an entry is refused or awaited, why its function does not run, and why its newest revision is not live.
+/// And what is wrong with where it leads.
 fn reasons(view: &FunctionView) -> impl Iterator<Item = &str> {
     let function = view.function.as_ref();
     let trouble = function.filter(|f| matches!(f.state, State::Backoff | State::Failed));
     let rejected = function.and_then(|f| f.rejected.as_ref());
     let of_function = trouble.and_then(|f| f.reason.as_deref());
     let of_revision = rejected.map(|rejected| rejected.reason.as_str());
+    let bindings = function.into_iter().flat_map(|f| &f.bindings);
+    let of_bindings = bindings.filter_map(|binding| binding.problem.as_deref());
     view.reason
         .as_deref()
         .into_iter()
         .chain(of_function)
         .chain(of_revision)
+        .chain(of_bindings)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admin::view::BindingView;
     use crate::admin::view::tests::state;
 
     #[test]
@@ -91,6 +96,13 @@ mod tests {
         };
         let mut failed = state(State::Failed);
         failed.reason = Some("exited with code 3".to_owned());
+        failed.bindings = vec![BindingView {
+            name: "users".to_owned(),
+            target: "function users".to_owned(),
+            breaker: None,
+            in_flight: 0,
+            problem: Some("its binding users leads nowhere".to_owned()),
+        }];
         let hello = FunctionView {
             name: "hello".to_owned(),
             status: Status::Accepted,
@@ -110,6 +122,8 @@ hello       accepted  failed  abababababab  /hello/
 bro\\x1bken: it is not executable: chmod +x it
 
 hello: exited with code 3
+
+hello: its binding users leads nowhere
 
 note: functions run without memory-limit, which was accepted; `funcd doctor` says why
 ";

@@ -35,6 +35,7 @@ pub(super) struct ConfigFile {
     pub(super) rescan: Option<Spanned<Span>>,
     pub(super) drain: Option<Spanned<Span>>,
     pub(super) client: ClientFile,
+    pub(super) egress: EgressFile,
     pub(super) defaults: Option<ManifestFile>,
 }
 
@@ -47,6 +48,15 @@ pub(super) struct ClientFile {
     pub(super) idle: Option<Spanned<Span>>,
     pub(super) head_bytes: Option<Spanned<Size>>,
     pub(super) connections: Number,
+}
+
+/// `[egress]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct EgressFile {
+    pub(super) allow: Texts,
+    pub(super) nameservers: Texts,
+    pub(super) roots: Texts,
 }
 
 /// How a value without TOML around it is read.
@@ -63,7 +73,7 @@ pub(super) enum Shape {
 }
 
 /// The keys that `FUNCD_<KEY>` can set (upper case, `.` as `_`), in the order of [`ConfigFile`].
-pub(super) const KEYS: [(&str, Shape); 25] = [
+pub(super) const KEYS: [(&str, Shape); 28] = [
     ("functions", Shape::Text),
     ("state", Shape::Text),
     ("run", Shape::Text),
@@ -89,6 +99,9 @@ pub(super) const KEYS: [(&str, Shape); 25] = [
     ("client.idle", Shape::Text),
     ("client.head_bytes", Shape::Number),
     ("client.connections", Shape::Number),
+    ("egress.allow", Shape::List),
+    ("egress.nameservers", Shape::List),
+    ("egress.roots", Shape::List),
 ];
 
 /// The environment variable of a key.

@@ -58,6 +58,9 @@ pub struct Config {
     pub brownout: bool,
     /// Bounds on what clients may do.
     pub client: ClientBounds,
+    /// What bindings may reach, and how.
+    #[serde(default)]
+    pub egress: EgressSettings,
     /// Rescan the folder this often, whatever inotify says.
     pub rescan: Duration,
     /// How long a drain may take when the host stops.
@@ -79,6 +82,17 @@ pub struct ClientBounds {
     pub head_bytes: usize,
     /// Open connections, at most, over all workers.
     pub connections: usize,
+}
+
+/// What bindings may reach, and how.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct EgressSettings {
+    /// Networks, or single ports of them, that bindings may lead to although they are this host's own, link-local or the like.
+    pub allow: Vec<String>,
+    /// Who is asked for the addresses of names; empty: those of `/etc/resolv.conf`.
+    pub nameservers: Vec<SocketAddr>,
+    /// Files of certificates (PEM) that are believed beside the system's.
+    pub roots: Vec<PathBuf>,
 }
 
 /// What the command line sets; `None` and empty lists set nothing. Values are as typed: they are checked like those of

@@ -1,7 +1,7 @@
 //! From the layers as typed to the configuration as used: all defaults and all ranges, in one place. Reads no file.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,9 +10,10 @@ use toml::de::{DeTable, DeValue};
 
 use super::file::ConfigFile;
 use super::layers::{self, Typed};
-use super::{ClientBounds, Config, ConfigError, Environment, Loaded, Origin, show};
+use super::{ClientBounds, Config, ConfigError, EgressSettings, Environment, Loaded, Origin, show};
 use crate::catalog::manifest::Defaults;
 use crate::catalog::manifest_check;
+use crate::egress::Allowed;
 use crate::typed::units::{Cidr, Span};
 use crate::typed::{self, Found, Layer, Place, Spanned, TypedError};
 
@@ -90,6 +91,7 @@ pub(super) fn resolve(read: Typed, environment: &Environment) -> Result<Loaded, 
             .is_none_or(|found| *found.value),
         standbys: to_usize(keys.number("standbys", |f| f.standbys.as_ref(), 0..=64, 8)?),
         client: keys.client()?,
+        egress: keys.egress()?,
         rescan: keys.span("rescan", |f| f.rescan.as_ref(), MILLI..=HOUR, secs(30))?,
         drain: keys.span("drain", |f| f.drain.as_ref(), Duration::ZERO..=HOUR, secs(30))?,
         defaults: toml::to_string(&defaults).expect("a table that was read can be written"),
@@ -359,6 +361,33 @@ impl<'a> Keys<'a> {
                 10_000,
             )?),
         })
+    }
+
+    fn egress(&mut self) -> Result<EgressSettings, TypedError> {
+        let mut settings = EgressSettings::default();
+        if let Some(found) = self.find("egress.allow", |f| f.egress.allow.as_ref()) {
+            for part in found.value {
+                Allowed::parse(part.get_ref()).map_err(|why| found.part(part).refuse(why, ""))?;
+                settings.allow.push(part.get_ref().clone());
+            }
+        }
+        if let Some(found) = self.find("egress.nameservers", |f| f.egress.nameservers.as_ref()) {
+            for part in found.value {
+                let part = found.part(part);
+                let alone = part.value.parse().map(|ip: IpAddr| SocketAddr::from((ip, 53)));
+                let server = alone.or_else(|_| part.value.parse());
+                let label = "write for example \"10.0.0.2\" or \"10.0.0.2:53\"";
+                let server = server.map_err(|_| {
+                    part.refuse(format!("{:?} is not a name server's address", part.value), label)
+                })?;
+                settings.nameservers.push(server);
+            }
+        }
+        if let Some(found) = self.find("egress.roots", |f| f.egress.roots.as_ref()) {
+            let files = found.value.iter().map(|part| self.absolute(&found.part(part)));
+            settings.roots = files.collect::<Result<_, _>>()?;
+        }
+        Ok(settings)
     }
 
     /// `[defaults]` of all files, merged key by key, and checked as a manifest.

@@ -47,6 +47,15 @@ pub(super) fn rows(config: &Config, defaults: &toml::Table, origins: &BTreeMap<S
         ("client.idle", span(client.idle)),
         ("client.head_bytes", text(&Size(client.head_bytes as u64))),
         ("client.connections", client.connections.to_string()),
+        (
+            "egress.allow",
+            list(&config.egress.allow, |allowed| text(allowed)),
+        ),
+        (
+            "egress.nameservers",
+            list(&config.egress.nameservers, |address| text(address)),
+        ),
+        ("egress.roots", list(&config.egress.roots, path)),
     ];
     let mut all: Vec<(String, String)> = values.map(|(key, value)| (key.to_owned(), value)).into();
     flatten("defaults", defaults, &mut all);

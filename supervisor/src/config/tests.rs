@@ -68,6 +68,7 @@ fn defaults_of_root() {
             head_bytes: 65_536,
             connections: 10_000,
         },
+        egress: EgressSettings::default(),
         rescan: Duration::from_secs(30),
         drain: Duration::from_secs(30),
         defaults: String::new(),
@@ -372,8 +373,8 @@ fn every_key_can_be_set_by_its_variable() {
     for (key, shape) in file::KEYS {
         let name = file::variable(key);
         let value = match (key, shape) {
-            ("listen" | "admin_listen", _) => "127.0.0.1:1",
-            ("trusted", _) => "10.0.0.0/8,::1",
+            ("listen" | "admin_listen" | "egress.nameservers", _) => "127.0.0.1:1",
+            ("trusted" | "egress.allow", _) => "10.0.0.0/8,::1",
             ("degraded", _) => "P5, cpu-limit",
             ("rescan" | "drain" | "client.head_timeout" | "client.body_idle" | "client.idle", _) => "1s",
             ("client.head_bytes", _) => "8192",
@@ -436,15 +437,17 @@ fn every_key_and_kind_is_documented() {
             .to_owned();
         keys.split(", ").map(str::to_owned).collect::<Vec<_>>()
     };
-    let tables = ["route", "scale", "limits", "request", "health", "sandbox"];
+    let tables = [
+        "route", "scale", "limits", "request", "health", "sandbox", "bindings",
+    ];
     for key in known("").iter().filter(|key| !tables.contains(&key.as_str())) {
         assert!(manifest.contains(&format!("`{key}`")), "{key}");
     }
     for table in tables {
-        let header = if table == "route" {
-            "[[route]]".into()
-        } else {
-            format!("[{table}]")
+        let header = match table {
+            "route" => "[[route]]".into(),
+            "bindings" => "[bindings.NAME]".into(),
+            _ => format!("[{table}]"),
         };
         for key in known(&header) {
             let row = format!("| `{header}` `{key}` |");

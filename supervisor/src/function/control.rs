@@ -34,7 +34,8 @@ use crate::admission::brownout::Brownout;
 use crate::catalog::manifest::Defaults;
 use crate::catalog::{Candidate, Change};
 use crate::contract::lambda;
-use crate::ingress::Routes;
+use crate::egress::{self, Egress, Exits};
+use crate::ingress::{Routes, Shared};
 use crate::launcher::Launcher;
 use crate::name::FunctionName;
 
@@ -68,6 +69,10 @@ pub struct Parts {
     pub standbys: usize,
     /// How many workers there are.
     pub workers: usize,
+    /// What bindings may reach, and how.
+    pub outside: egress::Settings,
+    /// How HTTP is served, also that of functions.
+    pub shared: Arc<Shared>,
     /// Whether instances can be frozen on this host.
     pub can_freeze: bool,
     /// What tells what the host has left.
@@ -135,6 +140,8 @@ pub struct Control {
     pub(super) next_ticket: u64,
     pub(super) next_id: u64,
     pub(super) synced: Sync,
+    /// Functions, their bindings, and the functions that those lead to and that do not exist.
+    pub(super) astray: BTreeSet<(FunctionName, String, FunctionName)>,
     pub(super) tidiness: Tidiness,
     /// Everything is on its way out.
     pub(super) draining: bool,
@@ -154,6 +161,10 @@ pub struct Control {
     pub(super) standbys: Standbys,
     /// Where Lambda functions ask.
     pub(super) desks: lambda::Threads,
+    /// Where bindings are served.
+    pub(super) egress: Egress,
+    /// The bindings of instances that run, served for as long as they are in here.
+    pub(super) exits: HashMap<InstanceId, Exits>,
     /// The most processes for one request each that may wait, on the whole host.
     prepares_ahead: usize,
     /// How many do.
@@ -192,6 +203,7 @@ impl Control {
             next_ticket: 0,
             next_id: parts.next_id,
             synced: Sync::Reading,
+            astray: BTreeSet::new(),
             tidiness: Tidiness::new(Instant::now()),
             draining: false,
             said_goodbye: false,
@@ -209,6 +221,8 @@ impl Control {
             started: Vec::new(),
             standbys: Standbys::new(parts.standbys),
             desks: lambda::Threads::new(parts.workers),
+            egress: Egress::new(parts.workers, parts.outside, parts.shared),
+            exits: HashMap::new(),
             prepares_ahead: parts.standbys,
             singles_ahead: 0,
             refused_instances: HashMap::new(),
@@ -455,7 +469,7 @@ impl Control {
     fn on_ask(&mut self, ask: Ask) {
         match ask {
             Ask::Status(answer) => {
-                let _ = answer.send(status::of(&self.entries));
+                let _ = answer.send(status::of(&self.entries, &self.egress));
             }
             Ask::Drain => {
                 let names: Vec<_> = self.entries.keys().cloned().collect();

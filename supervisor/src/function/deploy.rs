@@ -1,7 +1,7 @@
 //! How what the catalog names becomes a revision, and how a new supervisor takes over what an old one left running:
 //! the part of `control` that deals with the store and the inventory.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -11,8 +11,8 @@ use funcd_sandbox::wire::{Request, StoreError};
 use super::control::{Control, Inherited, Notice};
 use super::entry::Entry;
 use super::handle::Revision;
-use super::instance::Address;
 use super::start::Memo;
+use crate::catalog::binding::Target;
 use crate::catalog::manifest::Defaults;
 use crate::catalog::{self, Candidate, Change};
 use crate::ingress::Routes;
@@ -174,6 +174,29 @@ impl Control {
             tracing::warn!(%conflict, "two functions ask for the same route");
         }
         self.routes.store(Arc::new(routes));
+        self.look_for_siblings();
+    }
+
+    /// Tells of bindings that lead to functions that do not exist, once of each, and not before all are known.
+    fn look_for_siblings(&mut self) {
+        if self.synced != Sync::Done {
+            return;
+        }
+        let exists = |name: &FunctionName| self.entries.get(name).is_some_and(|entry| !entry.is_removed());
+        let mut astray = BTreeSet::new();
+        for (name, entry) in self.entries.iter().filter(|(_, entry)| !entry.is_removed()) {
+            for binding in &entry.current().manifest.bindings {
+                if let Target::Function(sibling) = &binding.to
+                    && !exists(sibling)
+                {
+                    astray.insert((name.clone(), binding.name.clone(), sibling.clone()));
+                }
+            }
+        }
+        for (function, binding, sibling) in astray.difference(&self.astray) {
+            tracing::warn!(%function, binding, %sibling, "a binding leads to a function that does not exist: deploy it, or change the binding");
+        }
+        self.astray = astray;
     }
 
     /// Takes over what earlier supervisors left running: it serves at once, whatever the folder says by now.
@@ -229,9 +252,7 @@ impl Control {
         self.report
             .attach(name, &revision, id, [Some(stdout), Some(stderr)]);
         let instance = self.make_instance(name, id, revision);
-        if let (Address::Lambda(api), Some(listener)) = (&instance.address, ports.into_iter().next()) {
-            api.listen(listener);
-        }
+        self.take_ports(name, &instance, ports);
         self.owners.insert(id, name.clone());
         self.watch_over(name, &instance);
         self.with(name, |entry, effects| {
@@ -252,6 +273,7 @@ impl Control {
             return;
         }
         self.synced = Sync::Done;
+        self.look_for_siblings();
         // Put off until everything is known, so that nothing in use is forgotten.
         self.retain();
         let _ = self.notices.send(Notice::Synced);

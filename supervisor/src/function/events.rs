@@ -17,8 +17,10 @@ use super::instance::{Address, Directory, Ends, Instance, Pipes, SocketStock};
 use super::liveness::watch_over;
 use super::place::Ended;
 use super::prove::prove;
+use super::start;
 use crate::catalog::manifest::Contract;
 use crate::contract::lambda;
+use crate::egress::Whose;
 use crate::name::FunctionName;
 
 impl Control {
@@ -106,29 +108,26 @@ impl Control {
         };
         self.with(&name, |entry, effects| entry.launched(id, pid, effects));
         let mut fds = fds.into_iter();
-        // One with pipes brings its stderr first, and the ends of the pipes.
-        if let Address::Pipes(pipes) = &instance.address {
-            if let (Some(stderr), Some(stdin), Some(stdout)) = (fds.next(), fds.next(), fds.next()) {
-                pipes.put(Ends { stdin, stdout });
-                self.report
-                    .attach(&name, &instance.revision, id, [None, Some(stderr)]);
-            }
-        } else if let (Some(stdout), Some(stderr)) = (fds.next(), fds.next()) {
-            self.report
-                .attach(&name, &instance.revision, id, [Some(stdout), Some(stderr)]);
-        }
+        // One with pipes brings its stderr first; the ends of the pipes come last.
+        let has_pipes = matches!(instance.address, Address::Pipes(_));
+        let stdout = if has_pipes { None } else { fds.next() };
+        let output = [stdout, fds.next()];
+        self.report.attach(&name, &instance.revision, id, output);
+        let ports = start::ports(&instance.revision.manifest).count();
+        let ports = fds.by_ref().take(ports).collect();
+        self.take_ports(&name, &instance, ports);
         let listener = match &instance.address {
             Address::Unix(_) => fds.next(),
-            Address::Port { .. } | Address::Pipes(_) => None,
-            Address::Directory(directory) => {
-                if let Some(found) = fds.next() {
-                    directory.found(found);
+            Address::Port { .. } | Address::Lambda(_) => None,
+            Address::Pipes(pipes) => {
+                if let (Some(stdin), Some(stdout)) = (fds.next(), fds.next()) {
+                    pipes.put(Ends { stdin, stdout });
                 }
                 None
             }
-            Address::Lambda(api) => {
-                if let Some(listener) = fds.next() {
-                    api.listen(listener);
+            Address::Directory(directory) => {
+                if let Some(found) = fds.next() {
+                    directory.found(found);
                 }
                 None
             }
@@ -139,6 +138,30 @@ impl Control {
             .is_some_and(|entry| entry.handle.admitted() > 0);
         self.watch_over(&name, &instance);
         tokio::spawn(prove(instance, listener, requests_wait, self.to_control.clone()));
+    }
+
+    /// What listens within its network is for its desk, and for its bindings.
+    pub(super) fn take_ports(&mut self, name: &FunctionName, instance: &Arc<Instance>, ports: Vec<OwnedFd>) {
+        let mut ports = ports.into_iter();
+        if let Address::Lambda(api) = &instance.address
+            && let Some(listener) = ports.next()
+        {
+            api.listen(listener);
+        }
+        self.let_out(name, instance, ports.collect());
+    }
+
+    /// Serves the bindings of an instance from now on, until it has ended.
+    pub(super) fn let_out(&mut self, name: &FunctionName, instance: &Arc<Instance>, listeners: Vec<OwnedFd>) {
+        // One that was prepared brings them twice.
+        if !instance.revision.manifest.bindings.is_empty() && !self.exits.contains_key(&instance.id) {
+            let whose = Whose {
+                function: name.clone(),
+                instance: Arc::clone(instance),
+            };
+            let exits = self.egress.open(whose, listeners);
+            self.exits.insert(instance.id, exits);
+        }
     }
 
     /// Until now it was not known that a request has woken it.
@@ -185,6 +208,8 @@ impl Control {
     }
 
     pub(super) fn on_exit(&mut self, id: InstanceId, exit: Exit, message: String) {
+        // Its connections end with it.
+        self.exits.remove(&id);
         if let Some(name) = self.standbys.remove(id) {
             tracing::debug!(function = %name, instance = %id, reason = message, "a prepared instance is gone");
             self.with(&name, |entry, effects| entry.lose_standby(id, effects));

@@ -15,6 +15,7 @@ pub use super::entrance::Offered;
 use super::instance::Instance;
 use super::metrics::FunctionMetrics;
 use super::poison::{Poison, Print, Verdict};
+use super::serving::Parent;
 use crate::admission::Outcome;
 use crate::admission::queue::Reason;
 use crate::catalog::manifest::Manifest;
@@ -262,6 +263,7 @@ impl Function {
                 return Ok(Some(Lease {
                     function: Arc::clone(self),
                     instance: Arc::clone(instance),
+                    serves: None,
                 }));
             }
             // The drain may have seen this try as a lease: then nobody else tells that there is none.
@@ -321,12 +323,21 @@ impl Function {
 pub struct Lease {
     function: Arc<Function>,
     instance: Arc<Instance>,
+    /// Under which number the instance knows the request.
+    serves: Option<u64>,
 }
 
 impl Lease {
     /// What is held.
     pub fn instance(&self) -> &Arc<Instance> {
         &self.instance
+    }
+
+    /// The request is about to be sent: calls that the instance makes for it are a part of it.
+    pub fn serves(&mut self, request: impl FnOnce() -> Parent) {
+        if self.serves.is_none() && self.instance.revision.manifest.makes_calls() {
+            self.serves = Some(self.instance.serving.enter(request()));
+        }
     }
 
     /// Whose it is.
@@ -337,6 +348,9 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
+        if let Some(key) = self.serves {
+            self.instance.serving.leave(key);
+        }
         if self.instance.has_lost_its_pipes() {
             self.instance.stop_accepting();
             self.function.tell(ToControl::Broken(self.instance.id));

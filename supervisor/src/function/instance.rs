@@ -18,6 +18,7 @@ use tokio::sync::{Notify, mpsc};
 
 use super::handle::{Revision, ToControl};
 pub use super::pipes::{Directory, Duplex, Ends, Pipes};
+use super::serving::Serving;
 use super::tally::Tally;
 use crate::contract::lambda;
 
@@ -39,6 +40,8 @@ pub struct Instance {
     /// It has read a request.
     has_read: AtomicBool,
     answered: AtomicBool,
+    /// What it works on, if it has bindings: for the calls that it makes.
+    pub serving: Serving,
     /// What requests to it came to.
     pub(super) tally: Tally,
     /// Until it was woken, if it was prepared ahead.
@@ -72,6 +75,7 @@ impl Instance {
             fate: Notify::new(),
             has_read: AtomicBool::new(false),
             answered: AtomicBool::new(false),
+            serving: Serving::default(),
             tally: Tally::default(),
             spoiled: AtomicBool::new(false),
             end: OnceLock::new(),

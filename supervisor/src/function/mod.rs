@@ -33,6 +33,7 @@ mod rescale;
 mod rescale_tests;
 pub mod room;
 pub mod scale;
+pub mod serving;
 mod singles;
 mod standby;
 #[cfg(test)]

@@ -76,7 +76,8 @@ impl Single {
         matches!(&self.phase, Phase::Waits(instance) if !instance.is_accepting() && !instance.is_woken())
     }
 
-    fn instance(&self) -> Option<&Arc<Instance>> {
+    /// What requests see of it, once it waits.
+    pub(super) fn instance(&self) -> Option<&Arc<Instance>> {
         match &self.phase {
             Phase::Asked => None,
             Phase::Waits(instance) | Phase::Works(instance) | Phase::Leaves(instance, _) => Some(instance),

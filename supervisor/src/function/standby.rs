@@ -13,6 +13,7 @@ use super::effects::Effects;
 use super::entry::Entry;
 use super::handle::Revision;
 use super::instance::{Address, Ends, Instance};
+use super::singles::Single;
 use super::start;
 use super::state::Event;
 use crate::catalog::manifest::Contract;
@@ -20,7 +21,7 @@ use crate::catalog::view::Stamp;
 use crate::name::FunctionName;
 
 /// Whether a start of this revision can be prepared: the launcher refuses others. What is granted is looked up when it
-/// starts, and a port belongs to a process that runs.
+/// starts, a port belongs to a process that runs, and bindings are in a network of its own.
 pub(super) fn suits(revision: &Revision) -> bool {
     let manifest = &revision.manifest;
     manifest.contract == Contract::Http
@@ -28,6 +29,7 @@ pub(super) fn suits(revision: &Revision) -> bool {
         && manifest.read.is_empty()
         && manifest.write.is_empty()
         && manifest.secrets.is_empty()
+        && manifest.bindings.is_empty()
 }
 
 /// The next start of a function, prepared.
@@ -278,11 +280,16 @@ impl Control {
     pub(super) fn on_prepared(&mut self, id: InstanceId, fds: Vec<OwnedFd>) {
         if let Some(name) = self.owners.get(&id).cloned() {
             // Without its pipes (there was no room for them) it can't be told anything, and ends with them.
-            if let Ok([go, stdin, stdout]) = <[OwnedFd; 3]>::try_from(fds) {
+            let mut fds = fds.into_iter();
+            if let (Some(go), Some(stdin), Some(stdout)) = (fds.next(), fds.next(), fds.next()) {
                 let ends = Ends { stdin, stdout };
                 self.with(&name, |entry, effects| {
                     entry.single_prepared(id, go, ends, effects)
                 });
+                let single = self.entries.get(&name).and_then(|entry| entry.singles.get(id));
+                if let Some(instance) = single.and_then(Single::instance).map(Arc::clone) {
+                    self.let_out(&name, &instance, fds.collect());
+                }
             }
             return;
         }
@@ -303,7 +310,17 @@ impl Control {
 mod tests {
     use super::super::entry_tests::revision;
     use super::*;
+    use std::path::Path;
+
+    use crate::catalog::binding::Binding;
+    use crate::catalog::manifest::{Defaults, Manifest};
     use crate::catalog::view::{Asks, Scope, Wanted};
+
+    fn binding() -> Binding {
+        let text = Some("[bindings.db]\ntcp = \"10.0.0.5:5432\"");
+        let manifest = Manifest::read(&name("a"), Path::new("function.toml"), text, &Defaults::default());
+        manifest.unwrap().bindings.remove(0)
+    }
 
     fn name(name: &str) -> FunctionName {
         FunctionName::parse(name).unwrap()
@@ -349,6 +366,9 @@ mod tests {
         assert!(!suits(&revision(1, |manifest| manifest.scale.min = 1)));
         assert!(!suits(
             &revision(1, |manifest| manifest.contract = Contract::Port(80))
+        ));
+        assert!(!suits(
+            &revision(1, |manifest| manifest.bindings = vec![binding()])
         ));
         assert!(!suits(
             &revision(1, |manifest| manifest.read = vec!["/usr".into()])

@@ -8,6 +8,7 @@ use funcd_sandbox::spec::{CREDENTIALS, Digest, EXCHANGE, Image, Socket, Spec};
 use serde::{Deserialize, Serialize};
 
 use super::handle::Revision;
+use crate::catalog::binding::Binding;
 use crate::catalog::guess::Guess;
 use crate::catalog::manifest::{Contract, Defaults, Manifest};
 use crate::catalog::view::{Asks, Wanted};
@@ -89,11 +90,7 @@ pub(crate) fn spec(function: &FunctionName, revision: &Revision) -> Spec {
             Contract::Stdio | Contract::Cgi | Contract::Ironhttp => Socket::Pipes,
             Contract::Fn => Socket::Directory,
         },
-        ports: match manifest.contract {
-            Contract::Lambda { .. } => vec![lambda::PORT],
-            Contract::Http | Contract::Port(_) | Contract::Fn => Vec::new(),
-            Contract::Stdio | Contract::Cgi | Contract::Ironhttp => Vec::new(),
-        },
+        ports: ports(manifest).collect(),
         limits: manifest.limits,
         system: revision.wanted.view(manifest.system).system(),
         read: manifest.read.clone(),
@@ -108,6 +105,17 @@ pub(crate) fn spec(function: &FunctionName, revision: &Revision) -> Spec {
             }
         },
     }
+}
+
+/// The ports of its network that the supervisor answers at: where a Lambda function asks for its requests, then its bindings.
+pub(super) fn ports(manifest: &Manifest) -> impl Iterator<Item = u16> {
+    let own = match manifest.contract {
+        Contract::Lambda { .. } => Some(lambda::PORT),
+        Contract::Http | Contract::Port(_) | Contract::Fn => None,
+        Contract::Stdio | Contract::Cgi | Contract::Ironhttp => None,
+    };
+    let bound = manifest.bindings.iter().map(|binding| binding.port);
+    own.into_iter().chain(bound)
 }
 
 /// The whole environment: what the contract sets, then the manifest's own. Nothing is inherited.
@@ -147,12 +155,14 @@ fn environment(function: &FunctionName, revision: &Revision) -> Vec<(String, Str
         // As systemd calls it for its services (systemd.exec(5)).
         env.push(("CREDENTIALS_DIRECTORY", CREDENTIALS.to_owned()));
     }
+    let bound = manifest.bindings.iter().flat_map(Binding::variables);
     let set_by_manifest = |name: &str| manifest.env.iter().any(|(own, _)| own == name);
     let mut all: Vec<_> = env
         .into_iter()
         .filter(|(name, _)| !set_by_manifest(name))
         .map(|(name, value)| (name.to_owned(), value))
         .collect();
+    all.extend(bound);
     all.extend(manifest.env.iter().cloned());
     all
 }

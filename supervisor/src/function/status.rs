@@ -12,6 +12,9 @@ use super::handle::Revision;
 use super::state::State;
 use crate::admin::view;
 use crate::admission::View;
+use crate::catalog::binding::Target;
+use crate::egress::Egress;
+use crate::egress::http::guard;
 use crate::name::{FunctionName, RevisionId};
 
 /// One function.
@@ -41,8 +44,23 @@ pub struct FunctionStatus {
     pub instances: Vec<InstanceStatus>,
     /// The newest revision that was tried and given up, and why.
     pub rejected: Option<(RevisionId, String)>,
+    /// What it may reach.
+    pub bindings: Vec<BindingStatus>,
     /// The last end that funcd did not ask for, or that took a kill.
     pub last_exit: Option<ExitStatus>,
+}
+
+/// One binding.
+#[derive(Debug, Clone)]
+pub struct BindingStatus {
+    /// Its name.
+    pub name: String,
+    /// Where it leads.
+    pub to: Target,
+    /// Whether there is such a place, as far as this host knows.
+    pub exists: bool,
+    /// How calls through it go; `None`: it carries no HTTP, or nobody has it yet.
+    pub known: Option<guard::View>,
 }
 
 /// One place of an instance.
@@ -77,15 +95,29 @@ pub struct ExitStatus {
     pub at: SystemTime,
 }
 
-pub(super) fn of(entries: &BTreeMap<FunctionName, Entry>) -> Vec<FunctionStatus> {
-    entries
-        .iter()
-        .map(|(name, entry)| function(name, entry))
+pub(super) fn of(entries: &BTreeMap<FunctionName, Entry>, egress: &Egress) -> Vec<FunctionStatus> {
+    let exists = |name: &FunctionName| entries.get(name).is_some_and(|entry| !entry.is_removed());
+    let all = entries.iter();
+    all.map(|(name, entry)| function(name, entry, egress, &exists))
         .collect()
 }
 
-fn function(name: &FunctionName, entry: &Entry) -> FunctionStatus {
+fn function(
+    name: &FunctionName,
+    entry: &Entry,
+    egress: &Egress,
+    exists: &dyn Fn(&FunctionName) -> bool,
+) -> FunctionStatus {
     let manifest = &entry.current().manifest;
+    let bindings = manifest.bindings.iter().map(|binding| BindingStatus {
+        name: binding.name.clone(),
+        to: binding.to.clone(),
+        exists: match &binding.to {
+            Target::Function(sibling) => exists(sibling),
+            Target::Tcp(_) | Target::Http { .. } => true,
+        },
+        known: egress.look(name, &binding.name),
+    });
     let routes = match manifest.routes.is_empty() {
         true => vec![format!("/{name}/")],
         false => manifest
@@ -117,6 +149,7 @@ fn function(name: &FunctionName, entry: &Entry) -> FunctionStatus {
         limits: single.revision.manifest.limits,
     });
     FunctionStatus {
+        bindings: bindings.collect(),
         name: name.clone(),
         revision: entry.current().id,
         source: Arc::clone(entry.current()),

@@ -17,7 +17,7 @@ use super::received::Received;
 use super::via::Via;
 use super::visit::Visit;
 use super::watch::Watch;
-use super::{grpc, headers};
+use super::{grpc, headers, inside};
 use crate::admission::budget::Attempt;
 use crate::admission::door::Permit;
 use crate::contract::process::{Output, Trouble};
@@ -325,7 +325,7 @@ pub(super) struct Aborted;
 
 impl fmt::Display for Aborted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the function's response ended early")
+        f.write_str("the response ended early")
     }
 }
 
@@ -403,6 +403,8 @@ pub(super) enum Reply {
     Own { bytes: Bytes, _visit: Option<Visit> },
     /// A function's.
     Function(Download),
+    /// That of a binding's target, for a function.
+    Target(Box<inside::Download>),
 }
 
 impl Body for Reply {
@@ -414,6 +416,7 @@ impl Body for Reply {
             Reply::Own { bytes, .. } if bytes.is_empty() => Poll::Ready(None),
             Reply::Own { bytes, .. } => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
             Reply::Function(download) => download.poll_frame(cx),
+            Reply::Target(download) => download.poll_frame(cx),
         }
     }
 
@@ -421,6 +424,7 @@ impl Body for Reply {
         match self {
             Reply::Own { bytes, .. } => bytes.is_empty(),
             Reply::Function(download) => download.source.is_end_stream(),
+            Reply::Target(download) => download.is_end_stream(),
         }
     }
 
@@ -428,6 +432,7 @@ impl Body for Reply {
         match self {
             Reply::Own { bytes, .. } => SizeHint::with_exact(bytes.len() as u64),
             Reply::Function(download) => download.source.size_hint(),
+            Reply::Target(download) => download.size_hint(),
         }
     }
 }

@@ -181,7 +181,7 @@ impl<F> Drop for Ending<'_, F> {
 
 /// The byte stream, with an eye on what comes in.
 struct Followed {
-    stream: Heard,
+    stream: Heard<Stream>,
     frames: Frames,
     /// So many of the first bytes are as HTTP/1 has them.
     begun: usize,

@@ -1,8 +1,9 @@
 //! One client connection: which protocol it speaks, its bounds, its end. Never looks into a request.
 
 use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -10,14 +11,18 @@ use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use http::{Request, Response};
+use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
+use super::body::Reply;
 use super::client_io::{ClientIo, count_ended};
 use super::headers::Peer;
+use super::inside::{self, Outlet};
 use super::request;
 use super::visit::Visit;
 use super::watch::{STREAM, Watch, guarded};
@@ -28,6 +33,8 @@ use super::worker::{Counted, Worker};
 const LINGER: (Duration, usize) = (Duration::from_secs(1), 4 << 20);
 /// While most connections are taken, an idle one may be kept for no longer than this.
 const IDLE_UNDER_PRESSURE: Duration = Duration::from_secs(1);
+/// A function may keep its connections for longer: they end with it, and are bounded by its bindings.
+const IDLE_INSIDE: Duration = Duration::from_secs(600);
 
 /// What the requests of one connection share.
 pub(super) struct Connection {
@@ -38,6 +45,8 @@ pub(super) struct Connection {
     requests: Cell<u32>,
     active: Cell<u32>,
     h2: bool,
+    /// Whose it is and where it leads, if a function is at the other end.
+    pub(super) from: Option<Rc<Outlet>>,
 }
 
 impl Connection {
@@ -56,6 +65,7 @@ impl Connection {
         if self.active.get() == 0 {
             let shared = &self.worker.shared;
             let idle = match shared.is_crowded() {
+                _ if self.from.is_some() => IDLE_INSIDE,
                 true => shared.bounds.idle.min(IDLE_UNDER_PRESSURE),
                 false => shared.bounds.idle,
             };
@@ -82,15 +92,21 @@ impl Connection {
     }
 }
 
-/// Serves a connection until it ends, is closed for a missed deadline, or drained.
-pub(super) async fn serve(counted: Counted, stream: TcpStream, peer: SocketAddr) {
+/// Serves a connection until it ends, is closed for a missed deadline, or drained. `from`: of a function, through that.
+pub(super) async fn serve(counted: Counted, stream: TcpStream, peer: IpAddr, from: Option<Rc<Outlet>>) {
     let worker = Rc::clone(counted.worker());
     if worker.is_draining() {
         return;
     }
     let bounds = &worker.shared.bounds;
     let watch = Watch::new(worker.epoch);
-    watch.set(&watch.connection, Instant::now() + bounds.head_timeout);
+    // A function may open connections before it has something to ask.
+    let first = if from.is_some() {
+        IDLE_INSIDE
+    } else {
+        bounds.head_timeout
+    };
+    watch.set(&watch.connection, Instant::now() + first);
     let mut io = ClientIo::new(stream, &watch, &worker.shared);
     let h2 = {
         let sniff = pin!(io.speaks_h2());
@@ -104,18 +120,21 @@ pub(super) async fn serve(counted: Counted, stream: TcpStream, peer: SocketAddr)
             () = draining => return,
         }
     };
-    let address = peer.ip().to_canonical();
+    let address = peer.to_canonical();
+    // No function is trusted, whatever network its own looks like.
+    let trusted = from.is_none() && worker.shared.trust.believes(address);
     let connection = Rc::new(Connection {
-        peer: RefCell::new(Peer::new(address, worker.shared.trust.believes(address))),
+        peer: RefCell::new(Peer::new(address, trusted)),
         worker: Rc::clone(&worker),
         watch: Arc::clone(&watch),
         linger: Cell::new(false),
         requests: Cell::new(0),
         active: Cell::new(0),
         h2,
+        from,
     });
     let shared = Rc::clone(&connection);
-    let service = service_fn(move |asked| request::handle(Visit::begin(&shared), asked));
+    let service = service_fn(move |asked| answer(&shared, asked));
     if h2 {
         let served = worker.http2.serve_connection(TokioIo::new(io), service);
         run(&worker, &connection, pin!(served)).await;
@@ -130,6 +149,27 @@ pub(super) async fn serve(counted: Counted, stream: TcpStream, peer: SocketAddr)
         && let Some(parts) = served.into_parts()
     {
         linger(parts.io.into_inner().stream).await;
+    }
+}
+
+/// A request's answer: by a function, or, if it is of one with a binding to elsewhere, from there.
+fn answer(
+    connection: &Rc<Connection>,
+    asked: Request<Incoming>,
+) -> impl Future<Output = Result<Response<Reply>, Infallible>> + use<> {
+    let visit = match &connection.from {
+        Some(outlet) if !outlet.is_to_sibling() => Err(Box::pin(inside::handle(
+            Rc::clone(connection),
+            Rc::clone(outlet),
+            asked,
+        ))),
+        _ => Ok((Visit::begin(connection), asked)),
+    };
+    async move {
+        match visit {
+            Ok((visit, asked)) => request::handle(visit, asked).await,
+            Err(call) => call.await,
+        }
     }
 }
 

@@ -31,6 +31,7 @@ use crate::contract::lambda::{self, Trouble};
 use crate::contract::{fdk, ironhttp};
 use crate::function::handle::{Function, Lease, Offered, ToControl, Unavailable};
 use crate::function::instance::{Address, Instance};
+use crate::function::serving::Parent;
 use crate::ledger::record::{Outcome, Record, Start};
 
 /// An instance that just died is still listed for a moment: so many refused connections, with pauses that double from
@@ -94,9 +95,10 @@ pub(super) async fn forward(
     let suspect = Suspect::of(&request);
     loop {
         suspect.check(function).await?;
-        let lease = lease(function, record, avoid, terms.deadline)
+        let mut lease = lease(function, record, avoid, terms.deadline)
             .await
             .map_err(unavailable)?;
+        lease.serves(|| Parent::of(request.headers(), terms.deadline, terms.class));
         let instance = lease.instance();
         let found = start(instance);
         record.borrow_mut().leases(instance.id.0, found);

@@ -178,7 +178,9 @@ pub(super) fn strip_request(headers: &mut HeaderMap, version: Version, trusted: 
             | "proxy-authorization"
             | "proxy-connection"
             | "transfer-encoding"
-            | "x-funcd-brownout" => doomed.push(name.clone()),
+            | "x-funcd-brownout"
+            | "x-funcd-caller"
+            | "x-funcd-hops" => doomed.push(name.clone()),
             claim if is_claim(claim) && (!trusted || claim.contains('_')) => doomed.push(name.clone()),
             _ => {}
         }
@@ -311,6 +313,11 @@ pub(super) fn add_request(
         header::HOST,
         host.unwrap_or(HeaderValue::from_static("localhost")),
     );
+    identify(headers, id, asked, chance);
+}
+
+/// Says in the head which request it is and of which trace, and what was asked of the next hop.
+pub(super) fn identify(headers: &mut HeaderMap, id: &RequestId, asked: &Asked, chance: &mut impl Rng) {
     headers.insert(X_REQUEST_ID, id.0.clone());
     if !headers
         .get(&TRACEPARENT)

@@ -1,4 +1,4 @@
-//! A connection to an instance as hyper sees it: one that can't be written to any more is still read to its end.
+//! A connection to an instance, or to a binding's target, as hyper sees it: one that can't be written to any more is still read to its end.
 //! Never changes a byte.
 
 use std::io;
@@ -7,12 +7,10 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::function::instance::Stream;
-
-/// Hears the instance out. A server that answers without reading the body closes the connection while the body is
+/// Hears the other side out. A server that answers without reading the body closes the connection while the body is
 /// still being sent: the write then fails before the answer was read, and hyper would give the answer up. What can't
 /// be written is dropped instead, and the reading side tells what came of the request: its answer, or none.
-pub(super) struct Heard(pub(super) Stream);
+pub(crate) struct Heard<S>(pub(crate) S);
 
 fn heard(written: Poll<io::Result<usize>>, length: usize) -> Poll<io::Result<usize>> {
     match written {
@@ -28,13 +26,13 @@ fn heard(written: Poll<io::Result<usize>>, length: usize) -> Poll<io::Result<usi
     }
 }
 
-impl AsyncRead for Heard {
+impl<S: AsyncRead + Unpin> AsyncRead for Heard<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.get_mut().0).poll_read(cx, buf)
     }
 }
 
-impl AsyncWrite for Heard {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Heard<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         heard(Pin::new(&mut self.get_mut().0).poll_write(cx, buf), buf.len())
     }
@@ -70,6 +68,7 @@ mod tests {
     use tokio::net::UnixStream;
 
     use super::*;
+    use crate::function::instance::Stream;
 
     #[tokio::test]
     async fn the_answer_is_read_though_the_server_has_closed() {

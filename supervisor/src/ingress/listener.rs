@@ -74,7 +74,7 @@ pub(super) async fn accept(
             }
             Ok((stream, peer)) => {
                 pause = Duration::ZERO;
-                tokio::task::spawn_local(connection::serve(worker.count(), stream, peer));
+                tokio::task::spawn_local(connection::serve(worker.count(), stream, peer.ip(), None));
             }
             Err(error) => {
                 let exhausted = [Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::ENOMEM];

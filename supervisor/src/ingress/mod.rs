@@ -27,6 +27,7 @@ mod grpc;
 mod headers;
 mod heard;
 mod ids;
+pub mod inside;
 mod inspect;
 mod listener;
 mod per_request;
@@ -44,6 +45,7 @@ mod visit;
 mod watch;
 mod worker;
 
+pub(crate) use heard::Heard;
 pub use route::{Conflict, Match, Routes, Target};
 pub use trust::BadNetwork;
 pub use worker::{Shared, Workers, spawn_workers};

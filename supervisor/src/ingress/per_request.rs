@@ -21,6 +21,7 @@ use crate::catalog::manifest::{Contract, Mode};
 use crate::contract::process::{Process, Trouble};
 use crate::contract::{cgi, stdio, variables};
 use crate::function::handle::Function;
+use crate::function::serving::Parent;
 use crate::ledger::record::{Outcome, Record, Start};
 
 /// So many processes that ended while they waited are passed over, one after the other.
@@ -46,9 +47,10 @@ pub(super) async fn answer(
     };
     let mut passed_over = 0;
     let (lease, process) = loop {
-        let lease = lease(function, record, None, deadline)
+        let mut lease = lease(function, record, None, deadline)
             .await
             .map_err(unavailable)?;
+        lease.serves(|| Parent::of(&parts.headers, deadline, terms.class));
         let instance = lease.instance();
         record.borrow_mut().leases(instance.id.0, Start::Prepared);
         match Process::start(instance, &block, upload, deadline) {

@@ -29,7 +29,7 @@ const FEW: usize = 16;
 /// A connection to an instance. Whoever holds it polls it: no task of its own runs it.
 pub(super) struct Upstream {
     pub(super) sender: http1::SendRequest<Upload>,
-    connection: http1::Connection<TokioIo<Heard>, Upload>,
+    connection: http1::Connection<TokioIo<Heard<Stream>>, Upload>,
     /// `connection` must not be polled any more.
     ended: bool,
     /// It has carried a request before.

@@ -15,11 +15,13 @@ use tracing::{debug, warn};
 
 use super::answer::unavailable;
 use super::body::{Download, Reply, Upload};
+use super::connection::Connection;
 use super::flaw::Flaw;
 use super::forward::{self, Answer};
 use super::grpc;
 use super::headers::{self, BadHead, Said};
 use super::ids::{self, RequestId};
+use super::inside::Caller;
 use super::respond::{Kind, Problem, respond};
 use super::terms::{self, Terms};
 use super::upgrade;
@@ -31,15 +33,17 @@ use crate::function::metrics::Why;
 /// Answers a request: by the function, or by a problem of funcd's own.
 pub(super) async fn handle(
     mut visit: Visit,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
 ) -> Result<Response<Reply>, Infallible> {
     let version = request.version();
     visit.is_call = grpc::is_call(request.headers());
     visit.settle(version);
+    let caller = visit.connection().from.clone();
+    let caller = caller.map(|outlet| Caller::of(outlet, request.headers_mut()));
     let id = ids::request_id(request.headers(), &mut *visit.worker().chance.borrow_mut());
     let (method, path) = (request.method().as_str(), request.uri().path());
     visit.record().asks(id.0.as_bytes(), method, path);
-    match answer(&mut visit, request, &id).await {
+    match answer(&mut visit, request, &id, caller).await {
         Ok((answer, client)) => Ok(pass_on(visit, answer, client, &id)),
         Err(problem) => Ok(refuse(visit, &problem, version, &id)),
     }
@@ -50,8 +54,9 @@ async fn answer(
     visit: &mut Visit,
     mut request: Request<Incoming>,
     id: &RequestId,
+    caller: Option<Caller>,
 ) -> Result<(Answer, Option<OnUpgrade>), Problem> {
-    check_framing(visit, request.headers())?;
+    check_framing(visit.connection(), visit.number(), request.headers())?;
     let client = request
         .headers()
         .contains_key(header::UPGRADE)
@@ -63,17 +68,23 @@ async fn answer(
         .as_ref()
         .and_then(|host| host.to_str().ok())
         .map(headers::without_port);
-    let (target, strip) = visit
-        .worker()
-        .route(name, parts.uri.path())
-        .ok_or_else(unknown_route)?;
+    let (target, strip) = match &caller {
+        Some(caller) => (visit.enters(caller)?, 0),
+        None => {
+            let found = visit.worker().route(name, parts.uri.path());
+            found.ok_or_else(unknown_route)?
+        }
+    };
     visit.found(&target);
 
     let trusted = visit.connection().peer.borrow().trusted;
     let (terms, body_limit, one_at_a_time) = {
         let live = target.function.live();
         let manifest = &live.revision.manifest;
-        let mut terms = Terms::of(&parts.headers, &manifest.request, trusted, visit.arrived());
+        let mut terms = match &caller {
+            Some(caller) => caller.terms(&parts.headers, &manifest.request, visit.arrived()),
+            None => Terms::of(&parts.headers, &manifest.request, trusted, visit.arrived()),
+        };
         if manifest.contract.is_of_openfaas() {
             terms.heed_openfaas(&parts.headers, trusted, visit.arrived());
         }
@@ -86,7 +97,7 @@ async fn answer(
     if body.size_hint().lower() > body_limit {
         return Err(too_large(body_limit));
     }
-    let offered = offer(visit, &target.function, &parts.headers, &terms)?;
+    let offered = offer(visit, &target.function, (&parts.headers, caller.as_ref()), &terms)?;
     visit.watch().set(&visit.watch().head, terms.deadline);
 
     let asked = headers::strip_request(&mut parts.headers, parts.version, trusted);
@@ -102,6 +113,9 @@ async fn answer(
         headers::add_request(&mut parts.headers, peer, host, said, &mut *chance);
     }
     terms.say_class(&mut parts.headers);
+    if let Some(caller) = &caller {
+        caller.say(&mut parts.headers);
+    }
     if let brownout @ 1.. = visit.worker().shared.brownout() {
         parts
             .headers
@@ -145,12 +159,13 @@ async fn answer(
 fn offer(
     visit: &Visit,
     function: &Arc<Function>,
-    headers: &HeaderMap,
+    (headers, inside): (&HeaderMap, Option<&Caller>),
     terms: &Terms,
 ) -> Result<Offered, Problem> {
     let shared = &visit.worker().shared;
     let peer = visit.connection().peer.borrow();
-    let caller = terms::caller(headers, &peer.address, peer.trusted, &shared.hasher);
+    let address = inside.map_or(&peer.address, Caller::name);
+    let caller = terms::caller(headers, address, peer.trusted, &shared.hasher);
     let rank = shared.ranks.rank(caller, visit.arrived());
     let chance = visit.worker().chance.borrow_mut().random();
     function
@@ -159,15 +174,18 @@ fn offer(
 }
 
 /// Refuses the request that stands in for one that the inspector did not let through, and HTTP/2 heads that are too large.
-fn check_framing(visit: &Visit, headers: &HeaderMap) -> Result<(), Problem> {
-    let connection = visit.connection();
+pub(super) fn check_framing(
+    connection: &Connection,
+    number: u32,
+    headers: &HeaderMap,
+) -> Result<(), Problem> {
     let flaw = if connection.is_inspected() {
-        connection.watch.flaw(visit.number())
+        connection.watch.flaw(number)
     } else {
         // As HTTP/2 counts them (RFC 9113, 10.5.1).
         let size = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + 32;
         let bytes: usize = headers.iter().map(size).sum();
-        (bytes > visit.worker().shared.bounds.head_bytes).then_some(Flaw::LargeHead)
+        (bytes > connection.worker.shared.bounds.head_bytes).then_some(Flaw::LargeHead)
     };
     let Some(flaw) = flaw else { return Ok(()) };
     let kind = match flaw {
@@ -180,7 +198,7 @@ fn check_framing(visit: &Visit, headers: &HeaderMap) -> Result<(), Problem> {
 
 /// hyper writes a body of unknown length only when told to (for GET it would leave it out), and HTTP/2 callers need
 /// not say that there is none.
-fn frame_anew(parts: &mut Parts, body: &Incoming) {
+pub(super) fn frame_anew(parts: &mut Parts, body: &Incoming) {
     if !body.is_end_stream() && body.size_hint().exact().is_none() {
         parts.headers.remove(header::CONTENT_LENGTH);
         parts
@@ -321,7 +339,7 @@ fn too_large(limit: u64) -> Problem {
     .closing()
 }
 
-fn bad_head(bad: BadHead) -> Problem {
+pub(super) fn bad_head(bad: BadHead) -> Problem {
     let (kind, reason, detail) = match bad {
         BadHead::Connect => (Kind::MethodNotAllowed, "connect", "CONNECT is not served"),
         BadHead::Target => (

@@ -39,6 +39,18 @@ pub(super) enum Kind {
     ResponseTimeout,
     FunctionFailed,
     OutputTooLarge,
+    Loop,
+    UnknownSibling,
+    BindingRefused,
+    BindingName,
+    BindingForbidden,
+    BindingTls,
+    BindingEnded,
+    BindingMalformed,
+    BindingOpen,
+    BindingFull,
+    BindingConnect,
+    BindingTimeout,
     Internal,
 }
 
@@ -81,6 +93,19 @@ impl Kind {
             Kind::Shed(reason) =>         (503, Status::Unavailable,      reason.name(),           shed_title(reason),                                 shed_error(reason)),
             Kind::StartTimeout =>         (504, Status::DeadlineExceeded, "start-timeout",         "The function had no free place in time",           "funcd; error=connection_timeout"),
             Kind::ResponseTimeout =>      (504, Status::DeadlineExceeded, "response-timeout",      "The function did not answer in time",              "funcd; error=http_response_timeout"),
+            // What functions are told that call through their bindings.
+            Kind::UnknownSibling =>       (502, Status::Unimplemented, "unknown-function",      "The binding leads to no function",                 "funcd; error=destination_not_found"),
+            Kind::BindingRefused =>       (502, Status::Unavailable, "binding-refused",       "The binding's target does not accept connections", "funcd; error=connection_refused"),
+            Kind::BindingName =>          (502, Status::Unavailable, "binding-name",          "The binding's target can't be looked up",          "funcd; error=dns_error"),
+            Kind::BindingForbidden =>     (502, Status::Unavailable, "binding-forbidden",     "The binding leads where none may",                 "funcd; error=destination_ip_prohibited"),
+            Kind::BindingTls =>           (502, Status::Unavailable, "binding-tls",           "The binding's target can't be trusted",            "funcd; error=tls_protocol_error"),
+            Kind::BindingEnded =>         (502, Status::Unavailable, "binding-ended",         "The binding's target ended before it answered",    "funcd; error=connection_terminated"),
+            Kind::BindingMalformed =>     (502, Status::Internal, "binding-malformed",     "The binding's target answered with something not HTTP", "funcd; error=http_protocol_error"),
+            Kind::BindingOpen =>          (503, Status::Unavailable, "binding-open",          "The binding's target fails more than it answers",  "funcd; error=destination_unavailable"),
+            Kind::BindingFull =>          (503, Status::ResourceExhausted, "binding-full",          "Too many calls through the binding are in flight", "funcd; error=connection_limit_reached"),
+            Kind::BindingConnect =>       (504, Status::DeadlineExceeded, "binding-connect-timeout", "The binding's target did not connect in time",   "funcd; error=connection_timeout"),
+            Kind::BindingTimeout =>       (504, Status::DeadlineExceeded, "binding-timeout",       "The binding's target did not answer in time",      "funcd; error=http_response_timeout"),
+            Kind::Loop =>                 (508, Status::Internal, "loop",                  "Functions call each other in a circle",            "funcd; error=proxy_loop_detected"),
         };
         let status = StatusCode::from_u16(status).expect("a status of the table");
         Row { status, grpc, slug, title, proxy_status }
@@ -261,6 +286,43 @@ fn quote(out: &mut String, text: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn callers_of_grpc_are_told_in_their_way() {
+        let id = RequestId(HeaderValue::from_static("7"));
+        let mut chance = rand::rng();
+        let mut told = |problem: &Problem, is_call| {
+            let whose = (Some("talk"), Class::default());
+            respond(problem, (Version::HTTP_2, is_call), whose, &id, &mut chance)
+        };
+        let shed = Problem::shed(Reason::QueueFull);
+        let plain = told(&shed, false);
+        assert_eq!(plain.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert!(!plain.headers().contains_key(GRPC_STATUS) && !plain.body().is_empty());
+        let call = told(&shed, true);
+        let headers = call.headers();
+        assert_eq!((call.status(), call.body().len()), (StatusCode::OK, 0));
+        assert_eq!(headers[header::CONTENT_TYPE], "application/grpc");
+        assert_eq!(headers[GRPC_STATUS], "14");
+        assert_eq!(headers[X_FUNCD_SHED], plain.headers()[X_FUNCD_SHED]);
+        let number = |name| headers[&name].to_str().unwrap().parse::<u64>().unwrap();
+        assert_eq!(number(GRPC_PUSHBACK), 1000 * number(header::RETRY_AFTER));
+        for (kind, status) in [
+            (Kind::UnknownRoute, "12"),
+            (Kind::ResponseTimeout, "4"),
+            (Kind::BodyTooLarge, "8"),
+            (Kind::Internal, "13"),
+            (Kind::Unavailable, "14"),
+        ] {
+            let call = told(&Problem::new(kind, "100 %"), true);
+            assert_eq!(call.headers()[GRPC_STATUS], status);
+            let message = call.headers()[GRPC_MESSAGE].to_str().unwrap();
+            assert!(
+                message.contains("100 %25") && message.contains(kind.row().slug),
+                "{message}"
+            );
+        }
+    }
 
     #[test]
     fn what_is_quoted_is_read_back() {

@@ -18,6 +18,8 @@ use crate::name::FunctionName;
 #[derive(Debug, Default)]
 pub struct Routes {
     defaults: HashMap<FunctionName, Arc<Target>>,
+    /// All of them, for each other.
+    named: HashMap<FunctionName, Arc<Target>>,
     exact: HashMap<Box<str>, Paths>,
     /// By suffix with its leading dot, the longest first.
     wildcard: Vec<(Box<str>, Paths)>,
@@ -76,6 +78,11 @@ impl Routes {
             if function.live().revision.manifest.contract == (Contract::Lambda { invoke: true }) {
                 routes.invoke(&function);
             }
+            let named = Arc::new(Target {
+                function: Arc::clone(&function),
+                prefix: None,
+            });
+            routes.named.insert(function.name.clone(), named);
             if patterns.is_empty() {
                 let prefix = HeaderValue::try_from(format!("/{}", function.name));
                 let prefix = Some(prefix.expect("a function's name is a valid header value"));
@@ -131,6 +138,11 @@ impl Routes {
                 loser: target.function.name.clone(),
             });
         }
+    }
+
+    /// A function by its name, whatever its routes.
+    pub fn named(&self, name: &FunctionName) -> Option<&Arc<Target>> {
+        self.named.get(name)
     }
 
     /// Routes that two functions ask for.

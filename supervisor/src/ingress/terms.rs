@@ -69,6 +69,14 @@ impl Terms {
         }
     }
 
+    /// Nobody waits for the answer beyond this.
+    pub(super) fn hurry(&mut self, deadline: Instant) {
+        if deadline < self.deadline {
+            self.deadline = deadline;
+            self.is_hurried = true;
+        }
+    }
+
     /// What it says of the function that there was no answer in time, while its caller was `uploading` or not. Nothing, if it is the
     /// caller's own doing: or whoever is in a hurry could have the function's other callers refused, and its instances replaced.
     pub(super) fn too_late(&self, uploading: bool) -> Outcome {

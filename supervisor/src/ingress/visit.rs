@@ -10,6 +10,7 @@ use http::{StatusCode, Version};
 use metrics::counter;
 
 use super::connection::Connection;
+use super::inside::{Caller, InFlight};
 use super::respond::Problem;
 use super::route::Target;
 use super::watch::{STREAM, Watch};
@@ -38,6 +39,8 @@ pub(super) struct Visit {
     completed: Option<Instant>,
     /// What the ledger says of it.
     record: Open,
+    /// Its place among the calls of the function that makes it.
+    inside: Option<InFlight>,
 }
 
 impl Visit {
@@ -58,7 +61,15 @@ impl Visit {
             status: None,
             downloaded: 0,
             completed: None,
+            inside: None,
         }
+    }
+
+    /// It is a function's, for a sibling: which that is, if it may be called.
+    pub(super) fn enters(&mut self, caller: &Caller) -> Result<Arc<Target>, Problem> {
+        self.inside = Some(caller.enter()?);
+        let target = self.worker().sibling(caller.sibling());
+        target.ok_or_else(|| caller.finds_nobody())
     }
 
     /// Takes the deadlines of the task that it now runs in: HTTP/2 streams have their own.
@@ -215,6 +226,13 @@ impl Drop for Visit {
             deadline.clear();
         }
         self.connection.leave(now);
+        if let Some(InFlight(outlet)) = &self.inside {
+            outlet
+                .bound
+                .metrics
+                .ended(self.status.map(|status| status.as_u16()));
+            outlet.bound.metrics.duration.record(now - self.arrived);
+        }
         let Some(target) = &self.target else { return };
         let metrics = target.function.metrics();
         metrics.in_flight.decrement(1);

@@ -29,6 +29,7 @@ use super::trust::{BadNetwork, Trust};
 use crate::admission::class::Ranks;
 use crate::config::{ClientBounds, Config};
 use crate::ledger::{Ledger, Ledgers, Question};
+use crate::name::FunctionName;
 
 /// How often idle upstream connections are looked through.
 const SWEEP: Duration = Duration::from_secs(5);
@@ -328,7 +329,24 @@ impl Worker {
     pub(super) fn count(self: &Rc<Self>) -> Counted {
         self.shared.connections.fetch_add(1, Ordering::Relaxed);
         self.active.set(self.active.get() + 1);
-        Counted(Rc::clone(self))
+        Counted {
+            worker: Rc::clone(self),
+            outside: true,
+        }
+    }
+
+    /// The same for a connection of a function, which takes no place of callers outside.
+    pub(super) fn count_inside(self: &Rc<Self>) -> Counted {
+        self.active.set(self.active.get() + 1);
+        Counted {
+            worker: Rc::clone(self),
+            outside: false,
+        }
+    }
+
+    /// Where a function is, whatever its routes.
+    pub(super) fn sibling(&self, name: &FunctionName) -> Option<Arc<Target>> {
+        self.routes.borrow_mut().load().named(name).cloned()
     }
 
     async fn drain(&self, deadline: Instant) {
@@ -343,13 +361,13 @@ impl Worker {
     }
 
     /// Answers what others ask about the last requests.
-    async fn tell(self: Rc<Self>, mut questions: mpsc::Receiver<Question>) {
+    pub(super) async fn tell(self: Rc<Self>, mut questions: mpsc::Receiver<Question>) {
         while let Some(Question { wanted, answer }) = questions.recv().await {
             let _ = answer.send(self.ledger.borrow().look_up(&wanted));
         }
     }
 
-    async fn sweep(self: Rc<Self>) {
+    pub(super) async fn sweep(self: Rc<Self>) {
         let mut ticks = tokio::time::interval(SWEEP);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -397,20 +415,27 @@ impl Seldom {
 }
 
 /// Counts one connection or tunnel.
-pub(super) struct Counted(Rc<Worker>);
+pub(super) struct Counted {
+    worker: Rc<Worker>,
+    /// It is one of those that may be open at once.
+    outside: bool,
+}
 
 impl Counted {
     pub(super) fn worker(&self) -> &Rc<Worker> {
-        &self.0
+        &self.worker
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.shared.connections.fetch_sub(1, Ordering::Relaxed);
-        self.0.active.set(self.0.active.get() - 1);
-        if self.0.active.get() == 0 {
-            self.0.settled.notify_one();
+        let worker = &self.worker;
+        if self.outside {
+            worker.shared.connections.fetch_sub(1, Ordering::Relaxed);
+        }
+        worker.active.set(worker.active.get() - 1);
+        if worker.active.get() == 0 {
+            worker.settled.notify_one();
         }
     }
 }

@@ -34,6 +34,23 @@ pub const REQUESTS_SHED_TOTAL: &str = "funcd_requests_shed_total";
 /// Counter, bytes of response bodies forwarded, by `function`.
 pub const RESPONSE_BYTES_TOTAL: &str = "funcd_response_bytes_total";
 
+// What functions call through their bindings.
+
+/// Counter: calls of functions through HTTP bindings, by `function`, `binding` and `code` (the class of the status, or `gone`).
+pub const BINDING_REQUESTS_TOTAL: &str = "funcd_binding_requests_total";
+/// Histogram, seconds: from a call to the end of its answer, by `function` and `binding`.
+pub const BINDING_DURATION_SECONDS: &str = "funcd_binding_duration_seconds";
+/// Gauge: 0 while calls pass, 1 while none does, 0.5 while a few try, by `function` and `binding`.
+pub const BINDING_BREAKER_STATE: &str = "funcd_binding_breaker_state";
+/// Counter: calls that were sent again, by `function`, `binding` and `result` (`sent`, `budget`).
+pub const BINDING_RETRIES_TOTAL: &str = "funcd_binding_retries_total";
+/// Counter: connections of functions to their bindings, by `function`, `binding` and `result` (`connected`, or why not).
+pub const BINDING_CONNECTIONS_TOTAL: &str = "funcd_binding_connections_total";
+/// Gauge: those that are open, by `function` and `binding`.
+pub const BINDING_CONNECTIONS: &str = "funcd_binding_connections";
+/// Counter, bytes that bindings carried, by `function`, `binding` and `direction` (`out`, `in`).
+pub const BINDING_BYTES_TOTAL: &str = "funcd_binding_bytes_total";
+
 // Functions' logs.
 
 /// Counter: lines of a function's output that were not kept (too many, or the disk is full), by `function`.
@@ -116,7 +133,7 @@ pub enum Kind {
 }
 
 /// Every metric: its name, what it is, and the line of help that goes with it.
-pub const ALL: [(&str, Kind, &str); 42] = [
+pub const ALL: [(&str, Kind, &str); 49] = [
     (
         INVOCATIONS_TOTAL,
         Kind::Counter,
@@ -293,12 +310,43 @@ pub const ALL: [(&str, Kind, &str); 42] = [
         Kind::Counter,
         "Changes of what the host holds back, by stage and cause",
     ),
+    (
+        BINDING_REQUESTS_TOTAL,
+        Kind::Counter,
+        "Calls of functions through HTTP bindings, by class of status",
+    ),
+    (
+        BINDING_DURATION_SECONDS,
+        Kind::Histogram,
+        "From a call through a binding to the end of its answer",
+    ),
+    (
+        BINDING_BREAKER_STATE,
+        Kind::Gauge,
+        "0 while calls through a binding pass, 1 while none does, 0.5 while a few try",
+    ),
+    (
+        BINDING_RETRIES_TOTAL,
+        Kind::Counter,
+        "Calls through a binding that were sent again, or for want of budget were not",
+    ),
     (BUILD_INFO, Kind::Gauge, "Always 1; the labels say what runs"),
     (
         PROCESS_CPU_SECONDS_TOTAL,
         Kind::FractionalCounter,
         "CPU time of the supervisor",
     ),
+    (
+        BINDING_CONNECTIONS_TOTAL,
+        Kind::Counter,
+        "Connections of functions to their bindings, by what came of them",
+    ),
+    (
+        BINDING_CONNECTIONS,
+        Kind::Gauge,
+        "Connections of functions to their bindings that are open",
+    ),
+    (BINDING_BYTES_TOTAL, Kind::Counter, "Bytes that bindings carried"),
     (
         PROCESS_RESIDENT_MEMORY_BYTES,
         Kind::Gauge,

@@ -102,6 +102,7 @@ impl Host {
             max_instances: 1,
             standbys: 0,
             client,
+            egress: funcd::config::EgressSettings::default(),
             rescan: PATIENCE,
             drain: PATIENCE,
             defaults: String::new(),

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "tests: the harness is no #[test] itself")]
 
 mod answers;
+mod binding;
 mod bodies;
 mod bounds;
 mod downgrade;
@@ -13,7 +14,9 @@ mod framing;
 mod h2;
 mod heads;
 mod host;
+mod inside;
 mod overload;
+mod siblings;
 mod slow;
 mod smuggling;
 mod upstream;

@@ -5,6 +5,8 @@
     reason = "a test that panics says where: this is a test in whole"
 )]
 
+mod bindings;
+mod bindings_http;
 mod cli;
 mod contract;
 mod deploy;
@@ -50,7 +52,9 @@ fn main() -> std::process::ExitCode {
     grpc::register(&mut suite);
     websocket::register(&mut suite);
     streams::register(&mut suite);
+    bindings::register(&mut suite);
     lambda::register(&mut suite);
+    bindings_http::register(&mut suite);
     programs::register(&mut suite);
     migrate::register(&mut suite);
     runtimes::register(&mut suite);

@@ -4,6 +4,9 @@ use super::super::manifest::{AsLambda, Contract, H2c, Mode, Stdio};
 use super::{Layers, in_first};
 use crate::typed::{TypedError, error, number, pick, size};
 
+/// Of `contract = "port"`.
+pub(super) const DEFAULT_PORT: u16 = 8080;
+
 /// Those that this version knows.
 const CONTRACTS: [&str; 8] = ["auto", "http", "port", "lambda", "stdio", "cgi", "ironhttp", "fn"];
 
@@ -35,7 +38,7 @@ pub(super) fn contract(layers: Layers<'_>) -> Result<(Contract, bool), TypedErro
         "fn" => Ok((Contract::Fn, false)),
         "port" => {
             // Below 1024 it would need a privilege that no function has.
-            let port = number(layers, |f| f.port.as_ref(), 1024..=65535, 8080)?;
+            let port = number(layers, |f| f.port.as_ref(), 1024..=65535, u64::from(DEFAULT_PORT))?;
             let port = u16::try_from(port).expect("the range was checked");
             Ok((Contract::Port(port), false))
         }

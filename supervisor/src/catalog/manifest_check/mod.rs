@@ -1,5 +1,6 @@
 //! From `function.toml` as typed to the manifest as used: all defaults and all ranges, in one place. Reads no file.
 
+mod binding;
 mod contract;
 mod health;
 mod process;
@@ -32,10 +33,12 @@ pub(super) fn manifest(name: &str, layers: Layers<'_>) -> Result<Manifest, Typed
     // What those functions find elsewhere: one request at a time, 6 MB, and 2 seconds to end.
     let is_lambda = matches!(contract, Contract::Lambda { .. });
     let priority = word(layers, "priority", |f| f.request.priority.as_ref(), &PRIORITIES)?;
+    let env = process::env(layers)?;
     let manifest = Manifest {
         exec: process::exec(name, layers)?,
         args: process::args(layers)?,
-        env: process::env(layers)?,
+        bindings: binding::bindings(layers, (contract, is_auto), &env)?,
+        env,
         secrets: process::secrets(layers)?,
         contract,
         found: is_auto.then(Guess::default),
@@ -90,7 +93,6 @@ pub(super) fn manifest(name: &str, layers: Layers<'_>) -> Result<Manifest, Typed
 fn not_in_this_version(layers: Layers<'_>) -> Result<(), TypedError> {
     let keys = [
         ("rollout", pick(layers, |f| f.rollout.as_ref())),
-        ("bindings", pick(layers, |f| f.bindings.as_ref())),
         ("scale.target", pick(layers, |f| f.scale.target.as_ref())),
     ];
     match keys.into_iter().find_map(|(key, found)| Some((key, found?))) {
@@ -123,9 +125,13 @@ fn word<'a, T: Copy + Default>(
     get: impl Fn(&'a ManifestFile) -> Option<&'a Spanned<String>>,
     words: &[(&str, T)],
 ) -> Result<T, TypedError> {
-    let Some(found) = pick(layers, get) else {
-        return Ok(T::default());
-    };
+    match pick(layers, get) {
+        Some(found) => known_word(&found, key, words),
+        None => Ok(T::default()),
+    }
+}
+
+fn known_word<T: Copy>(found: &Found<'_, String>, key: &str, words: &[(&str, T)]) -> Result<T, TypedError> {
     if let Some((_, value)) = words.iter().find(|(word, _)| word == found.value) {
         return Ok(*value);
     }

@@ -51,7 +51,7 @@ pub(super) fn env(layers: Layers<'_>) -> Result<Vec<(String, String)>, TypedErro
 }
 
 /// Why a variable can't be set by a manifest.
-fn env_name_refusal(name: &str) -> Option<&'static str> {
+pub(super) fn env_name_refusal(name: &str) -> Option<&'static str> {
     let letter = |c: char| c.is_ascii_alphabetic() || c == '_';
     let well_formed = name.starts_with(letter) && name.chars().all(|c| letter(c) || c.is_ascii_digit());
     if !well_formed || name.len() > 255 {

@@ -59,7 +59,7 @@ fn route(all: &Found<'_, Vec<RouteFile>>, typed: &RouteFile) -> Result<RoutePatt
     Ok(RoutePattern { host, path })
 }
 
-fn host_refusal(host: &str) -> Option<&'static str> {
+pub(super) fn host_refusal(host: &str) -> Option<&'static str> {
     let labels = host.strip_prefix("*.").unwrap_or(host);
     if labels.is_empty() || host.len() > 253 {
         return Some("it has 1 to 253 characters");

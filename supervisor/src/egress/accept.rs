@@ -1,0 +1,67 @@
+//! The function's end of a binding: connections are taken as long as there is a place for one more. Knows not what they carry.
+
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
+
+use super::Exit;
+
+/// Out of descriptors, which others give back: not at once again.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// A place of the binding, and one of all that the host has.
+pub(super) type Place = (OwnedSemaphorePermit, OwnedSemaphorePermit);
+
+/// Ends a connection so that the function sees an error (ECONNRESET) instead of an answer that is empty.
+pub(super) fn reset(stream: TcpStream) {
+    let _ = stream.set_zero_linger();
+}
+
+/// Accepts the connections of a binding, and has each served by `serve`, which holds its place for as long as it needs. When all
+/// `places` are taken, more wait in the listen queue: the function's side sees a connection that nobody reads from yet.
+pub(super) async fn each<F: Future<Output = ()> + 'static>(
+    exit: &Exit,
+    listener: std::net::TcpListener,
+    places: u32,
+    serve: impl Fn(TcpStream, Place) -> F,
+) {
+    let listener = match TcpListener::from_std(listener) {
+        Ok(listener) => Rc::new(listener),
+        Err(error) => {
+            return tracing::error!(function = %exit.function, binding = exit.binding.name, %error, "a binding can't be served");
+        }
+    };
+    let places = Arc::new(Semaphore::new(places as usize));
+    let mut connections = JoinSet::new();
+    loop {
+        while connections.try_join_next().is_some() {}
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+            return;
+        };
+        match accept(&listener).await {
+            Ok(stream) => match Arc::clone(exit.outside.places()).try_acquire_owned() {
+                Ok(of_all) => drop(connections.spawn_local(serve(stream, (place, of_all)))),
+                Err(_) => {
+                    exit.metrics.failed("descriptors");
+                    exit.complain(&"bindings have a quarter of funcd's descriptors already: raise its limit of open files");
+                    reset(stream);
+                }
+            },
+            Err(error) => {
+                tracing::warn!(function = %exit.function, binding = exit.binding.name, %error, "a connection to a binding can't be accepted");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn accept(listener: &TcpListener) -> io::Result<TcpStream> {
+    let (stream, _) = listener.accept().await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}

@@ -1,0 +1,95 @@
+//! HTTP bindings: what is learnt of a target, connections to it, and which path of it is meant. How a call gets in, and is
+//! answered, is in [`crate::ingress::inside`].
+
+pub mod guard;
+pub mod link;
+pub mod path;
+
+use std::net::TcpListener;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::bound::Bound;
+use super::dial::DialError;
+use super::{Exit, accept};
+use crate::catalog::binding::{Endpoint, Target};
+use crate::function::instance::Instance;
+use crate::ingress::inside::{Dial, Inside, NoWire, Outlet};
+use link::Wire;
+
+/// How often idle connections are looked through.
+const SWEEP: Duration = Duration::from_secs(5);
+
+/// An instance's way through a binding. Here, and nowhere else, it is decided where that leads: so here a test puts something else.
+pub(super) fn outlet(exit: &Rc<Exit>, bound: Arc<Bound>, instance: &Arc<Instance>) -> Rc<Outlet> {
+    let dial = match &exit.binding.to {
+        Target::Http { endpoint, .. } | Target::Tcp(endpoint) => dial(exit, endpoint),
+        Target::Function(_) => nowhere(),
+    };
+    Outlet::new(bound, exit.binding.clone(), Arc::clone(instance), dial)
+}
+
+/// Serves the binding for as long as it is polled.
+pub(super) async fn serve(exit: Rc<Exit>, outlet: Rc<Outlet>, inside: Inside, listener: TcpListener) {
+    // Idle ones are kept by the function beside those that carry a call.
+    let places = exit.binding.concurrency.saturating_mul(2).saturating_add(16);
+    let connection = |stream, place| {
+        let (outlet, inside) = (Rc::clone(&outlet), inside.clone());
+        async move {
+            inside.serve(stream, outlet).await;
+            drop(place);
+        }
+    };
+    let sweep = async {
+        let mut ticks = tokio::time::interval(SWEEP);
+        loop {
+            ticks.tick().await;
+            outlet.sweep(Instant::now());
+        }
+    };
+    tokio::select! {
+        () = accept::each(&exit, listener, places, connection) => {}
+        () = sweep => {}
+    }
+}
+
+/// Connects to a place outside.
+fn dial(exit: &Rc<Exit>, to: &Endpoint) -> Dial {
+    let (exit, to) = (Rc::clone(exit), to.clone());
+    Box::new(move |until| {
+        let (exit, to) = (Rc::clone(&exit), to.clone());
+        Box::pin(async move {
+            match exit.outside.connect(&to, until).await {
+                Ok(stream) => {
+                    exit.metrics.dialled();
+                    Ok(Box::new(stream) as Box<dyn Wire>)
+                }
+                Err(error) => {
+                    exit.metrics.failed(error.slug());
+                    Err(no_wire(&error))
+                }
+            }
+        })
+    })
+}
+
+/// A sibling is reached without a connection.
+fn nowhere() -> Dial {
+    Box::new(|_| Box::pin(async { Err(NoWire::Host("a function is not connected to".to_owned())) }))
+}
+
+fn no_wire(error: &DialError) -> NoWire {
+    let text = error.to_string();
+    match error {
+        DialError::Name { .. } => NoWire::Name(text),
+        DialError::Forbidden { .. } => NoWire::Forbidden(text),
+        DialError::Tls { .. } => NoWire::Tls(text),
+        DialError::TimedOut { .. } => NoWire::TooLate(text),
+        // Out of descriptors or memory: a fault of the host, which the operator must see as such.
+        DialError::Connect { source, .. } if matches!(source.raw_os_error(), Some(12 | 23 | 24)) => {
+            NoWire::Host(text)
+        }
+        DialError::Connect { .. } => NoWire::Refused(text),
+    }
+}

@@ -1,0 +1,27 @@
+//! After `101 Switching Protocols`: bytes both ways until both ends have closed. Never looks at them.
+
+use std::future::poll_fn;
+
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio::io::AsyncWriteExt;
+
+use super::super::body::Upload;
+use super::call::Call;
+use crate::egress::http::guard::Place;
+use crate::egress::http::link::Link;
+
+/// Waits until both sides have switched, then copies. The tunnel holds the call's place.
+pub(super) fn open(client: OnUpgrade, mut link: Box<Link<Upload>>, held: (Place, Call)) {
+    tokio::task::spawn_local(async move {
+        let _held = held;
+        // Its end is the hand-over: the head was the last of HTTP on it.
+        poll_fn(|cx| link.poll(cx)).await;
+        let Ok(client) = client.await else { return };
+        let (mut target, early) = link.into_wire();
+        let mut client = TokioIo::new(client);
+        if early.is_empty() || client.write_all(&early).await.is_ok() {
+            let _ = tokio::io::copy_bidirectional(&mut client, &mut target).await;
+        }
+    });
+}
