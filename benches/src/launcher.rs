@@ -232,6 +232,7 @@ impl Launcher {
             limits: Limits {
                 memory_bytes: 256 << 20,
                 cpu_millis: 1000,
+                cpu_idle: false,
                 pids: 64,
                 tmp_bytes: 64 << 20,
                 files: 1024,

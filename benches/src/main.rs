@@ -1,4 +1,4 @@
-//! `funcd-benches cold|warm|memory|instances|spawn|leaks|overload|neighbours|binding|all`: measures every number that SPECIFICATION.md promises,
+//! `funcd-benches cold|warm|contracts|memory|instances|spawn|leaks|overload|neighbours|binding|all`: measures every number that SPECIFICATION.md promises,
 //! beside its peers in the same run; `chaos` breaks things for ten minutes, `simulate` shows what admission does under overload.
 //! Installs nothing, and never calls a number good that it did not measure.
 
@@ -24,6 +24,7 @@ mod binding;
 mod chaos;
 mod client;
 mod cold;
+mod contracts;
 mod environment;
 mod failure;
 mod guard;
@@ -62,10 +63,10 @@ struct Flags {
     /// Print one JSON document instead of tables.
     #[arg(long)]
     json: bool,
-    /// Starts in `cold` and `spawn` [default: 1000], rounds of each table of `warm` [default: 20].
+    /// Starts in `cold` and `spawn` [default: 1000], rounds of `contracts` and each table of `warm` [default: 20].
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: Option<u32>,
-    /// Length of each run in `warm`, in milliseconds.
+    /// Length of each run in `warm` and `contracts`, in milliseconds.
     #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..))]
     run_millis: u64,
     /// Starts and stops in `leaks`.
@@ -77,6 +78,9 @@ struct Flags {
     /// What chance is drawn from in `overload`, `neighbours` and `chaos`.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// In `neighbours`: only those whose name contains this.
+    #[arg(long, value_name = "WORD", default_value = "")]
+    only: String,
     /// Measure this funcd instead of building one.
     #[arg(long, value_name = "FILE")]
     funcd: Option<PathBuf>,
@@ -95,6 +99,8 @@ enum What {
     Cold,
     /// A running function, beside nginx.
     Warm,
+    /// Each way into a process, beside a direct call of the same program.
+    Contracts,
     /// A thousand registered functions.
     Memory,
     /// A thousand running instances.
@@ -107,6 +113,8 @@ enum What {
     Overload,
     /// A function's callers, beside eight sorts of bad neighbours.
     Neighbours,
+    /// What a refused request costs: a part of `overload`, alone.
+    Refusals,
     /// A call by a binding, beside the same call made directly.
     Binding,
     /// All of these.
@@ -153,16 +161,18 @@ fn run(flags: &Flags) -> Outcome<()> {
     for what in [
         What::Cold,
         What::Warm,
+        What::Contracts,
         What::Memory,
         What::Instances,
         What::Spawn,
         What::Leaks,
         What::Overload,
         What::Neighbours,
+        What::Refusals,
         What::Binding,
         What::Chaos,
     ] {
-        if flags.what == what || (flags.what == What::All && what != What::Chaos) {
+        if flags.what == what || (flags.what == What::All && !matches!(what, What::Chaos | What::Refusals)) {
             for table in measure(what, flags, &artifacts)? {
                 if !flags.json {
                     println!("{table}");
@@ -183,22 +193,22 @@ fn run(flags: &Flags) -> Outcome<()> {
 
 fn measure(what: What, flags: &Flags, artifacts: &Artifacts) -> Outcome<Vec<Table>> {
     let rounds = |default| flags.rounds.unwrap_or(default) as usize;
+    let length = warm::Length {
+        rounds: rounds(20),
+        run: Duration::from_millis(flags.run_millis),
+    };
     match what {
         What::Cold => Ok(vec![cold::measure(artifacts, rounds(1000))?]),
         What::Spawn => Ok(vec![spawn::measure(artifacts, rounds(1000))?]),
         What::Leaks => leaks::measure(artifacts, flags.cycles as usize),
         What::Memory => Ok(vec![memory::measure(artifacts, flags.functions as usize)?]),
         What::Instances => Ok(vec![instances::measure(artifacts, flags.functions as usize)?]),
-        What::Neighbours => Ok(vec![neighbours::measure(artifacts, flags.seed)?]),
+        What::Neighbours => Ok(vec![neighbours::measure(artifacts, &flags.only, flags.seed)?]),
         What::Binding => Ok(vec![binding::measure(artifacts, rounds(20))?]),
         What::Chaos => Ok(vec![chaos::measure(artifacts, &flags.chaos, flags.seed)?]),
+        What::Refusals => Ok(vec![overload::refusals_alone(artifacts, flags.seed)?]),
         What::Overload => overload::measure(artifacts, flags.seed),
-        What::Warm | What::All | What::Simulate => warm::measure(
-            artifacts,
-            warm::Length {
-                rounds: rounds(20),
-                run: Duration::from_millis(flags.run_millis),
-            },
-        ),
+        What::Contracts => Ok(vec![contracts::measure(artifacts, length)?]),
+        What::Warm | What::All | What::Simulate => warm::measure(artifacts, length),
     }
 }

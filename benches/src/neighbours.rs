@@ -75,13 +75,14 @@ fn all() -> Vec<Neighbour> {
     ]
 }
 
-/// A run of the victim beside each, and alone before and after each.
+/// A run of the victim beside each whose name contains `only`, and alone before and after each.
 ///
 /// # Errors
 /// A host that does not start, or does not take a function.
-pub(crate) fn measure(artifacts: &Artifacts, seed: u64) -> Outcome<Table> {
+pub(crate) fn measure(artifacts: &Artifacts, only: &str, seed: u64) -> Outcome<Table> {
     // A build beside a run would be a neighbour too.
-    let neighbours = all();
+    let mut neighbours = all();
+    neighbours.retain(|neighbour| neighbour.what.contains(only));
     let programs: Vec<_> = neighbours
         .iter()
         .map(|neighbour| artifacts.example(neighbour.program))

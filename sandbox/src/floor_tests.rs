@@ -29,6 +29,7 @@ fn spec() -> Spec {
         limits: Limits {
             memory_bytes: 64 << 20,
             cpu_millis: 1000,
+            cpu_idle: false,
             pids: 64,
             tmp_bytes: 1 << 20,
             files: 1024,

@@ -25,11 +25,20 @@ pub(crate) const DEVICES: [(&str, u64); 5] = [
     ("urandom", 9),
 ];
 
+/// Where names of hosts are looked up first.
+pub(crate) const HOSTS: &CStr = c"/etc/hosts";
+/// All that a network of its own has. Without it `localhost` is asked of a name server, which there is none.
+const LOOPBACK: &[u8] = b"127.0.0.1 localhost\n::1 localhost\n";
+
 /// One thing to make below the new root. Paths are relative to it.
 #[derive(Debug, PartialEq, Eq)]
 enum Entry {
     Directory(CString),
     File(CString),
+    Text {
+        path: CString,
+        text: &'static [u8],
+    },
     Symlink {
         target: CString,
         path: CString,
@@ -152,6 +161,30 @@ impl Root {
         Ok(())
     }
 
+    /// The names in a network of its own, unless what is bound holds that file.
+    pub(crate) fn name_loopback(&mut self) -> Result<(), Errno> {
+        let path = inside(Path::new(OsStr::from_bytes(HOSTS.to_bytes())))?;
+        if self.is_below_a_bind(path) {
+            return Ok(());
+        }
+        match path.parent().map(|above| self.directory(above)) {
+            // Its `/etc` leads elsewhere: then it is found there, or not at all.
+            Some(Err(libc::ELOOP)) => return Ok(()),
+            Some(made) => made?,
+            None => {}
+        }
+        let path = text(path)?;
+        self.entries.push(Entry::Text { path, text: LOOPBACK });
+        Ok(())
+    }
+
+    /// Whether it has the file that [`Root::name_loopback`] makes.
+    pub(crate) fn names_loopback(&self) -> bool {
+        self.entries
+            .iter()
+            .any(|entry| matches!(entry, Entry::Text { .. }))
+    }
+
     fn bind(&mut self, bind: &Bind<'_>) -> Result<(), Errno> {
         let path = inside(bind.path)?;
         let top = path.components().count() == 1;
@@ -240,6 +273,10 @@ impl Entry {
         match self {
             Entry::Directory(path) => exists_already(calls::mkdir(path, 0o755)),
             Entry::File(path) => exists_already(calls::mknod(path, libc::S_IFREG | 0o444, 0)),
+            Entry::Text { path, text } => {
+                exists_already(calls::mknod(path, libc::S_IFREG | 0o644, 0))?;
+                calls::write_file(path, text)
+            }
             Entry::Symlink { target, path } => exists_already(calls::symlink(target, path)),
             Entry::Bind {
                 source,
@@ -438,5 +475,21 @@ mod tests {
         for root in [&alone, &both] {
             assert_eq!(build(root).unwrap_err().raw_os_error(), Some(libc::ELOOP));
         }
+    }
+
+    #[test]
+    fn localhost_has_a_name_unless_a_grant_holds_the_file() {
+        let named = |paths: &[(&str, Access)]| {
+            let mut root = Root {
+                staging: c"/staging".into(),
+                entries: plan(paths).unwrap(),
+            };
+            root.name_loopback().unwrap();
+            root.names_loopback()
+        };
+        let own = tempfile::tempdir().unwrap();
+        let other = own.path().to_str().unwrap();
+        assert!(named(&[]) && named(&[(other, Access::Read)]));
+        assert!(!named(&[("/etc", Access::Read)]));
     }
 }

@@ -63,6 +63,7 @@ mod tests {
         let limits = limits(&Limits {
             memory_bytes: 0,
             cpu_millis: 0,
+            cpu_idle: false,
             pids: 0,
             tmp_bytes: 0,
             files: 0,

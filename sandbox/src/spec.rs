@@ -144,6 +144,8 @@ pub struct Limits {
     pub memory_bytes: u64,
     /// CPU time per wall time, in thousandths of one core.
     pub cpu_millis: u32,
+    /// It gets only the CPU that no other instance wants.
+    pub cpu_idle: bool,
     /// Processes and threads together.
     pub pids: u32,
     /// Size of its `/tmp`, in bytes.

@@ -488,6 +488,7 @@ mod tests {
                 limits: Limits {
                     memory_bytes: numbers.0,
                     cpu_millis: numbers.1,
+                    cpu_idle: numbers.4 % 2 == 1,
                     pids: numbers.2,
                     tmp_bytes: numbers.3,
                     files: numbers.4,

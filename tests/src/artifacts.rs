@@ -1,5 +1,6 @@
 //! What is tested: funcd, the examples and the peers, built once a run with this run's profile and gathered in
-//! `<target>/blackbox`, so that no test runs a stale binary and another user can run the same ones.
+//! `<target>/blackbox`, so that no test runs a stale binary and another user can run the same ones. What others wrote is in
+//! `peers`.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -7,6 +8,8 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use nix::fcntl::{Flock, FlockArg};
+
+pub use crate::peers::{cargo_lambda, fdk, gunicorn, static_web_server, uvicorn};
 
 /// The example functions' executables.
 const EXECUTABLES: [&str; 22] = [
@@ -354,74 +357,4 @@ impl Hello {
         }
         command
     }
-}
-
-/// The executable of static-web-server, built from crates.io as its authors released it; kept in the target directory.
-pub fn static_web_server() -> PathBuf {
-    let peers = folder().join("peers");
-    let path = peers.join("bin/static-web-server");
-    if path.exists() {
-        return path;
-    }
-    let _lock = lock(&peers);
-    if !path.exists() {
-        eprintln!("building static-web-server (minutes)");
-        run(cargo()
-            .args([
-                "install",
-                "--quiet",
-                "--locked",
-                "--no-default-features",
-                "--root",
-            ])
-            .arg(&peers)
-            .arg("--target-dir")
-            .arg(peers.join("build"))
-            .arg("static-web-server")
-            .current_dir("/"));
-        let _ = fs::remove_dir_all(peers.join("build"));
-    }
-    path
-}
-
-/// The folder that gunicorn is installed to from PyPI, as its authors released it; its script is `bin/gunicorn`.
-pub fn gunicorn() -> PathBuf {
-    from_pypi("gunicorn", "bin/gunicorn")
-}
-
-/// The folder that Fn's FDK for Python is installed to from PyPI, as its authors released it.
-pub fn fdk() -> PathBuf {
-    from_pypi("fdk", "fdk/__init__.py")
-}
-
-/// cargo-lambda from PyPI, as its authors released it.
-pub fn cargo_lambda() -> PathBuf {
-    from_pypi("cargo-lambda", "bin/cargo-lambda").join("bin/cargo-lambda")
-}
-
-/// The folder that a package is installed to from PyPI; `file` is one of those that it has then.
-fn from_pypi(package: &str, file: &str) -> PathBuf {
-    let folder = folder().join("peers").join(package);
-    let file = folder.join(file);
-    if file.exists() {
-        return folder;
-    }
-    let _lock = lock(&folder);
-    if !file.exists() {
-        // Debian's own python3, which the sandbox shows, not one of a version manager in somebody's home.
-        run(Command::new("/usr/bin/python3")
-            .args([
-                "-m",
-                "pip",
-                "install",
-                "--quiet",
-                "--no-compile",
-                "--upgrade",
-                "--target",
-            ])
-            .arg(&folder)
-            .arg(package)
-            .current_dir("/"));
-    }
-    folder
 }

@@ -16,6 +16,7 @@ pub mod load;
 pub mod names;
 pub mod need;
 pub mod operate;
+pub mod peers;
 mod plan;
 pub mod process;
 pub mod suite;

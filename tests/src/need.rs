@@ -10,6 +10,7 @@ use nix::sys::resource::{Resource, getrlimit};
 use serde_json::Value;
 
 use crate::artifacts;
+use crate::peers::{self, Package};
 use crate::wheels;
 
 /// Something that a test can't do without.
@@ -35,6 +36,8 @@ pub enum Need {
     StaticWebServer,
     /// gunicorn: installed already, or /usr/bin/python3 with pip, and PyPI.
     Gunicorn,
+    /// uvicorn: installed already, or /usr/bin/python3 with pip, and PyPI.
+    Uvicorn,
     /// Fn's FDK for Python: installed already, or /usr/bin/python3 with pip, and PyPI.
     Fdk,
     /// A package of PyPI and all that it needs, as `name==version`: fetched already, or /usr/bin/python3 with pip, and PyPI.
@@ -62,6 +65,7 @@ impl fmt::Display for Need {
             Need::CurlHttp2 => f.write_str("curl with HTTP/2"),
             Need::StaticWebServer => f.write_str("static-web-server from crates.io"),
             Need::Gunicorn => f.write_str("/usr/bin/python3 with pip, and gunicorn from PyPI"),
+            Need::Uvicorn => f.write_str("/usr/bin/python3 with pip, and uvicorn from PyPI"),
             Need::Fdk => f.write_str("/usr/bin/python3 with pip, and fdk from PyPI"),
             Need::Wheels(package) => write!(f, "/usr/bin/python3 with pip, and {package} from PyPI"),
             Need::CargoLambda => f.write_str("/usr/bin/python3 with pip, and cargo-lambda from PyPI"),
@@ -135,15 +139,11 @@ fn succeeds(command: &mut Command) -> bool {
     command.output().is_ok_and(|output| output.status.success())
 }
 
-fn has_from_pypi(package: &str, file: &str) -> bool {
+fn has_from_pypi(package: Package) -> bool {
     let mut pip = Command::new("/usr/bin/python3");
     let pip = pip.args(["-m", "pip", "download", "--quiet", "--no-deps", "--dest"]);
-    artifacts::folder()
-        .join("peers")
-        .join(package)
-        .join(file)
-        .exists()
-        || tempfile::tempdir().is_ok_and(|to| succeeds(pip.arg(to.path()).arg(package)))
+    let which = format!("{}=={}", package.name, package.version);
+    package.is_there() || tempfile::tempdir().is_ok_and(|to| succeeds(pip.arg(to.path()).arg(which)))
 }
 
 fn can_download(package: &str) -> bool {
@@ -179,17 +179,18 @@ impl Need {
                 version.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains("HTTP2"))
             }
             Need::StaticWebServer => {
-                artifacts::folder().join("peers/bin/static-web-server").exists()
+                peers::STATIC_WEB_SERVER.is_there()
                     || succeeds(
                         artifacts::cargo()
                             .args(["info", "--quiet", "static-web-server"])
                             .current_dir("/"),
                     )
             }
-            Need::Gunicorn => has_from_pypi("gunicorn", "bin/gunicorn"),
-            Need::Fdk => has_from_pypi("fdk", "fdk/__init__.py"),
+            Need::Gunicorn => has_from_pypi(peers::GUNICORN),
+            Need::Uvicorn => has_from_pypi(peers::UVICORN),
+            Need::Fdk => has_from_pypi(peers::FDK),
             Need::Wheels(package) => wheels::are_there(package) || can_download(package),
-            Need::CargoLambda => has_from_pypi("cargo-lambda", "bin/cargo-lambda"),
+            Need::CargoLambda => has_from_pypi(peers::CARGO_LAMBDA),
         }
     }
 }

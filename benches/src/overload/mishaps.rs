@@ -30,6 +30,8 @@ const STARTS: u64 = 30;
 const KILLS: u64 = 8;
 /// Of which one is killed each time.
 const INSTANCES: usize = 4;
+/// Nearly everybody is refused.
+const ONE_PLACE: &str = "[scale]\nmin = 1\nmax = 1\nconcurrency = 1\n";
 /// Of the rows that are told in the order of what was asked for.
 const CLASSES: [&str; 4] = ["critical", "degraded", "best-effort", "bulk"];
 
@@ -81,11 +83,7 @@ pub(crate) fn measure(artifacts: &Artifacts, capacity: f64, seed: u64) -> Outcom
         "[scale]\nmin = {everywhere}\nmax = {everywhere}\nconcurrency = 256\n[request]\ntimeout = \"1s\"\n"
     );
     dependency(&host(artifacts, &waiting)?, seed, &mut told)?;
-    refusals(
-        &host(artifacts, "[scale]\nmin = 1\nmax = 1\nconcurrency = 1\n")?,
-        seed,
-        &mut told,
-    )?;
+    refusals(&host(artifacts, ONE_PLACE)?, seed, &mut told)?;
     from_zero(
         &mut host(artifacts, "[scale]\nmax = 1\nidle = \"50ms\"\n")?,
         seed,
@@ -96,6 +94,23 @@ pub(crate) fn measure(artifacts: &Artifacts, capacity: f64, seed: u64) -> Outcom
     Ok(Table {
         name: "overload",
         title: "what else must hold when there is too much, or something breaks".into(),
+        rows: told.rows,
+        notes: told.notes,
+        others: watch.finish(),
+    })
+}
+
+/// The cost of a refusal alone.
+///
+/// # Errors
+/// A host that does not start.
+pub(crate) fn refusals_alone(artifacts: &Artifacts, seed: u64) -> Outcome<Table> {
+    let watch = Watch::start();
+    let mut told = Told::default();
+    refusals(&host(artifacts, ONE_PLACE)?, seed, &mut told)?;
+    Ok(Table {
+        name: "refusals",
+        title: "four thousand a second for a function with one place".into(),
         rows: told.rows,
         notes: told.notes,
         others: watch.finish(),

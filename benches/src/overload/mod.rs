@@ -10,6 +10,7 @@ use crate::artifacts::Artifacts;
 use crate::failure::Outcome;
 use crate::quiet::cores;
 use crate::table::Table;
+pub(crate) use mishaps::refusals_alone;
 
 /// Callers leave after this, in milliseconds.
 const DEADLINE_MILLIS: u64 = 250;

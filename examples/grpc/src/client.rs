@@ -54,7 +54,7 @@ impl Client {
         Ok(())
     }
 
-    async fn collect(&mut self, lines: impl Iterator<Item = Line> + Send + 'static) -> Result<Line, Status> {
+    async fn collect(&mut self, lines: Vec<Line>) -> Result<Line, Status> {
         self.ready().await?;
         let path = PathAndQuery::from_static(COLLECT);
         let lines = tokio_stream::iter(lines).into_streaming_request();
@@ -167,7 +167,11 @@ async fn call(address: String, method: &str, rest: &[String]) -> Result<(), Stat
             client.count(Line { text, number }).await?;
         }
         "collect" => {
-            let lines = rest.to_vec().into_iter().map(|text| Line { text, number: 0 });
+            let line = |text: &String| Line {
+                text: text.clone(),
+                number: 0,
+            };
+            let lines: Vec<Line> = rest.iter().map(line).collect();
             let all = client.collect(lines).await?;
             println!("{} {}", all.number, all.text);
         }

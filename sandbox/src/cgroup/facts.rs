@@ -117,6 +117,7 @@ fn try_limits(dirs: &Rc<Dirs>, facts: &mut Facts) {
     const PROBE: Ceiling = Ceiling {
         memory_bytes: 64 << 20,
         cpu_millis: 1000,
+        cpu_idle: false,
         pids: 64,
     };
     let no = |e: &io::Error| Support::No {

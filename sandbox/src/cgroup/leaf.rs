@@ -21,6 +21,8 @@ pub(crate) struct Ceiling {
     pub(crate) memory_bytes: u64,
     /// In thousandths of a core.
     pub(crate) cpu_millis: u32,
+    /// Only what no other leaf wants of the CPU.
+    pub(crate) cpu_idle: bool,
     /// Processes and threads.
     pub(crate) pids: u32,
 }
@@ -101,6 +103,10 @@ impl Leaf {
         }
         let (memory, pids, cpu) = self.try_each(ceiling);
         memory.and(pids).and(cpu)?;
+        // A new leaf is as usual.
+        if ceiling.cpu_idle != self.ceiling.is_some_and(|before| before.cpu_idle) {
+            self.be_idle(ceiling.cpu_idle)?;
+        }
         self.ceiling = Some(ceiling);
         Ok(())
     }
@@ -153,6 +159,21 @@ impl Leaf {
             let _ = write(&dir.join("cpu.cfs_burst_us"), &quota);
         }
         Ok(())
+    }
+
+    /// Whether it gets only what no other leaf wants of the CPU, or the usual part.
+    fn be_idle(&self, idle: bool) -> io::Result<()> {
+        let (dir, file, least, usual) =
+            match (self.v2_dir_of(Controller::Cpu), self.v1_dir_of(Controller::Cpu)) {
+                (Some(dir), _) => (dir, "cpu.weight", "1", "100"),
+                (None, Some(dir)) => (dir, "cpu.shares", "2", "1024"),
+                (None, None) => return Ok(()),
+            };
+        // Linux 5.15 and later, for v1 too; it takes no weight while it is idle, and has the usual one after that.
+        if write(&dir.join("cpu.idle"), if idle { "1" } else { "0" }).is_ok() {
+            return Ok(());
+        }
+        write(&dir.join(file), if idle { least } else { usual })
     }
 
     /// Stops every process in it where it is, or lets them go on. Killing works while they are stopped.

@@ -342,6 +342,7 @@ mod tests {
         let ceiling = Ceiling {
             memory_bytes: 16 << 20,
             cpu_millis: 500,
+            cpu_idle: false,
             pids: 10,
         };
         let leaf = pool.take(ceiling).unwrap();
@@ -351,6 +352,7 @@ mod tests {
             leaf.limit(Ceiling {
                 memory_bytes,
                 cpu_millis: 3000,
+                cpu_idle: false,
                 pids: 20,
             })
             .unwrap();
@@ -402,6 +404,39 @@ mod tests {
         tree.remove().unwrap();
     }
 
+    /// Bulk: whoever else wants the CPU gets it. The control is a leaf beside it, and the same leaf afterwards.
+    #[test]
+    fn an_idle_leaf_gets_what_no_other_wants_and_others_are_usual() {
+        let Some(tree) = tree("idle") else { return };
+        let ceiling = |cpu_idle| Ceiling {
+            memory_bytes: 16 << 20,
+            cpu_millis: 500,
+            cpu_idle,
+            pids: 10,
+        };
+        let mut pool = tree.pool();
+        let mut idle = pool.take(ceiling(true)).unwrap();
+        let usual = pool.take(ceiling(false)).unwrap();
+        let (dir, weight, least) = match (tree.dirs.v2(Controller::Cpu), tree.dirs.v1(Controller::Cpu)) {
+            (Some(v2), _) => (v2.leaves(), "cpu.weight", "1"),
+            (None, Some(v1)) => (v1.leaves(), "cpu.shares", "2"),
+            (None, None) => return println!("skipped: no cpu controller"),
+        };
+        let is_least = |leaf: &Leaf| {
+            let read = |file| fs::read_to_string(dir.join(&leaf.name).join(file)).unwrap_or_default();
+            // Linux 5.15 has cpu.idle; before, the least weight comes nearest.
+            read("cpu.idle").trim() == "1" || read(weight).trim() == least
+        };
+        assert!(is_least(&idle));
+        assert!(!is_least(&usual));
+        idle.limit(ceiling(false)).unwrap();
+        assert!(!is_least(&idle));
+        for leaf in [idle, usual] {
+            assert!(leaf.remove().unwrap());
+        }
+        tree.remove().unwrap();
+    }
+
     #[test]
     fn what_a_crash_left_is_ended_by_the_next_start() {
         let Some(tree) = tree("crash") else { return };
@@ -410,6 +445,7 @@ mod tests {
             .take(Ceiling {
                 memory_bytes: 16 << 20,
                 cpu_millis: 500,
+                cpu_idle: false,
                 pids: 10,
             })
             .unwrap();
@@ -442,6 +478,7 @@ mod tests {
             .take(Ceiling {
                 memory_bytes: 16 << 20,
                 cpu_millis: 500,
+                cpu_idle: false,
                 pids: 10,
             })
             .unwrap();

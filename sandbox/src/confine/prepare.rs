@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use super::{Confinement, DROPPED, Failure};
 use crate::exit::Step;
 use crate::landlock::{Grant, Rules};
-use crate::mounts::{Access, Bind, DEVICES, Root, errno, text};
+use crate::mounts::{Access, Bind, DEVICES, HOSTS, Root, errno, text};
 use crate::oom;
 use crate::seccomp;
 use crate::spec::CREDENTIALS;
@@ -72,6 +72,7 @@ impl<'a> Prepared<'a> {
             });
         }
         let dropped = DROPPED.load(Ordering::Relaxed);
+        let root = root(confinement).map_err(at(Step::Mounts))?;
         Ok(Prepared {
             confinement,
             sources: Sources::new(confinement).map_err(at(Step::Descriptors))?,
@@ -87,8 +88,8 @@ impl<'a> Prepared<'a> {
                 .map(text)
                 .transpose()
                 .map_err(at(Step::Exec))?,
-            root: root(confinement).map_err(at(Step::Mounts))?,
-            rules: rules(confinement).map_err(at(Step::Landlock))?,
+            rules: rules(confinement, root.as_ref()).map_err(at(Step::Landlock))?,
+            root,
             filter: confinement.seccomp.then(seccomp::function_filter),
             oom_score: confinement.first_out_of_memory.then(oom::of_functions),
             drop_bounding: !dropped && calls::has_capability(CAP_SETPCAP),
@@ -183,14 +184,18 @@ fn root(confinement: &Confinement) -> Result<Option<Root>, Errno> {
             access: Access::Read,
         });
     }
-    Root::plan(mounts, &binds, &confinement.links).map(Some)
+    let mut root = Root::plan(mounts, &binds, &confinement.links)?;
+    if confinement.network.is_some() {
+        root.name_loopback()?;
+    }
+    Ok(Some(root))
 }
 
 fn path_of(fd: RawFd) -> Result<PathBuf, Errno> {
     std::fs::read_link(format!("/proc/self/fd/{fd}")).map_err(|e| errno(&e))
 }
 
-fn rules(confinement: &Confinement) -> Result<Option<Rules>, Errno> {
+fn rules(confinement: &Confinement, root: Option<&Root>) -> Result<Option<Rules>, Errno> {
     let Some(abi) = confinement.landlock_abi else {
         return Ok(None);
     };
@@ -212,6 +217,9 @@ fn rules(confinement: &Confinement) -> Result<Option<Rules>, Errno> {
         }
         if confinement.credentials.is_some() {
             rules.allow(text(CREDENTIALS)?, Grant::Data, true);
+        }
+        if root.is_some_and(Root::names_loopback) {
+            rules.allow(HOSTS.into(), Grant::Data, false);
         }
         rules.allow(c"/tmp".into(), Grant::Write, true);
         rules.allow(c"/dev".into(), Grant::Devices, true);

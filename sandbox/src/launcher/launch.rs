@@ -139,6 +139,7 @@ impl Launcher {
         let ceiling = Ceiling {
             memory_bytes: spec.limits.memory_bytes,
             cpu_millis: spec.limits.cpu_millis,
+            cpu_idle: spec.limits.cpu_idle,
             pids: spec.limits.pids,
         };
         let leaf = self

@@ -156,6 +156,7 @@ impl Launcher {
             limits: Limits {
                 memory_bytes: MEMORY,
                 cpu_millis: 1000,
+                cpu_idle: false,
                 pids: self_check::PIDS,
                 tmp_bytes: 1 << 20,
                 files: 64,
@@ -176,6 +177,7 @@ impl Launcher {
         let ceiling = Ceiling {
             memory_bytes: spec.limits.memory_bytes,
             cpu_millis: spec.limits.cpu_millis,
+            cpu_idle: spec.limits.cpu_idle,
             pids: spec.limits.pids,
         };
         // The last of the range: should a function ever get it, this one is long gone.

@@ -103,6 +103,7 @@ impl Start {
         let limits = Limits {
             memory_bytes: 0,
             cpu_millis: 0,
+            cpu_idle: false,
             pids: 64,
             tmp_bytes: TMP_BYTES,
             files: 1024,

@@ -268,6 +268,7 @@ impl Running {
             limits: Limits {
                 memory_bytes: 32 << 20,
                 cpu_millis: 2000,
+                cpu_idle: false,
                 pids: 32,
                 tmp_bytes: 1 << 20,
                 files: 64,

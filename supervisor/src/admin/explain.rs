@@ -152,6 +152,10 @@ impl Items {
             "null, zero, full, random, urandom; shm is /tmp",
             PROFILE,
         );
+        if spec.has_own_network() {
+            let loopback = "read: localhost is 127.0.0.1 and ::1, nothing else";
+            file("/etc/hosts".as_ref(), loopback, "for a network of its own");
+        }
         if spec.image != Image::Static {
             file(
                 "/proc".as_ref(),
@@ -284,6 +288,14 @@ impl Items {
             kept(Property::CpuLimit, format!("{cores} cores")),
             origins.at(|f| f.limits.cpu.as_ref()),
         );
+        let (share, from) = match limits.cpu_idle {
+            true => (
+                "idle: only what no other function wants, as `request.priority` is bulk",
+                origins.at(|f| f.request.priority.as_ref()),
+            ),
+            false => ("as every other function", "default".to_owned()),
+        };
+        limit("cpu share", share.to_owned(), from);
         limit(
             "pids",
             kept(

@@ -131,14 +131,24 @@ struct Lane<W> {
     by_rank: BTreeSet<(u8, u64)>,
     /// When it was last empty, or, first in, first out, let somebody go who had hardly waited.
     well_at: Instant,
+    /// When somebody was refused last because enough waited: until long after that, that it is empty says nothing.
+    turned_away: Option<Instant>,
 }
 
 impl<W> Lane<W> {
+    /// It is empty now.
+    fn note_empty(&mut self, now: Instant) {
+        let lately = |then: Instant| now.saturating_duration_since(then) <= Queue::<W>::INTERVAL;
+        if !self.turned_away.is_some_and(lately) {
+            self.well_at = now;
+        }
+    }
+
     fn remove(&mut self, number: u64, now: Instant) -> Option<Entry<W>> {
         let entry = self.by_age.remove(&number)?;
         self.by_rank.remove(&(entry.facts.rank, number));
         if self.by_age.is_empty() {
-            self.well_at = now;
+            self.note_empty(now);
         }
         Some(entry)
     }
@@ -170,6 +180,7 @@ impl<W> Queue<W> {
             by_age: BTreeMap::new(),
             by_rank: BTreeSet::new(),
             well_at: now,
+            turned_away: None,
         };
         Queue {
             lanes: [lane(), lane(), lane(), lane()],
@@ -273,6 +284,9 @@ impl<W> Queue<W> {
         if self.is_too_late(&facts, self.estimate(facts.class, now), now) {
             return Err((waiter, Reason::Deadline));
         }
+        if let Err(reason) = self.fits_into_its_lane(&facts, now, shed) {
+            return Err((waiter, reason));
+        }
         if self.len() >= self.conditions.bound {
             match self.victim(facts.class) {
                 Some(class) => {
@@ -293,7 +307,7 @@ impl<W> Queue<W> {
         self.next += 1;
         let lane = &mut self.lanes[facts.class.index()];
         if lane.by_age.is_empty() {
-            lane.well_at = now;
+            lane.note_empty(now);
         }
         lane.by_rank.insert((facts.rank, number));
         let since = now;
@@ -302,6 +316,38 @@ impl<W> Queue<W> {
             class: facts.class,
             number,
         })
+    }
+
+    /// While a class is overloaded, no more of it wait than leave within the time that one may wait (Little's law, μ·W): others would wait
+    /// for nothing, and who is refused on arrival costs a fraction of one who waits first. Who would lose first makes room.
+    fn fits_into_its_lane(
+        &mut self,
+        facts: &Facts,
+        now: Instant,
+        shed: &mut Vec<(W, Reason)>,
+    ) -> Result<(), Reason> {
+        let index = facts.class.index();
+        let Some(rate) = self
+            .conditions
+            .rate
+            .filter(|_| self.is_newest_first(&self.lanes[index], now))
+        else {
+            return Ok(());
+        };
+        let most = (rate * self.allowed(facts, now).as_secs_f64()).ceil() as usize;
+        let lane = &mut self.lanes[index];
+        if lane.by_age.len() < most.max(1) {
+            return Ok(());
+        }
+        lane.turned_away = Some(now);
+        match lane.by_rank.first() {
+            Some(&(rank, number)) if rank < facts.rank => {
+                let entry = lane.remove(number, now).expect("it was just seen");
+                shed.push((entry.waiter, Reason::Evicted));
+                Ok(())
+            }
+            _ => Err(Reason::QueueFull),
+        }
     }
 
     /// Whose oldest makes room for one of `class` when the queue is full: the lowest class that has more than its floor.

@@ -189,6 +189,47 @@ fn the_same_callers_win_while_overloaded() {
     assert_eq!(world.pop(), Some(1));
 }
 
+/// Little's law again: a thousand a second leave, five milliseconds are allowed, so five have a chance; the others are told at once.
+#[test]
+fn while_overloaded_no_more_wait_than_leave_in_the_time_that_is_allowed() {
+    let mut world = world(Order::Adaptive, 1000);
+    world.overload(Class::Degraded);
+    world.queue.set_conditions(Conditions {
+        bound: 1000,
+        p50: Some(millis(10)),
+        rate: Some(1000.0),
+        cold_start: None,
+    });
+    // The last of those that overloaded it is still there.
+    world.later(2);
+    let refused = (0..50)
+        .filter(|who| world.push(Class::Degraded, *who) == Err((*who, Reason::QueueFull)))
+        .count();
+    assert_eq!((world.queue.len(), refused), (5, 46));
+    // Who loses first makes room for others of the same class, and other classes have a lane of their own.
+    world.shed.clear();
+    let better = Facts {
+        rank: 9,
+        ..facts(Class::Degraded, world.now)
+    };
+    world.queue.push(better, 77, world.now, &mut world.shed).unwrap();
+    assert_eq!(
+        (world.queue.len(), &world.shed[..]),
+        (5, &[(1059, Reason::Evicted)][..])
+    );
+    world.push(Class::Critical, 78).unwrap();
+    assert_eq!((world.pop(), world.pop()), (Some(78), Some(77)));
+    // That nobody is left for a moment does not mean that all is well again.
+    while world.pop().is_some() {}
+    world.push(Class::Degraded, 80).unwrap();
+    assert!(world.queue.lanes[Class::Degraded.index()].is_overloaded(world.now));
+    // It does after a while in which nobody was refused.
+    world.pop();
+    world.later(101);
+    world.push(Class::Degraded, 81).unwrap();
+    assert!(!world.queue.lanes[Class::Degraded.index()].is_overloaded(world.now));
+}
+
 #[test]
 fn who_is_gone_is_not_sent() {
     let mut world = world(Order::Adaptive, 10);

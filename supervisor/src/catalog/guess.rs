@@ -42,6 +42,8 @@ pub enum Kind {
     Stdio,
     /// The same by RFC 3875.
     Cgi,
+    /// HTTP on stdin and stdout, one request after the other.
+    Ironhttp,
 }
 
 impl Default for Guess {
@@ -79,6 +81,7 @@ impl Guess {
             Kind::Fn => Contract::Fn,
             Kind::Stdio => Contract::Stdio,
             Kind::Cgi => Contract::Cgi,
+            Kind::Ironhttp => Contract::Ironhttp,
         }
     }
 }
@@ -102,7 +105,7 @@ const MENTIONS: [(&str, Kind); 14] = [
     ("HEADER_", Kind::Stdio),
 ];
 /// What scripts say about a port that they are told, and about a socket that they are given.
-const SCRIPTS: [(&str, Kind); 14] = [
+const SCRIPTS: [(&str, Kind); 15] = [
     ("import fdk", Kind::Fn),
     ("from fdk", Kind::Fn),
     // Before gunicorn, which has no port to bind where it is told `-b :$PORT` and given a socket.
@@ -114,13 +117,18 @@ const SCRIPTS: [(&str, Kind); 14] = [
     ("{PORT}", Kind::Port),
     // Google's Functions Framework listens there, but its own script says nothing of that.
     ("functions_framework", Kind::Port),
-    // It takes LISTEN_FDS, but its own script says nothing of that.
+    // They take LISTEN_FDS or a descriptor, but their own scripts say nothing of that.
     ("gunicorn", Kind::Http),
+    ("uvicorn", Kind::Http),
     ("fd: 3", Kind::Http),
     ("fileno=3", Kind::Http),
     ("fromfd(3", Kind::Http),
     ("fd://3", Kind::Http),
 ];
+/// What a script writes that answers in HTTP itself; without a socket, that is its stdout.
+const STATUS_LINE: &str = "HTTP/1.1 200 OK";
+/// Where its requests come from then.
+const STDIN: [&str; 2] = ["STDIN", "stdin"];
 /// Files that Fn and OpenFaaS put beside a function.
 pub const BESIDE: [&str; 4] = ["func.yaml", "func.yml", "stack.yml", "stack.yaml"];
 /// Calls of programs that serve: in the names that a dynamic program wants of its libraries.
@@ -163,7 +171,12 @@ pub fn guess(exec: &str, beside: &[&str], image: Image, size: u64, read_at: Read
         }
     }
     let serves = SERVES.iter().any(|call| found.has(call));
+    let reads = STDIN.iter().any(|stdin| found.has(stdin));
     Ok(match image {
+        Image::Script if reads && found.has(STATUS_LINE) => {
+            let why = format!("it is a script that reads its stdin and writes {STATUS_LINE}");
+            Guess::new(Kind::Ironhttp, why)
+        }
         Image::Script => Guess::new(Kind::Stdio, "it is a script that mentions no way to be called"),
         Image::Dynamic if !serves => Guess::new(Kind::Stdio, "it is a program that accepts no connections"),
         Image::Dynamic | Image::Static => Guess::default(),
@@ -179,7 +192,8 @@ impl Found {
             MENTIONS.map(|(text, _)| text).as_slice(),
             &SCRIPTS.map(|(text, _)| text),
             &SERVES,
-            &["\0PORT\0"],
+            &STDIN,
+            &["\0PORT\0", STATUS_LINE],
         ]
         .concat();
         let longest = texts.iter().map(|text| text.len()).max().unwrap_or(0);
@@ -234,7 +248,7 @@ mod tests {
     fn the_first_rule_that_holds_wins_and_says_why() {
         use Image::{Dynamic, Script, Static};
         type Case<'a> = (&'a str, &'a [&'a str], Image, &'a [u8], Kind, &'a str);
-        let cases: [Case<'_>; 17] = [
+        let cases: [Case<'_>; 19] = [
             ("bootstrap", &[], Static, b"LISTEN_FDS", Kind::Lambda, "bootstrap"),
             ("x.cgi", &[], Script, b"#!/bin/sh", Kind::Cgi, ".cgi"),
             (
@@ -258,6 +272,22 @@ mod tests {
                 "func.yaml lies beside",
             ),
             ("x", &[], Script, b"#!/bin/sh\nwc", Kind::Stdio, "script"),
+            (
+                "x",
+                &[],
+                Script,
+                b"<STDIN>; print 'HTTP/1.1 200 OK",
+                Kind::Ironhttp,
+                "writes HTTP",
+            ),
+            (
+                "x",
+                &[],
+                Script,
+                b"'PORT' stdin HTTP/1.1 200 OK",
+                Kind::Port,
+                "'PORT'",
+            ),
             (
                 "x",
                 &[],

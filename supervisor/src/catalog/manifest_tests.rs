@@ -118,6 +118,7 @@ fn every_default() {
         limits: Limits {
             memory_bytes: 256 << 20,
             cpu_millis: 1000,
+            cpu_idle: false,
             pids: 64,
             tmp_bytes: 64 << 20,
             files: 1024,
@@ -225,6 +226,7 @@ degraded = ["P5", "cpu-limit", "memory-limit"]
         limits: Limits {
             memory_bytes: 3 << 29,
             cpu_millis: 1500,
+            cpu_idle: false,
             pids: 7,
             tmp_bytes: 1 << 20,
             files: 99,

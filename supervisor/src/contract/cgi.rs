@@ -28,13 +28,15 @@ pub async fn answer<B: Body<Data = Bytes> + Unpin>(
             break found;
         }
         if all.len() > MOST {
-            return Err(malformed(format!("its headers are longer than {MOST} bytes")));
+            return Err(malformed(format!(
+                "its headers are longer than {MOST} bytes: a blank line has to end them before its body"
+            )));
         }
         let Some(piece) = process.output().await? else {
             let exit = process.end().await?;
             stdio::executed(&exit)?;
             return Err(malformed(format!(
-                "no blank line ends its headers, and it {}",
+                "no blank line ends its headers, and it {}: `funcd logs` may show why",
                 how(&exit)
             )));
         };

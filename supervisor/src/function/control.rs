@@ -386,7 +386,14 @@ impl Control {
             ToControl::Answered(id) => {
                 self.on_woken(id);
                 if let Some(name) = self.owners.get(&id).cloned() {
+                    let began = self
+                        .entries
+                        .get(&name)
+                        .and_then(|entry| entry.slot(id)?.started_at);
                     let rollout = self.with(&name, |entry, effects| entry.answered(id, effects));
+                    if let Some(began) = began {
+                        self.report.ready(&name, began.elapsed());
+                    }
                     self.after_rollout(&name, rollout.unwrap_or(Rollout::Unchanged));
                 }
             }

@@ -9,6 +9,7 @@ use funcd_sandbox::exit::Exit;
 use funcd_sandbox::spec::InstanceId;
 use funcd_sandbox::wire::{Event, Usage};
 
+use super::awaited::in_vain;
 use super::control::{Control, Notice};
 use super::effects::Effects;
 use super::entry::Entry;
@@ -18,6 +19,7 @@ use super::liveness::watch_over;
 use super::place::Ended;
 use super::prove::prove;
 use super::start;
+use crate::catalog::guess::Guess;
 use crate::catalog::manifest::Contract;
 use crate::contract::lambda;
 use crate::egress::Whose;
@@ -221,15 +223,7 @@ impl Control {
             return;
         };
         let exit = self.autopsy(&name, id, exit);
-        let entry = self.entries.get(&name);
-        let unproven = entry.filter(|entry| !entry.current.proven).map(Entry::current);
-        let found = unproven.and_then(|revision| revision.manifest.found.as_ref());
-        let refused = self.refused_instances.remove(&id);
-        let message = match found.filter(|_| message.is_empty() && !exit.is_asked_for()) {
-            Some(found) => format!("{exit}{}", found.advice()),
-            None => message,
-        };
-        let message = refused.unwrap_or(message);
+        let message = self.epitaph(&name, id, &exit, message);
         let ended = Ended {
             instance: id,
             exit,
@@ -253,9 +247,49 @@ impl Control {
         self.report.usage(&name, left, 0);
     }
 
+    /// What is told of its end beside the exit, for whoever has to set it right. Nothing where the exit says it all.
+    fn epitaph(&mut self, name: &FunctionName, id: InstanceId, exit: &Exit, message: String) -> String {
+        if let Some(refused) = self.refused_instances.remove(&id) {
+            return refused;
+        }
+        let Some(entry) = self.entries.get(name).filter(|_| message.is_empty()) else {
+            return message;
+        };
+        if exit.is_asked_for() {
+            return match (exit, entry.singles.get(id)) {
+                (Exit::StopTimeout, Some(_)) => "killed: its request was over before it was".to_owned(),
+                _ => message,
+            };
+        }
+        let late = entry.slot(id).filter(|_| *exit == Exit::StartTimeout);
+        let late = late.and_then(|slot| slot.instance.as_ref());
+        let found = entry.current().manifest.found.as_ref();
+        let found = found.filter(|_| !entry.current.proven);
+        match (late, found) {
+            (None, None) => message,
+            (late, found) => {
+                let awaited = late.map(|instance| format!(": {}", in_vain(&instance.revision.manifest)));
+                let advice = found.map(Guess::advice);
+                format!(
+                    "{exit}{}{}",
+                    awaited.unwrap_or_default(),
+                    advice.unwrap_or_default()
+                )
+            }
+        }
+    }
+
     /// What its end is called: one that was replaced and then stopped ended for that reason. If it died by itself, the
     /// requests that it had are suspected.
     fn autopsy(&self, name: &FunctionName, id: InstanceId, exit: Exit) -> Exit {
+        // A process of one request is never waited for to get ready: it was killed because its request was over.
+        let is_single = self
+            .entries
+            .get(name)
+            .is_some_and(|entry| entry.singles.get(id).is_some());
+        if is_single && exit == Exit::StartTimeout {
+            return Exit::StopTimeout;
+        }
         let Some((entry, slot)) = self
             .entries
             .get(name)

@@ -1,6 +1,7 @@
 //! What does exist: functions, their revisions and instances. `handle` is what request paths see; `control` is the one
 //! writer.
 
+mod awaited;
 pub mod backoff;
 mod busy;
 pub mod control;

@@ -146,16 +146,16 @@ pub(super) async fn ask(
 
 /// The same, of a function that is spoken to in HTTP/2.
 async fn ask_over_http2(stream: Stream, path: &str, agent: &'static str) -> Option<http::StatusCode> {
-    let (mut sender, mut connection) = h2::client::handshake(stream).await.ok()?;
+    let (mut sender, connection) = h2::client::handshake(stream).await.ok()?;
     let request = http::Request::get(format!("http://localhost{path}"))
         .version(http::Version::HTTP_2)
         .header(http::header::USER_AGENT, agent)
         .body(())
         .ok()?;
-    let (response, _) = sender.send_request(request, true).ok()?;
+    let (mut response, _) = sender.send_request(request, true).ok()?;
     tokio::select! {
-        response = response => Some(response.ok()?.status()),
-        _ = &mut connection => None,
+        response = &mut response => Some(response.ok()?.status()),
+        _ = connection => Some(response.await.ok()?.status()),
     }
 }
 

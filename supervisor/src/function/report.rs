@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use funcd_sandbox::exit::Exit;
 use funcd_sandbox::spec::InstanceId;
 use funcd_sandbox::wire::Usage;
-use metrics::{counter, gauge};
+use metrics::{counter, gauge, histogram};
 use tokio::sync::watch;
 
 use super::handle::Revision;
@@ -52,6 +53,12 @@ impl Report {
         tracing::info!(%function, %instance, revision = revision.id.short(), "starting");
     }
 
+    /// An instance is ready, so long after its start was asked for.
+    pub(super) fn ready(&self, function: &FunctionName, took: Duration) {
+        histogram!(names::INSTANCE_START_DURATION_SECONDS, "function" => function.to_string(), "phase" => "ready")
+            .record(took);
+    }
+
     /// An instance can't be reached, whatever is tried.
     pub(super) fn refused_instance(&self, function: &FunctionName, instance: InstanceId, why: &str) {
         self.logs
@@ -81,12 +88,17 @@ impl Report {
     ) {
         counter!(names::INSTANCE_EXITS_TOTAL, "function" => function.to_string(), "reason" => exit.reason())
             .increment(1);
-        if matches!(exit, Exit::Code { code: 0 }) || exit.is_asked_for() {
+        if matches!(exit, Exit::Code { code: 0 } | Exit::Stopped) {
             tracing::debug!(%function, %instance, reason = message, "ended");
             return;
         }
         self.logs
             .note(function, &format!("instance {instance} ended: {message}"));
+        if exit.is_asked_for() {
+            // What its request came to is told with that; callers who leave must not fill the host's log.
+            tracing::debug!(%function, %instance, reason = message, "ended");
+            return;
+        }
         tracing::warn!(%function, %instance, reason = message, "ended");
     }
 

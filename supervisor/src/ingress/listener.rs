@@ -20,6 +20,10 @@ const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: applicat
     proxy-status: funcd; error=connection_limit_reached\r\nconnection: close\r\ncontent-length: 98\r\n\r\n\
     {\"type\":\"urn:funcd:error:too-many-connections\",\"title\":\"Too many open connections\",\"status\":503}\r\n";
 
+/// A worker accepts so many connections, and then serves those that are there: a flood of connections, each of which costs as much as a
+/// request, must not keep everybody else waiting. The others wait in the listen queue, where they cost nothing.
+const AT_ONCE: u32 = 16;
+
 /// Options that accepted connections inherit, so that accepting one costs one system call.
 pub(super) fn prepare(listener: &TcpListener) -> io::Result<()> {
     listener.set_nonblocking(true)?;
@@ -46,7 +50,14 @@ pub(super) async fn accept(
         }
     };
     let mut pause = Duration::ZERO;
+    let mut at_once = 0;
     loop {
+        if at_once == AT_ONCE {
+            at_once = 0;
+            // Behind all that is ready, and what the kernel says is ready by now.
+            tokio::task::yield_now().await;
+        }
+        at_once += 1;
         let accepted = tokio::select! {
             biased;
             _ = draining.wait_for(Option::is_some) => return,
@@ -86,4 +97,46 @@ pub(super) async fn accept(
 fn refuse(stream: &TcpStream) {
     // Fits an empty send buffer; if not, the caller is told by the end of the connection.
     let _ = stream.try_write(FULL);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::net::TcpStream as Caller;
+    use std::sync::Arc;
+
+    use super::super::worker::Shared;
+    use super::*;
+
+    /// Named for what it was: a flood of connections was accepted 128 at a time, and each was served before who was there already.
+    #[test]
+    fn a_flood_of_connections_does_not_keep_who_is_there_waiting() {
+        // The listen queue of std has 128 places.
+        const FLOOD: usize = 100;
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        prepare(&listener).unwrap();
+        let _callers: Vec<Caller> = (0..FLOOD).map(|_| Caller::connect(address).unwrap()).collect();
+        let shared = Shared::for_tests();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build_local(tokio::runtime::LocalOptions::default())
+            .unwrap();
+        runtime.block_on(async {
+            let worker = Worker::new(Arc::clone(&shared));
+            let (drain, mut draining) = watch::channel(None);
+            let accepting = Rc::clone(&worker);
+            tokio::task::spawn_local(async move { accept(&accepting, listener, &mut draining).await });
+            // Somebody who is there has a request in each turn.
+            let most = Cell::new(0);
+            let mut before = 0;
+            while shared.connections() < FLOOD {
+                tokio::task::yield_now().await;
+                most.set(most.get().max(shared.connections() - before));
+                before = shared.connections();
+            }
+            assert!(most.get() <= 16, "{} at once", most.get());
+            drop(drain);
+        });
+    }
 }

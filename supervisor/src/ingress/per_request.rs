@@ -145,11 +145,11 @@ fn problem(trouble: Trouble, is_classic: bool, fault: Option<Fault>) -> Problem 
         // As each of the watchdogs says it.
         Trouble::TooLate if is_classic => Problem::new(
             Kind::ExecTimeout,
-            "its process was killed: it did not end within the function's time-out",
+            "its process was killed: it did not end within the function's time-out; raise `request.timeout` if it may take longer",
         ),
         Trouble::TooLate => Problem::new(
             Kind::ResponseTimeout,
-            "its process was killed: no response within the function's time-out",
+            "its process was killed: no response within the function's time-out; raise `request.timeout` if it may take longer",
         ),
         Trouble::Failed(exit) => {
             Problem::new(Kind::FunctionFailed, format!("its process {exit}")).because(exit.reason())

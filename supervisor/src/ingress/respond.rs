@@ -210,6 +210,8 @@ pub(super) fn respond(
         }
     };
     let headers = response.headers_mut();
+    // One allocation, instead of one each time that it has to grow.
+    headers.reserve(8);
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
     if is_call {
         headers.insert(GRPC_STATUS, row.grpc.value());
@@ -284,6 +286,43 @@ fn quote(out: &mut String, text: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn callers_of_grpc_are_told_in_their_way() {
+        let id = RequestId(HeaderValue::from_static("7"));
+        let mut chance = rand::rng();
+        let mut told = |problem: &Problem, is_call| {
+            let whose = (Some("talk"), Class::default());
+            respond(problem, (Version::HTTP_2, is_call), whose, &id, &mut chance)
+        };
+        let shed = Problem::shed(Reason::QueueFull);
+        let plain = told(&shed, false);
+        assert_eq!(plain.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert!(!plain.headers().contains_key(GRPC_STATUS) && !plain.body().is_empty());
+        let call = told(&shed, true);
+        let headers = call.headers();
+        assert_eq!((call.status(), call.body().len()), (StatusCode::OK, 0));
+        assert_eq!(headers[header::CONTENT_TYPE], "application/grpc");
+        assert_eq!(headers[GRPC_STATUS], "14");
+        assert_eq!(headers[X_FUNCD_SHED], plain.headers()[X_FUNCD_SHED]);
+        let number = |name| headers[&name].to_str().unwrap().parse::<u64>().unwrap();
+        assert_eq!(number(GRPC_PUSHBACK), 1000 * number(header::RETRY_AFTER));
+        for (kind, status) in [
+            (Kind::UnknownRoute, "12"),
+            (Kind::ResponseTimeout, "4"),
+            (Kind::BodyTooLarge, "8"),
+            (Kind::Internal, "13"),
+            (Kind::Unavailable, "14"),
+        ] {
+            let call = told(&Problem::new(kind, "100 %"), true);
+            assert_eq!(call.headers()[GRPC_STATUS], status);
+            let message = call.headers()[GRPC_MESSAGE].to_str().unwrap();
+            assert!(
+                message.contains("100 %25") && message.contains(kind.row().slug),
+                "{message}"
+            );
+        }
+    }
 
     #[test]
     fn what_is_quoted_is_read_back() {

@@ -82,6 +82,30 @@ impl Shared {
         }))
     }
 
+    /// With bounds that no test reaches.
+    #[cfg(test)]
+    pub(super) fn for_tests() -> Arc<Shared> {
+        let long = Duration::from_secs(60);
+        Arc::new(Shared {
+            bounds: ClientBounds {
+                head_timeout: long,
+                body_idle: long,
+                idle: long,
+                head_bytes: 32 * 1024,
+                connections: 1000,
+            },
+            trust: Trust::parse(&[]).unwrap(),
+            routes: Arc::default(),
+            ledgers: Ledgers::default(),
+            ranks: Ranks::new(Instant::now(), 1),
+            hasher: RandomState::new(),
+            connections: AtomicUsize::new(0),
+            held: AtomicUsize::new(0),
+            brownout_header: Arc::default(),
+            last_descriptor: RawFd::MAX,
+        })
+    }
+
     /// What the workers remember of the last requests.
     pub fn ledgers(&self) -> Ledgers {
         self.ledgers.clone()

@@ -93,6 +93,8 @@ pub const WATCH_OVERFLOWS_TOTAL: &str = "funcd_watch_overflows_total";
 
 /// Counter: starts of instances that were asked for, by `function` and `kind`.
 pub const INSTANCE_STARTS_TOTAL: &str = "funcd_instance_starts_total";
+/// Histogram, seconds: from asking for a start until the instance is ready, by `function` and `phase` (always `ready`).
+pub const INSTANCE_START_DURATION_SECONDS: &str = "funcd_instance_start_duration_seconds";
 /// Counter: ends of instances, by `function` and `reason` (the closed list of `Exit`).
 pub const INSTANCE_EXITS_TOTAL: &str = "funcd_instance_exits_total";
 /// Gauge: places of instances over all functions, by `state`.
@@ -131,7 +133,7 @@ pub enum Kind {
 }
 
 /// Every metric: its name, what it is, and the line of help that goes with it.
-pub const ALL: [(&str, Kind, &str); 48] = [
+pub const ALL: [(&str, Kind, &str); 49] = [
     (
         INVOCATIONS_TOTAL,
         Kind::Counter,
@@ -222,6 +224,11 @@ pub const ALL: [(&str, Kind, &str); 48] = [
         INSTANCE_STARTS_TOTAL,
         Kind::Counter,
         "Starts of instances that were asked for",
+    ),
+    (
+        INSTANCE_START_DURATION_SECONDS,
+        Kind::Histogram,
+        "From asking for a start until the instance is ready",
     ),
     (
         INSTANCE_EXITS_TOTAL,

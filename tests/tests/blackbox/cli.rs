@@ -308,12 +308,35 @@ fn health_and_metrics_are_served() {
     });
     assert!(requests.is_some(), "{metrics}");
     for name in [
-        "funcd_build_info",
-        "funcd_instances",
+        "funcd_build_info{version=",
+        "funcd_brownout_threshold",
+        "funcd_concurrency_limit{function=\"hello\"}",
+        "funcd_breaker_state{function=\"hello\",state=\"open\"}",
+        "funcd_host_overload{cause=",
+        "funcd_instance_start_duration_seconds_count{function=\"hello\",phase=\"ready\"}",
+        "funcd_instance_starts_total{function=\"hello\",kind=\"new\"}",
+        "funcd_instances{state=\"ready\"}",
+        "funcd_invocation_duration_seconds_count{function=\"hello\"}",
+        "funcd_invocations_in_flight{function=\"hello\"}",
+        "funcd_landlock_abi",
+        "funcd_proxy_overhead_seconds_count{function=\"hello\"}",
+        "funcd_queue_depth{function=\"hello\"}",
+        "funcd_reloads_total{result=\"accepted\"}",
+        "process_cpu_seconds_total",
+        "process_max_fds",
+        "process_open_fds",
+        "process_start_time_seconds",
         "funcd_sandbox_property",
         "process_resident_memory_bytes",
     ] {
-        assert!(metrics.contains(name), "no {name} in\n{metrics}");
+        // Some are first set a moment after the first answer.
+        funcd_tests::eventually(&format!("the metric {name}"), || {
+            let metrics = host.admin_get("/metrics").text();
+            match metrics.contains(name) {
+                true => Ok(()),
+                false => Err(metrics),
+            }
+        });
     }
 }
 

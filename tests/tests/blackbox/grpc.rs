@@ -261,6 +261,7 @@ fn many_calls_share_few_connections() {
         caller.kill().unwrap();
         caller.wait().unwrap();
     }
+    eprintln!("40 calls under way: {more} connections more");
     // One for each worker.
     assert!(more <= 8, "{more} connections for 40 calls");
     until("none to be under way", || {
@@ -333,7 +334,8 @@ fn frames(host: &Host, name: &str, how: &str, more: &str) {
 
 fn all_requests_with_h2c() {
     let host = host();
-    frames(&host, "well", "well", "");
+    // It is asked whether it is ready in the same way.
+    frames(&host, "well", "well", "[health]\npath = \"/healthy\"\n");
     for _ in 0..3 {
         let answer = curl(&host, &[], "/well/");
         assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
@@ -398,7 +400,7 @@ fn what_was_not_done_is_sent_again() {
             );
         }
     }
-    // One that is reset, or whose body was too long to keep, is not.
+    // With a large body it is, or is refused: by how much of that was sent before.
     fs::write(host.path().join("large"), vec![b'x'; 1 << 20]).unwrap();
     let file = format!("@{}", host.path().join("large").display());
     let answers: Vec<String> = (0..4)

@@ -5,10 +5,14 @@
     reason = "a test that panics says where: this is a test in whole"
 )]
 
+mod auto;
+mod bad;
 mod bindings;
 mod bindings_http;
 mod cli;
+mod clients;
 mod contract;
+mod contracts;
 mod deploy;
 mod examples;
 mod explain;
@@ -49,10 +53,13 @@ fn main() -> std::process::ExitCode {
     strangers::register(&mut suite);
     refusals::register(&mut suite);
     contract::register(&mut suite);
-    bindings::register(&mut suite);
+    clients::register(&mut suite);
+    auto::register(&mut suite);
+    bad::register(&mut suite);
     grpc::register(&mut suite);
     websocket::register(&mut suite);
     streams::register(&mut suite);
+    bindings::register(&mut suite);
     lambda::register(&mut suite);
     bindings_http::register(&mut suite);
     programs::register(&mut suite);
@@ -72,5 +79,9 @@ fn main() -> std::process::ExitCode {
     grading::register(&mut suite);
     guides::register(&mut suite);
     port::register(&mut suite);
-    suite.run()
+    // The last: it looks at the names of all others.
+    contracts::register(&mut suite);
+    let code = suite.run();
+    contracts::print();
+    code
 }

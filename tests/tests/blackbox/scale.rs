@@ -14,6 +14,7 @@ pub(crate) fn register(suite: &mut Suite) {
     funcd_tests::tests!(suite, "scale", [
         places_that_are_nearly_full_bring_another,
         requests_without_a_place_bring_as_many_as_they_need,
+        bulk_gets_the_cpu_that_nobody_wants: &[Need::Property("cpu-limit")],
         a_frozen_spinner_takes_no_cpu_and_the_next_request_is_answered: FREEZER,
         a_frozen_one_is_drained_by_sigterm: FREEZER,
         a_frozen_one_that_is_killed_comes_back: FREEZER,
@@ -59,6 +60,46 @@ fn requests_without_a_place_bring_as_many_as_they_need() {
         until("four instances", || host.instances("crowd").len() == 4);
     });
     assert!(host.instances("crowd").len() <= 4);
+}
+
+/// What the scheduler knows of a process's cgroup: whether it only gets what is left.
+fn is_idle(process: &Process) -> bool {
+    let text = std::fs::read_to_string(format!("/proc/{}/cgroup", process.pid)).unwrap();
+    let places = text.lines().flat_map(|line| {
+        let mut words = line.splitn(3, ':').skip(1);
+        let (controllers, path) = (words.next().unwrap(), words.next().unwrap());
+        ["", "/unified", &format!("/{controllers}")].map(|mount| format!("/sys/fs/cgroup{mount}{path}"))
+    });
+    let told: Vec<String> = places
+        .filter_map(|dir| {
+            // Before Linux 5.15 the least weight comes nearest.
+            let read = |file| std::fs::read_to_string(format!("{dir}/{file}")).ok();
+            read("cpu.idle").or_else(|| {
+                let weight = read("cpu.weight").or_else(|| read("cpu.shares"))?;
+                Some(u8::from(["1", "2"].contains(&weight.trim())).to_string())
+            })
+        })
+        .collect();
+    assert!(!told.is_empty(), "no cpu controller in {text}");
+    told.iter().any(|idle| idle.trim() == "1")
+}
+
+fn bulk_gets_the_cpu_that_nobody_wants() {
+    let host = host();
+    let explained = |name: &str| {
+        let out = host.funcd(&["explain-sandbox", name]).output().unwrap();
+        String::from_utf8_lossy(&out.stdout).into_owned()
+    };
+    for (name, manifest, idle) in [
+        ("crawler", "[request]\npriority = \"bulk\"\n", true),
+        ("shop", "", false),
+    ] {
+        host.deploy(name, "slow", manifest);
+        host.get_ok(&format!("/{name}/?ms=1"));
+        assert_eq!(is_idle(&host.instance(name)), idle, "{name}");
+        let text = explained(name);
+        assert_eq!(text.contains("only what no other function wants"), idle, "{text}");
+    }
 }
 
 #[track_caller]

@@ -32,6 +32,7 @@ pub(super) fn manifest(name: &str, layers: Layers<'_>) -> Result<Manifest, Typed
     let (contract, is_auto) = contract::contract(layers)?;
     // What those functions find elsewhere: one request at a time, 6 MB, and 2 seconds to end.
     let is_lambda = matches!(contract, Contract::Lambda { .. });
+    let priority = word(layers, "priority", |f| f.request.priority.as_ref(), &PRIORITIES)?;
     let env = process::env(layers)?;
     let manifest = Manifest {
         exec: process::exec(name, layers)?,
@@ -50,7 +51,7 @@ pub(super) fn manifest(name: &str, layers: Layers<'_>) -> Result<Manifest, Typed
         stdio: contract::stdio(layers, contract, is_auto)?,
         routes: route::routes(layers)?,
         scale: scale::scale(layers, contract)?,
-        limits: scale::limits(layers)?,
+        limits: scale::limits(layers, priority)?,
         request: RequestBounds {
             timeout: span(layers, |f| f.request.timeout.as_ref(), MILLI..=DAY, secs(30))?,
             body: size(
@@ -59,7 +60,7 @@ pub(super) fn manifest(name: &str, layers: Layers<'_>) -> Result<Manifest, Typed
                 0..=1 << 40,
                 if is_lambda { AsLambda::BODY } else { 16 << 20 },
             )?,
-            priority: word(layers, "priority", |f| f.request.priority.as_ref(), &PRIORITIES)?,
+            priority,
             queue: word(layers, "queue", |f| f.request.queue.as_ref(), &QUEUES)?,
             retry: word(layers, "retry", |f| f.request.retry.as_ref(), &RETRIES)?,
         },

@@ -7,6 +7,7 @@ use funcd_sandbox::spec::Limits;
 use super::super::manifest::{Contract, Scale};
 use super::contract::concurrency;
 use super::{DAY, Layers, MILLI, in_first, secs};
+use crate::admission::Class;
 use crate::typed::{TypedError, number, pick, size, span};
 
 pub(super) fn scale(layers: Layers<'_>, contract: Contract) -> Result<Scale, TypedError> {
@@ -56,11 +57,12 @@ pub(super) fn freeze(layers: Layers<'_>, min: u64, idle: Duration) -> Result<Opt
     Ok(Some(freeze))
 }
 
-pub(super) fn limits(layers: Layers<'_>) -> Result<Limits, TypedError> {
+pub(super) fn limits(layers: Layers<'_>, priority: Class) -> Result<Limits, TypedError> {
     let to_u32 = |n: u64| u32::try_from(n).expect("the range was checked");
     Ok(Limits {
         memory_bytes: size(layers, |f| f.limits.memory.as_ref(), 4 << 20..=1 << 46, 256 << 20)?,
         cpu_millis: pick(layers, |f| f.limits.cpu.as_ref()).map_or(1000, |cpu| cpu.value.0),
+        cpu_idle: priority == Class::Bulk,
         pids: to_u32(number(layers, |f| f.limits.pids.as_ref(), 1..=1 << 22, 64)?),
         // 0 would mean "without a limit" to tmpfs.
         tmp_bytes: size(layers, |f| f.limits.tmp.as_ref(), 64 << 10..=1 << 40, 64 << 20)?,

@@ -170,7 +170,7 @@ impl Desk {
                 function = self.function,
                 instance = %self.instance,
                 invocation = id,
-                "a Lambda function did not answer by the deadline: this instance ends"
+                "a Lambda function did not answer by the deadline: this instance ends; raise `request.timeout` if it may take longer"
             );
             let _ = self.control.send(ToControl::Overdue(self.instance));
         }

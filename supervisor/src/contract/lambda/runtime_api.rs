@@ -131,7 +131,7 @@ async fn respond(desk: &Rc<Desk>, id: &str, headers: &HeaderMap, body: &mut Inco
         }
         Err(Unread::TooLarge) => {
             desk.complain(format_args!(
-                "invocation {id}: its response is larger than {LARGEST} bytes"
+                "invocation {id}: its response is larger than {LARGEST} bytes: it has to stream it, or to send less"
             ));
             claim.answer(Answer::TooLarge);
             let message = format!("Exceeded maximum allowed payload size ({LARGEST} bytes).");
@@ -286,7 +286,7 @@ fn claim(desk: &Rc<Desk>, id: &str) -> Result<Claim, Box<Response<Out>>> {
             Unwanted::Underway => "is being answered on another connection",
         };
         desk.complain(format_args!(
-            "it answered invocation {:?}, which {why}",
+            "it answered invocation {:?}, which {why}: each is to be answered once, under its Lambda-Runtime-Aws-Request-Id",
             shortened(id)
         ));
         Box::new(error(
