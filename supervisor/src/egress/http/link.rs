@@ -172,8 +172,9 @@ where
 
     /// Takes out what was idle for too long.
     pub fn take_stale(&mut self, now: Instant) -> Vec<Box<Link<B>>> {
-        let is_old = |link: &Box<Link<B>>| now.saturating_duration_since(link.parked) >= IDLE;
-        let old = self.idle.partition_point(is_old);
+        let old = self
+            .idle
+            .partition_point(|link| now.saturating_duration_since(link.parked) >= IDLE);
         self.idle.drain(..old).collect()
     }
 }
