@@ -225,10 +225,10 @@ fn read(message: Result<Message, io::Error>) -> Result<Answer, NameError> {
     let (mut addresses, mut holds) = (Vec::new(), Duration::MAX);
     for record in message
         .answer()
-        .map_err(|error| broken(error))?
+        .map_err(&broken)?
         .limit_to_in::<AllRecordData<_, _>>()
     {
-        let record = record.map_err(|error| broken(error))?;
+        let record = record.map_err(&broken)?;
         let address: Option<IpAddr> = match record.data() {
             AllRecordData::A(a) if *record.owner() == canonical => Some(A::addr(a).into()),
             AllRecordData::Aaaa(aaaa) if *record.owner() == canonical => Some(Aaaa::addr(aaaa).into()),
