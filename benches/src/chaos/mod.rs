@@ -23,6 +23,7 @@ use script::Mishap;
 
 /// Of `chaos` alone.
 #[derive(Debug, clap::Args)]
+#[group(id = "chaos")]
 pub(crate) struct Options {
     /// How long `chaos` lasts.
     #[arg(long, default_value_t = 10.0, value_name = "MINUTES")]

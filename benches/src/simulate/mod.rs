@@ -24,6 +24,7 @@ use goal::Goal;
 
 /// Of `simulate` alone.
 #[derive(Debug, clap::Args)]
+#[group(id = "simulate")]
 pub(crate) struct Options {
     /// Runs of each scenario in `simulate`, each with another seed [default: 5; 1 with --quick].
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]

@@ -54,7 +54,7 @@ pub struct Limit {
     window_began: Instant,
     /// Fewer than [`Limit::SPARSE`] requests a second: medians say nothing.
     sparse: bool,
-    /// How many may be in flight until the next look, while there are so few.
+    /// How many may be in flight until the next look, while there are so few or there is CPU to spare.
     open: f64,
     /// It was slow for want of CPU once: what was learnt then holds after a rest too.
     strained: bool,
@@ -131,7 +131,8 @@ impl Limit {
         self.newest = now;
     }
 
-    /// Takes how many are in flight, every [`Limit::SHORTEST`] while there are any: the limit of those that come seldom follows it.
+    /// Takes how many are in flight, every [`Limit::SHORTEST`] while there are any: the limit of a function that is asked seldom, or that
+    /// has CPU to spare and was never short of it, is so many and a burst.
     pub fn look(&mut self, in_flight: u32) {
         self.open = (f64::from(in_flight) + f64::from(Self::BURST)).max(self.room(in_flight));
     }
@@ -249,10 +250,15 @@ impl Limit {
         let limit = match self.sparse {
             // Each is so heavy that few are too many: what a new function begins with keeps every core busy.
             true if self.busy.is_some_and(|busy| busy >= Self::SATURATED) => self.value.min(self.first),
-            true if !self.strained => self.open.max(self.value),
+            _ if !self.strained && (self.sparse || self.has_cpu()) => self.open.max(self.value),
             _ => self.value,
         };
         (limit as u32).max(places.ready).min(places.total())
+    }
+
+    /// Whether it is known that the CPU is not what is short, by the newest utilisation too.
+    fn has_cpu(&self) -> bool {
+        self.gate && self.room && !self.is_saturated() && self.newest < Self::SATURATED
     }
 
     /// What the formula says, before places bound it.
@@ -409,6 +415,30 @@ mod tests {
         assert_eq!(limit.now(PLACES), 400);
         limit.close(&window(10), PLACES, now + millis(2000));
         assert!(limit.now(PLACES) < 20);
+    }
+
+    #[test]
+    fn whoever_uses_little_of_its_cpu_is_not_held_at_what_it_began_with() {
+        let (mut now, mut limit) = (Instant::now(), Limit::new(4.0, Instant::now()));
+        let mut quick = |limit: &mut Limit, busy| {
+            now += millis(100);
+            limit.utilisation(busy);
+            limit.look(2);
+            let window = Window {
+                p50: Some(millis(2)),
+                samples: 50,
+                dropped: 0,
+                left: 0,
+                max_in_flight: 3,
+                in_flight: 2,
+            };
+            limit.close(&window, PLACES, now);
+            limit.now(PLACES)
+        };
+        // When its neighbours keep it from the CPU for a moment, what comes meanwhile does not queue.
+        assert_eq!(quick(&mut limit, 0.1), 2 + Limit::BURST);
+        // Until it is what is short.
+        assert!(quick(&mut limit, 0.9) < 30);
     }
 
     #[test]
