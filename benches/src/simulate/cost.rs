@@ -4,7 +4,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use funcd::admission::gate::Offer;
-use funcd::admission::limit::Places;
+use funcd::admission::limit::{Limit, Places};
 use funcd::admission::queue::Facts;
 use funcd::admission::{Admission, Class, Parts, State};
 
@@ -30,10 +30,10 @@ pub(crate) fn measure() -> Cost {
     let state = State {
         places: Places {
             ready: 1,
-            concurrency: 100,
+            concurrency: Limit::BURST,
         },
         leaving: 0,
-        most_places: 100,
+        most_places: Limit::BURST,
         cold_start: None,
         timeout: Duration::from_secs(1),
         threshold: 100,
@@ -52,7 +52,7 @@ pub(crate) fn measure() -> Cost {
         admission.gate().release(now, &mut told);
     });
     // Every place is taken and the queue is full.
-    for n in 0..100 {
+    for n in 0..Limit::BURST {
         assert_eq!(
             admission.offer(&facts(now, n), n, now, || n, &mut told),
             Offer::Go
