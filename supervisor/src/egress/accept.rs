@@ -14,6 +14,10 @@ use super::Exit;
 /// Out of descriptors, which others give back: not at once again.
 const PAUSE: Duration = Duration::from_millis(20);
 
+/// What is told when there is none of the latter left.
+pub(super) const NO_PLACE: &str =
+    "bindings have a quarter of funcd's descriptors already: raise its limit of open files";
+
 /// A place of the binding, and one of all that the host has.
 pub(super) type Place = (OwnedSemaphorePermit, OwnedSemaphorePermit);
 
@@ -48,7 +52,7 @@ pub(super) async fn each<F: Future<Output = ()> + 'static>(
                 Ok(of_all) => drop(connections.spawn_local(serve(stream, (place, of_all)))),
                 Err(_) => {
                     exit.metrics.failed("descriptors");
-                    exit.complain(&"bindings have a quarter of funcd's descriptors already: raise its limit of open files");
+                    exit.complain(&NO_PLACE);
                     reset(stream);
                 }
             },

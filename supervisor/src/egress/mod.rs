@@ -17,7 +17,7 @@ pub mod http;
 mod metrics;
 mod names;
 mod policy;
-mod pump;
+pub(crate) mod pump;
 mod resolve;
 mod tcp;
 mod threads;
@@ -162,5 +162,36 @@ impl Seed {
         }
         // Until the other end is dropped. With this all tasks are, and with them their connections.
         while self.open.changed().await.is_ok() {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::binding::Endpoint;
+    use crate::catalog::manifest::Retry;
+
+    /// A binding with so many places, on a host with so many, that may lead to 127.0.0.1.
+    pub(super) fn exit(endpoint: &Endpoint, places: u32, everybody: usize) -> Rc<Exit> {
+        let function = FunctionName::parse("hello").unwrap();
+        let settings = Settings {
+            allow: vec![Allowed::parse("127.0.0.1").unwrap()],
+            connections: everybody,
+            ..Settings::default()
+        };
+        Rc::new(Exit {
+            metrics: Metrics::new(&function, "db"),
+            function,
+            instance: InstanceId(1),
+            binding: Binding {
+                name: "db".to_owned(),
+                port: 1,
+                to: Target::Tcp(endpoint.clone()),
+                timeout: std::time::Duration::from_secs(20),
+                concurrency: places,
+                retry: Retry::Never,
+            },
+            outside: Rc::new(Outside::new(settings)),
+        })
     }
 }
