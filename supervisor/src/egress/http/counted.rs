@@ -6,14 +6,13 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::OwnedSemaphorePermit;
 
-use super::super::dial::Stream;
+use super::super::dial::{Place, Stream};
 
 /// A connection that gives its place back when it is closed, idle ones included: one connection of a function may have many calls.
 pub(super) struct Counted {
     pub(super) stream: Stream,
-    pub(super) _place: OwnedSemaphorePermit,
+    pub(super) _place: Place,
 }
 
 impl AsRawFd for Counted {

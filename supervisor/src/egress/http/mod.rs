@@ -74,7 +74,7 @@ fn dial(exit: &Rc<Exit>, to: &Endpoint) -> Dial {
         let (exit, to) = (Rc::clone(&exit), to.clone());
         Box::pin(async move {
             // Not only at the function's end: with HTTP/2 one connection there has many here, and idle ones outlive it.
-            let Ok(place) = Arc::clone(exit.outside.places()).try_acquire_owned() else {
+            let Some(place) = exit.outside.place(&exit.share) else {
                 exit.metrics.failed("descriptors");
                 return Err(NoWire::Host(NO_PLACE.to_owned()));
             };
@@ -120,7 +120,7 @@ fn no_wire(error: &DialError) -> NoWire {
 mod tests {
     use tokio::net::TcpListener as Listener;
 
-    use super::super::tests::exit;
+    use super::super::tests::{exit, exit_of};
     use super::*;
     use crate::catalog::binding::Host;
 
@@ -142,5 +142,26 @@ mod tests {
         assert!(why.contains("descriptors"), "{why}");
         drop(first);
         assert!(dial(until()).await.is_ok());
+    }
+
+    #[tokio::test(flavor = "local")]
+    async fn no_function_takes_the_places_of_all_others() {
+        let target = Listener::bind("127.0.0.1:0").await.unwrap();
+        let address = target.local_addr().unwrap();
+        let endpoint = Endpoint {
+            host: Host::Address(address.ip()),
+            port: address.port(),
+            tls: false,
+        };
+        let greedy = exit(&endpoint, 9, 4);
+        let outside = Rc::clone(&greedy.outside);
+        // Another instance of it has the same share.
+        let again = exit_of("hello", &endpoint, 9, Rc::clone(&outside));
+        let other = exit_of("other", &endpoint, 9, outside);
+        let [greedy, again, other] = [greedy, again, other].map(|exit| dial(&exit, &endpoint));
+        let until = || Instant::now() + Duration::from_secs(20);
+        let _kept = (greedy(until()).await.unwrap(), again(until()).await.unwrap());
+        assert!(greedy(until()).await.is_err() && again(until()).await.is_err());
+        assert!(other(until()).await.is_ok());
     }
 }
