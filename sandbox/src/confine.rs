@@ -54,6 +54,8 @@ pub struct Confinement {
     pub tasks: Vec<RawFd>,
     /// The network namespace to join.
     pub network: Option<RawFd>,
+    /// Whether something is reached on the loopback of that network: then it is told what `localhost` is.
+    pub loopback: bool,
     /// Absolute paths that it may read and execute: bound read-only, nosuid, nodev at the same path inside, and allowed by
     /// Landlock. Symlinks at the top (`/lib -> usr/lib`) are made again as symlinks.
     pub read: Vec<PathBuf>,

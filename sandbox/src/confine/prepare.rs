@@ -185,7 +185,7 @@ fn root(confinement: &Confinement) -> Result<Option<Root>, Errno> {
         });
     }
     let mut root = Root::plan(mounts, &binds, &confinement.links)?;
-    if confinement.network.is_some() {
+    if confinement.network.is_some() && confinement.loopback {
         root.name_loopback()?;
     }
     Ok(Some(root))

@@ -303,6 +303,7 @@ impl Launcher {
             cgroup: leaf.directory(),
             tasks: leaf.tasks(),
             network: None,
+            loopback: spec.has_own_network(),
             read: match &spec.system {
                 System::Whole => [self.system.clone(), grants.read].concat(),
                 System::Parts { .. } => [grants.system, grants.read].concat(),

@@ -100,6 +100,7 @@ impl Supervisor {
             cgroup: tree.supervisor(),
             tasks: tree.supervisor_tasks(),
             network: None,
+            loopback: false,
             read: Vec::new(),
             links: Vec::new(),
             credentials: None,

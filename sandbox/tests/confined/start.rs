@@ -122,6 +122,7 @@ impl Start {
             cgroup: None,
             tasks: Vec::new(),
             network: network.as_ref().map(AsRawFd::as_raw_fd),
+            loopback: false,
             read: Vec::new(),
             links: Vec::new(),
             write: Vec::new(),

@@ -108,10 +108,12 @@ impl Learnt {
             .parts
             .bound
             .unwrap_or_else(|| Conditions::bound(self.state.most_places, rate, self.p50, self.state.timeout));
+        // A burst that is let in by and by is not overload: the second look knows what it costs.
+        let opens = self.parts.limit && limit < places.total() && self.limit.opens();
         let cold_start = match (places.ready, cold_start) {
             // Without any instance there is nothing to wait for but the start.
             (0, Some(_)) => Some(self.state.timeout),
-            (_, measured) => measured,
+            (_, measured) => measured.max(opens.then_some(2 * Limit::SHORTEST)),
         };
         Setting {
             limit: limit.saturating_add(leaving),

@@ -247,13 +247,22 @@ impl Limit {
 
     /// How many may be in flight: never more than there are places, at least one for each instance.
     pub fn now(&self, places: Places) -> u32 {
-        let limit = match self.sparse {
+        let limit = match self.opens() {
+            true => self.open.max(self.value),
             // Each is so heavy that few are too many: what a new function begins with keeps every core busy.
-            true if self.busy.is_some_and(|busy| busy >= Self::SATURATED) => self.value.min(self.first),
-            _ if !self.strained && (self.sparse || self.has_cpu()) => self.open.max(self.value),
-            _ => self.value,
+            false if self.sparse && self.is_heavy() => self.value.min(self.first),
+            false => self.value,
         };
         (limit as u32).max(places.ready).min(places.total())
+    }
+
+    /// Whether the CPU was never what is short, as far as is known: then who waits does so for the next [`Limit::look`] alone.
+    pub fn opens(&self) -> bool {
+        !self.strained && (self.has_cpu() || self.sparse && !self.is_heavy())
+    }
+
+    fn is_heavy(&self) -> bool {
+        self.busy.is_some_and(|busy| busy >= Self::SATURATED)
     }
 
     /// Whether it is known that the CPU is not what is short, by the newest utilisation too.

@@ -136,6 +136,19 @@ fn a_burst_out_of_a_rest_is_let_in_by_and_by() {
     assert_eq!(gone(&world), 63);
     world.tick(0, Outcome::Answered, 0, 0.01);
     assert_eq!(world.admission.view().limit, 200);
+    // So long who comes with the burst may wait; not where every place is taken.
+    let until = |ready: u32| {
+        let world = World::new(ready);
+        (0..64).for_each(|_| drop(world.offer(0)));
+        match world.offer(0) {
+            Offer::Wait { until, .. } => until - world.now,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(
+        (until(4), until(1)),
+        (Duration::from_millis(300), Duration::from_millis(100))
+    );
 }
 
 #[test]

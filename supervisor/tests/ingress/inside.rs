@@ -129,8 +129,15 @@ fn bodies_go_both_ways_also_while_they_are_made() {
 
 #[test]
 fn what_keeps_a_call_from_its_target_is_said_and_refused_connections_are_tried_twice() {
-    let cases: [(fn(String) -> NoWire, u16, &str, &str, usize); 5] = [
-        (NoWire::Refused, 502, "binding-refused", "connection_refused", 2),
+    type Why = fn(String) -> NoWire;
+    let cases = [
+        (
+            NoWire::Refused as Why,
+            502,
+            "binding-refused",
+            "connection_refused",
+            2,
+        ),
         (NoWire::Name, 502, "binding-name", "dns_error", 1),
         (
             NoWire::Forbidden,
