@@ -9,13 +9,16 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
-use super::Exit;
+use super::{Exit, dial};
 
 /// Out of descriptors, which others give back: not at once again.
 const PAUSE: Duration = Duration::from_millis(20);
 
+/// What is told when there is none of the host's left.
+pub(super) const NO_PLACE: &str = "bindings have a quarter of funcd's descriptors already, or those of this function half of that: raise its limit of open files";
+
 /// A place of the binding, and one of all that the host has.
-pub(super) type Place = (OwnedSemaphorePermit, OwnedSemaphorePermit);
+pub(super) type Place = (OwnedSemaphorePermit, dial::Place);
 
 /// Ends a connection so that the function sees an error (ECONNRESET) instead of an answer that is empty.
 pub(super) fn reset(stream: TcpStream) {
@@ -44,11 +47,11 @@ pub(super) async fn each<F: Future<Output = ()> + 'static>(
             return;
         };
         match accept(&listener).await {
-            Ok(stream) => match Arc::clone(exit.outside.places()).try_acquire_owned() {
-                Ok(of_all) => drop(connections.spawn_local(serve(stream, (place, of_all)))),
-                Err(_) => {
+            Ok(stream) => match exit.outside.place(&exit.share) {
+                Some(of_all) => drop(connections.spawn_local(serve(stream, (place, of_all)))),
+                None => {
                     exit.metrics.failed("descriptors");
-                    exit.complain(&"bindings have a quarter of funcd's descriptors already: raise its limit of open files");
+                    exit.complain(&NO_PLACE);
                     reset(stream);
                 }
             },

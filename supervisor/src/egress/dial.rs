@@ -6,14 +6,14 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, RawFd};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio_rustls::client::TlsStream;
 
@@ -42,8 +42,13 @@ pub(super) struct Outside {
     tls: Tls,
     aside: RefCell<HashMap<SocketAddr, Instant>>,
     places: Arc<Semaphore>,
+    /// What one function may take of these.
+    shares: RefCell<HashMap<FunctionName, Weak<Semaphore>>>,
     complained: RefCell<HashMap<(FunctionName, String), Instant>>,
 }
+
+/// One connection's place, given back when dropped.
+pub(super) type Place = (OwnedSemaphorePermit, OwnedSemaphorePermit);
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -114,14 +119,28 @@ impl Outside {
             tls: Tls::new(settings.roots.clone()),
             places: Arc::new(Semaphore::new(settings.connections)),
             settings,
+            shares: RefCell::default(),
             aside: RefCell::default(),
             complained: RefCell::default(),
         }
     }
 
-    /// What each connection of any binding takes one of.
-    pub(super) fn places(&self) -> &Arc<Semaphore> {
-        &self.places
+    /// What all bindings of a function on this thread take their places of: half of all, so that none leaves others without.
+    pub(super) fn share(&self, function: &FunctionName) -> Arc<Semaphore> {
+        let mut shares = self.shares.borrow_mut();
+        if let Some(share) = shares.get(function).and_then(Weak::upgrade) {
+            return share;
+        }
+        shares.retain(|_, share| share.strong_count() > 0);
+        let share = Arc::new(Semaphore::new((self.settings.connections / 2).max(1)));
+        shares.insert(function.clone(), Arc::downgrade(&share));
+        share
+    }
+
+    /// What each connection of any binding needs: a place of its function's share, and of all.
+    pub(super) fn place(&self, share: &Arc<Semaphore>) -> Option<Place> {
+        let of_share = Arc::clone(share).try_acquire_owned().ok()?;
+        Some((of_share, Arc::clone(&self.places).try_acquire_owned().ok()?))
     }
 
     /// Whether the log may be told of a binding's trouble now.

@@ -17,7 +17,7 @@ pub mod http;
 mod metrics;
 mod names;
 mod policy;
-mod pump;
+pub(crate) mod pump;
 mod resolve;
 mod tcp;
 mod threads;
@@ -31,7 +31,7 @@ use std::sync::Arc;
 
 use funcd_sandbox::spec::InstanceId;
 use nix::sys::resource::{Resource, getrlimit};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use crate::catalog::binding::{Binding, Target};
@@ -112,6 +112,8 @@ struct Exit {
     instance: InstanceId,
     binding: Binding,
     outside: Rc<Outside>,
+    /// Of the places outside, those that the function may take.
+    share: Arc<Semaphore>,
     metrics: Metrics,
 }
 
@@ -146,6 +148,7 @@ impl Seed {
                 function: self.whose.function.clone(),
                 instance: self.whose.instance.id,
                 binding: binding.clone(),
+                share: outside.share(&self.whose.function),
                 outside: Rc::clone(&outside),
                 metrics: Metrics::new(&self.whose.function, &binding.name),
             });
@@ -162,5 +165,47 @@ impl Seed {
         }
         // Until the other end is dropped. With this all tasks are, and with them their connections.
         while self.open.changed().await.is_ok() {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::binding::Endpoint;
+    use crate::catalog::manifest::Retry;
+
+    /// A binding with so many places, on a host with so many, that may lead to 127.0.0.1.
+    pub(super) fn exit(endpoint: &Endpoint, places: u32, everybody: usize) -> Rc<Exit> {
+        let settings = Settings {
+            allow: vec![Allowed::parse("127.0.0.1").unwrap()],
+            connections: everybody,
+            ..Settings::default()
+        };
+        exit_of("hello", endpoint, places, Rc::new(Outside::new(settings)))
+    }
+
+    /// One of this function, on the thread of others.
+    pub(super) fn exit_of(
+        function: &str,
+        endpoint: &Endpoint,
+        places: u32,
+        outside: Rc<Outside>,
+    ) -> Rc<Exit> {
+        let function = FunctionName::parse(function).unwrap();
+        Rc::new(Exit {
+            share: outside.share(&function),
+            metrics: Metrics::new(&function, "db"),
+            function,
+            instance: InstanceId(1),
+            binding: Binding {
+                name: "db".to_owned(),
+                port: 1,
+                to: Target::Tcp(endpoint.clone()),
+                timeout: std::time::Duration::from_secs(20),
+                concurrency: places,
+                retry: Retry::Never,
+            },
+            outside,
+        })
     }
 }

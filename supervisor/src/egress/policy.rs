@@ -72,45 +72,65 @@ pub(super) fn refusal(address: SocketAddr, is_own: bool, allow: &[Allowed]) -> O
     }
 }
 
-/// Whether an address is one of this host's. Asks the kernel which address it would be called from: its own only from itself.
-/// Sends nothing.
+/// Whether an address is one of this host's, however it is written. Sends nothing.
 ///
 /// # Errors
 /// When there is no descriptor to ask with.
 pub(super) fn is_own(address: SocketAddr) -> io::Result<bool> {
+    let meant = SocketAddr::new(plain(address.ip()), address.port());
+    if meant != address && is_own(meant)? {
+        return Ok(true);
+    }
     let any: IpAddr = match address {
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     };
-    let socket = match UdpSocket::bind((any, 0)) {
+    // The kernel calls this host from the address that is called, ...
+    let from = calls_from(any, address)?;
+    // (a loopback address calls nothing but this host)
+    if from.is_some_and(|from| from == address.ip().to_canonical() || from.is_loopback()) {
+        return Ok(true);
+    }
+    // ... but for an interface's further IPv4 addresses, which it calls from the first one. Only who has an address may call from it.
+    match address {
+        SocketAddr::V4(_) => Ok(calls_from(address.ip(), address)? == Some(address.ip())),
+        SocketAddr::V6(_) => Ok(false),
+    }
+}
+
+/// The address that another one would be called from by whoever is bound to `local`; `None`: not from there.
+fn calls_from(local: IpAddr, address: SocketAddr) -> io::Result<Option<IpAddr>> {
+    let socket = match UdpSocket::bind((local, 0)) {
         Ok(socket) => socket,
-        // No IPv6 here: nothing can be connected to either.
+        // No such address here, or no IPv6: nothing can be connected to either.
         Err(e)
             if matches!(
                 e.kind(),
                 io::ErrorKind::Unsupported | io::ErrorKind::AddrNotAvailable
             ) =>
         {
-            return Ok(false);
+            return Ok(None);
         }
-        Err(e) if e.raw_os_error() == Some(nix::libc::EAFNOSUPPORT) => return Ok(false),
+        Err(e) if e.raw_os_error() == Some(nix::libc::EAFNOSUPPORT) => return Ok(None),
         Err(e) => return Err(e),
     };
     // There is no way to it: then it is not here.
     if socket.connect(address).is_err() {
-        return Ok(false);
+        return Ok(None);
     }
-    let from = socket.local_addr()?.ip().to_canonical();
-    // A loopback address calls nothing but this host.
-    Ok(from == address.ip().to_canonical() || from.is_loopback())
+    Ok(Some(socket.local_addr()?.ip().to_canonical()))
 }
 
-/// What an IPv6 address means that holds an IPv4 address: mapped, compatible, or translated (RFC 6052).
+/// What an IPv6 address means that holds an IPv4 address: mapped, compatible, translated (RFC 6052, 7915, 8215), or behind 6to4.
 fn plain(ip: IpAddr) -> IpAddr {
     let IpAddr::V6(v6) = ip else { return ip };
     let low = |v6: Ipv6Addr| Ipv4Addr::from(u128::from(v6) as u32);
     match v6.segments() {
-        [0, 0, 0, 0, 0, 0xffff, _, _] | [0x64, 0xff9b, 0, 0, 0, 0, _, _] => low(v6).into(),
+        [0, 0, 0, 0, 0, 0xffff, _, _]
+        | [0, 0, 0, 0, 0xffff, 0, _, _]
+        | [0x64, 0xff9b, 0, 0, 0, 0, _, _]
+        | [0x64, 0xff9b, 1, _, _, _, _, _] => low(v6).into(),
+        [0x2002, ..] => Ipv4Addr::from((u128::from(v6) >> 80) as u32).into(),
         [0, 0, 0, 0, 0, 0, high, _] if high != 0 => low(v6).into(),
         _ => ip,
     }
@@ -158,6 +178,9 @@ mod tests {
             ("::1", "this host itself"),
             ("::ffff:127.0.0.1", "this host itself"),
             ("64:ff9b::7f00:1", "this host itself"),
+            ("64:ff9b:1::7f00:1", "this host itself"),
+            ("::ffff:0:7f00:1", "this host itself"),
+            ("2002:7f00:1::", "this host itself"),
             ("0.0.0.0", "this host itself"),
             ("0.1.2.3", "this host itself"),
             ("::", "this host itself"),
@@ -235,5 +258,54 @@ mod tests {
         assert!(is_own(at("127.1.2.3")).unwrap());
         // For documentation alone (RFC 5737): on no host, whether there is a way to it or not.
         assert!(!is_own(at("203.0.113.7")).unwrap());
+    }
+
+    /// On a thread in a network of its own, with two addresses of one IPv4 network and two of an IPv6 one.
+    fn in_a_network_of_its_own(check: impl FnOnce() + Send + 'static) {
+        const ADDRESSES: [&str; 4] = ["10.9.0.4/31", "10.9.0.5/31", "fd00:9::5/64", "fd00:9::6/64"];
+        let ip = |args: &[&str]| std::process::Command::new("ip").args(args).status();
+        let thread = std::thread::spawn(move || {
+            if nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).is_err()
+                || !ip(&["link", "set", "lo", "up"]).is_ok_and(|status| status.success())
+            {
+                return eprintln!("skipped: no networks can be made here");
+            }
+            for address in ADDRESSES {
+                // What it prints about a host without IPv6 is told by `check`.
+                let _ = ip(&["address", "add", address, "dev", "lo"]);
+            }
+            // A way to all others, which a host with a name server has.
+            let _ = ip(&["route", "add", "default", "dev", "lo"]);
+            check();
+        });
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn all_addresses_of_an_interface_are_the_hosts_own_not_its_first_one_alone() {
+        in_a_network_of_its_own(|| {
+            for address in ["10.9.0.4", "10.9.0.5", "::ffff:10.9.0.5", "64:ff9b::a09:5"] {
+                assert!(is_own(at(address)).unwrap(), "{address}");
+            }
+            for address in ["10.9.0.7", "64:ff9b::a09:7", "203.0.113.7"] {
+                assert!(!is_own(at(address)).unwrap(), "{address}");
+            }
+            // Hosts that take over others' addresses let everybody bind what is not theirs.
+            std::fs::write("/proc/sys/net/ipv4/ip_nonlocal_bind", "1").unwrap();
+            assert!(UdpSocket::bind("203.0.113.7:0").is_ok(), "the control");
+            assert!(!is_own(at("203.0.113.7")).unwrap());
+            assert!(is_own(at("10.9.0.5")).unwrap());
+        });
+    }
+
+    #[test]
+    fn so_are_all_of_its_ipv6_addresses() {
+        in_a_network_of_its_own(|| {
+            if UdpSocket::bind("[fd00:9::5]:0").is_ok() {
+                assert!(is_own(at("fd00:9::5")).unwrap());
+                assert!(is_own(at("fd00:9::6")).unwrap());
+                assert!(!is_own(at("fd00:9::7")).unwrap());
+            }
+        });
     }
 }

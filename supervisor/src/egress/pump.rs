@@ -15,7 +15,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 const PIECE: usize = 64 << 10;
 
 /// A connection of which one side has ended is kept for the other one's sake as long as that says something now and then.
-pub(super) const HALF_OPEN: Duration = Duration::from_secs(600);
+pub(crate) const HALF_OPEN: Duration = Duration::from_secs(600);
 
 thread_local! {
     /// What is on its way from one stream to another within one poll; what is left then is kept with the direction.
@@ -27,7 +27,7 @@ thread_local! {
 ///
 /// # Errors
 /// Those of reading and writing; `TimedOut` when one side has ended and the other said nothing for [`HALF_OPEN`].
-pub(super) async fn both_ways<A, B>(
+pub(crate) async fn both_ways<A, B>(
     inside: &mut A,
     outside: &mut B,
     count: impl Fn(bool, u64),

@@ -144,7 +144,9 @@ impl Known {
             }
             Err(error) => {
                 self.fresh_until = now + SHORTEST;
-                match self.last.is_ok() && self.good_until > now {
+                // Servers that say that there is no such host any more are believed (RFC 8767, section 4).
+                let silent = matches!(error, NameError::Unanswered(_));
+                match silent && self.last.is_ok() && self.good_until > now {
                     true => {
                         tracing::warn!(name, %error, "a name can't be looked up again; what it meant last is used for up to ten minutes");
                     }
@@ -266,6 +268,17 @@ mod tests {
         story.say(answer(4, 5));
         after(2).await;
         assert_eq!(story.last().await, Ok(4), "and when they are back, all is well");
+    }
+
+    #[tokio::test(flavor = "local", start_paused = true)]
+    async fn a_host_that_its_servers_say_is_gone_is_gone() {
+        for said in [NameError::Unknown, NameError::NoAddress] {
+            let story = story();
+            assert_eq!(story.last().await, Ok(1));
+            story.say(Err(said.clone()));
+            after(10).await;
+            assert_eq!(story.last().await, Err(said));
+        }
     }
 
     #[tokio::test(flavor = "local", start_paused = true)]

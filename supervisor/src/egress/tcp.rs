@@ -46,18 +46,12 @@ async fn forward(exit: &Exit, to: &Endpoint, mut inside: TcpStream) {
 mod tests {
     use std::time::Duration;
 
-    use funcd_sandbox::spec::InstanceId;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener as Listener;
 
-    use super::super::Settings;
-    use super::super::dial::Outside;
-    use super::super::metrics::Metrics;
-    use super::super::policy::Allowed;
+    use super::super::tests::exit;
     use super::*;
-    use crate::catalog::binding::{Binding, Host, Target};
-    use crate::catalog::manifest::Retry;
-    use crate::name::FunctionName;
+    use crate::catalog::binding::Host;
 
     /// A binding with so many places that leads to a listener, and where the function finds it.
     async fn bound(places: u32, everybody: usize) -> (Listener, std::net::SocketAddr) {
@@ -68,26 +62,7 @@ mod tests {
             port: address.port(),
             tls: false,
         };
-        let function = FunctionName::parse("hello").unwrap();
-        let settings = Settings {
-            allow: vec![Allowed::parse("127.0.0.1").unwrap()],
-            connections: everybody,
-            ..Settings::default()
-        };
-        let exit = Rc::new(Exit {
-            metrics: Metrics::new(&function, "db"),
-            function,
-            instance: InstanceId(1),
-            binding: Binding {
-                name: "db".to_owned(),
-                port: 1,
-                to: Target::Tcp(endpoint.clone()),
-                timeout: Duration::from_secs(20),
-                concurrency: places,
-                retry: Retry::Never,
-            },
-            outside: Rc::new(Outside::new(settings)),
-        });
+        let exit = exit(&endpoint, places, everybody);
         let inside = TcpListener::bind("127.0.0.1:0").unwrap();
         inside.set_nonblocking(true).unwrap();
         let found = inside.local_addr().unwrap();

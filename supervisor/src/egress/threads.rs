@@ -111,6 +111,10 @@ impl Egress {
         }
         let at = self.next.get() % started.len();
         self.next.set(at + 1);
+        // It could not begin, for want of descriptors perhaps: not all who come to it later are to go without.
+        if started[at].is_closed() {
+            started[at] = start(at, self.of_one(), Arc::clone(&self.shared))?;
+        }
         started[at]
             .send(seed)
             .map_err(|_| io::Error::other("it has ended"))

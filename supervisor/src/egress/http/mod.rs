@@ -1,6 +1,7 @@
 //! HTTP bindings: what is learnt of a target, connections to it, and which path of it is meant. How a call gets in, and is
 //! answered, is in [`crate::ingress::inside`].
 
+mod counted;
 pub mod guard;
 pub mod link;
 pub mod path;
@@ -10,12 +11,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::accept::NO_PLACE;
 use super::bound::Bound;
 use super::dial::DialError;
 use super::{Exit, accept};
 use crate::catalog::binding::{Endpoint, Target};
 use crate::function::instance::Instance;
 use crate::ingress::inside::{Dial, Inside, NoWire, Outlet};
+use counted::Counted;
 use link::Wire;
 
 /// How often idle connections are looked through.
@@ -30,10 +33,20 @@ pub(super) fn outlet(exit: &Rc<Exit>, bound: Arc<Bound>, instance: &Arc<Instance
     Outlet::new(bound, exit.binding.clone(), Arc::clone(instance), dial)
 }
 
+/// Ends what is left of a binding when it is no longer served.
+struct Served(Rc<Outlet>);
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
 /// Serves the binding for as long as it is polled.
 pub(super) async fn serve(exit: Rc<Exit>, outlet: Rc<Outlet>, inside: Inside, listener: TcpListener) {
     // Idle ones are kept by the function beside those that carry a call.
     let places = exit.binding.concurrency.saturating_mul(2).saturating_add(16);
+    let _served = Served(Rc::clone(&outlet));
     let connection = |stream, place| {
         let (outlet, inside) = (Rc::clone(&outlet), inside.clone());
         async move {
@@ -60,10 +73,19 @@ fn dial(exit: &Rc<Exit>, to: &Endpoint) -> Dial {
     Box::new(move |until| {
         let (exit, to) = (Rc::clone(&exit), to.clone());
         Box::pin(async move {
+            // Not only at the function's end: with HTTP/2 one connection there has many here, and idle ones outlive it.
+            let Some(place) = exit.outside.place(&exit.share) else {
+                exit.metrics.failed("descriptors");
+                return Err(NoWire::Host(NO_PLACE.to_owned()));
+            };
             match exit.outside.connect(&to, until).await {
                 Ok(stream) => {
                     exit.metrics.dialled();
-                    Ok(Box::new(stream) as Box<dyn Wire>)
+                    let counted = Counted {
+                        stream,
+                        _place: place,
+                    };
+                    Ok(Box::new(counted) as Box<dyn Wire>)
                 }
                 Err(error) => {
                     exit.metrics.failed(error.slug());
@@ -91,5 +113,55 @@ fn no_wire(error: &DialError) -> NoWire {
             NoWire::Host(text)
         }
         DialError::Connect { .. } => NoWire::Refused(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener as Listener;
+
+    use super::super::tests::{exit, exit_of};
+    use super::*;
+    use crate::catalog::binding::Host;
+
+    #[tokio::test(flavor = "local")]
+    async fn connections_to_targets_are_among_those_that_all_bindings_may_have() {
+        let target = Listener::bind("127.0.0.1:0").await.unwrap();
+        let address = target.local_addr().unwrap();
+        let endpoint = Endpoint {
+            host: Host::Address(address.ip()),
+            port: address.port(),
+            tls: false,
+        };
+        let dial = dial(&exit(&endpoint, 9, 1), &endpoint);
+        let until = || Instant::now() + Duration::from_secs(20);
+        let first = dial(until()).await.unwrap();
+        let Err(NoWire::Host(why)) = dial(until()).await else {
+            panic!("one more than there are places for");
+        };
+        assert!(why.contains("descriptors"), "{why}");
+        drop(first);
+        assert!(dial(until()).await.is_ok());
+    }
+
+    #[tokio::test(flavor = "local")]
+    async fn no_function_takes_the_places_of_all_others() {
+        let target = Listener::bind("127.0.0.1:0").await.unwrap();
+        let address = target.local_addr().unwrap();
+        let endpoint = Endpoint {
+            host: Host::Address(address.ip()),
+            port: address.port(),
+            tls: false,
+        };
+        let greedy = exit(&endpoint, 9, 4);
+        let outside = Rc::clone(&greedy.outside);
+        // Another instance of it has the same share.
+        let again = exit_of("hello", &endpoint, 9, Rc::clone(&outside));
+        let other = exit_of("other", &endpoint, 9, outside);
+        let [greedy, again, other] = [greedy, again, other].map(|exit| dial(&exit, &endpoint));
+        let until = || Instant::now() + Duration::from_secs(20);
+        let _kept = (greedy(until()).await.unwrap(), again(until()).await.unwrap());
+        assert!(greedy(until()).await.is_err() && again(until()).await.is_err());
+        assert!(other(until()).await.is_ok());
     }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::header::{HeaderMap, HeaderValue};
+use tokio::task::JoinSet;
 
 use super::super::body::Upload;
 use super::super::respond::{Kind, Problem};
@@ -63,6 +64,8 @@ pub struct Outlet {
     pub(super) pool: RefCell<Pool<Upload>>,
     pub(super) failures: Seldom,
     in_flight: Cell<u32>,
+    /// Connections that were handed over to another protocol.
+    tunnels: RefCell<JoinSet<()>>,
 }
 
 impl Outlet {
@@ -77,6 +80,7 @@ impl Outlet {
             pool: RefCell::new(Pool::new(binding.concurrency as usize)),
             failures: Seldom::of(FAILURES),
             in_flight: Cell::new(0),
+            tunnels: RefCell::default(),
             bound,
             binding,
             instance,
@@ -84,6 +88,18 @@ impl Outlet {
             host,
             base,
         })
+    }
+
+    /// Runs a tunnel until [`Outlet::end`].
+    pub(super) fn tunnel(&self, tunnel: impl Future<Output = ()> + 'static) {
+        let mut tunnels = self.tunnels.borrow_mut();
+        while tunnels.try_join_next().is_some() {}
+        tunnels.spawn_local(tunnel);
+    }
+
+    /// The instance has ended: so do its tunnels, whatever the other ends say.
+    pub fn end(&self) {
+        self.tunnels.borrow_mut().abort_all();
     }
 
     /// A place for one call.
@@ -168,8 +184,13 @@ fn host(endpoint: &Endpoint) -> HeaderValue {
 
 #[cfg(test)]
 mod tests {
+    use funcd_sandbox::spec::{Digest, Image, InstanceId};
+
     use super::*;
     use crate::catalog::binding::Host;
+    use crate::function::handle::Revision;
+    use crate::function::instance::Address;
+    use crate::name::{FunctionName, RevisionId};
 
     #[test]
     fn hosts_as_callers_write_them() {
@@ -189,5 +210,55 @@ mod tests {
             tls: true,
         };
         assert_eq!(self::host(&six), "[2001:db8::1]:8443");
+    }
+
+    #[tokio::test(flavor = "local")]
+    async fn a_tunnel_ends_with_its_instance_whatever_the_other_end_says() {
+        let to = Target::Http {
+            endpoint: Endpoint {
+                host: Host::Name("a.test".to_owned()),
+                port: 80,
+                tls: false,
+            },
+            base: String::new(),
+        };
+        let revision = Revision {
+            id: RevisionId(Digest([0; 32])),
+            artifact: Digest([0; 32]),
+            image: Image::Static,
+            wanted: crate::catalog::view::Wanted::default(),
+            manifest: Arc::new(crate::ingress::tests::manifest()),
+            manifest_text: String::new(),
+        };
+        let address = Address::Unix("/nowhere".into());
+        let instance = Arc::new(Instance::new(InstanceId(1), Arc::new(revision), address));
+        let function = FunctionName::parse("hello").unwrap();
+        let binding = Binding {
+            name: "chat".to_owned(),
+            port: 1,
+            to: to.clone(),
+            timeout: Duration::from_secs(5),
+            concurrency: 1,
+            retry: Retry::Never,
+        };
+        let nowhere: Dial = Box::new(|_| Box::pin(async { Err(NoWire::Host("no".to_owned())) }));
+        let bound = Bound::new(&function, "chat", &to);
+        let outlet = Outlet::new(bound, binding, instance, nowhere);
+        let place = outlet.enter().unwrap();
+        outlet.tunnel(async move {
+            let _place = place;
+            // The target never closes its end.
+            std::future::pending().await
+        });
+        for _ in 0..9 {
+            tokio::task::yield_now().await;
+        }
+        assert!(outlet.enter().is_err(), "it holds the only place");
+        assert_eq!(Rc::strong_count(&outlet), 2);
+        outlet.end();
+        while outlet.enter().is_err() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(Rc::strong_count(&outlet), 1, "nothing keeps the instance");
     }
 }
