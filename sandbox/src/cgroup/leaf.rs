@@ -101,8 +101,14 @@ impl Leaf {
         if self.ceiling == Some(ceiling) {
             return Ok(());
         }
-        let (memory, pids, cpu) = self.try_each(ceiling);
-        memory.and(pids).and(cpu)?;
+        let but_for_idle = |before: Ceiling| Ceiling {
+            cpu_idle: ceiling.cpu_idle,
+            ..before
+        };
+        if self.ceiling.map(but_for_idle) != Some(ceiling) {
+            let (memory, pids, cpu) = self.try_each(ceiling);
+            memory.and(pids).and(cpu)?;
+        }
         // A new leaf is as usual.
         if ceiling.cpu_idle != self.ceiling.is_some_and(|before| before.cpu_idle) {
             self.be_idle(ceiling.cpu_idle)?;

@@ -142,9 +142,15 @@ impl Launcher {
             cpu_idle: spec.limits.cpu_idle,
             pids: spec.limits.pids,
         };
-        let leaf = self
+        // A process that gets only the CPU that no other wants may take seconds for its first steps, which are waited for here: until
+        // they are taken it is as usual. Else bulk would keep everybody waiting who is to be started.
+        let at_first = Ceiling {
+            cpu_idle: false,
+            ..ceiling
+        };
+        let mut leaf = self
             .pool
-            .take(ceiling)
+            .take(at_first)
             .map_err(|e| Failed::new(Step::Cgroup, &e, "look at the limits in the function's manifest"))?;
         let confinement = self.confinement(&spec, &executable, identity, (grants, &leaf));
         match self.start(id, &spec, confinement, when) {
@@ -155,6 +161,8 @@ impl Launcher {
                     network,
                     ends,
                 } = started;
+                // Should the kernel refuse, it has the usual part: that is no reason to end it.
+                let _ = leaf.limit(ceiling);
                 // Its ends of the pipes go to the supervisor alone: they end with it, and with that the instance.
                 let mut stdout = Some(Rc::new(ends.stdout.0));
                 let with_supervisor = matches!(spec.socket, Socket::Pipes | Socket::Directory);

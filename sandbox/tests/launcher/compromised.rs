@@ -543,7 +543,7 @@ pub(super) fn no_clause_of_the_floor_gives_way(who: As) {
         ),
         ("memo", Box::new(|s| s.memo = vec![0; 24 * 1024 + 1])),
         ("port 0", Box::new(|s| s.socket = Socket::Port(0))),
-        ("more than 16 ports", Box::new(|s| s.ports = (1..=17).collect())),
+        ("more than 17 ports", Box::new(|s| s.ports = (1..=18).collect())),
         ("port 9001 can't", Box::new(|s| s.ports = vec![9001, 9001])),
         ("memory", Box::new(|s| s.limits.memory_bytes = u64::MAX)),
         ("memory", Box::new(|s| s.limits.memory_bytes = 0)),

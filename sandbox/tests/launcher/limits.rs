@@ -36,6 +36,47 @@ pub(super) fn usage_is_told(who: As) {
     host.stop();
 }
 
+/// The control is one beside it that is as usual.
+pub(super) fn one_that_gets_what_no_other_wants_does_once_it_runs(who: As) {
+    let (mut host, digest) = started(who);
+    let mut weight_of = |cpu_idle| {
+        let mut spec = host.spec(digest, &["serve"]);
+        spec.limits.cpu_idle = cpu_idle;
+        let function = host.launch(spec);
+        read_line(&function.stdout);
+        let groups = fs::read_to_string(format!("/proc/{}/cgroup", function.pid)).unwrap();
+        let read = |file: &str| {
+            let mut dirs = groups.lines().filter_map(|line| {
+                let (_, rest) = line.split_once(':')?;
+                let (controllers, path) = rest.split_once(':')?;
+                let root = match controllers.split(',').any(|one| one == "cpu") {
+                    true => "/sys/fs/cgroup/cpu",
+                    false if controllers.is_empty() => "/sys/fs/cgroup",
+                    false => return None,
+                };
+                Some(format!("{root}{path}/{file}"))
+            });
+            dirs.find_map(|path| fs::read_to_string(path).ok())
+                .map(|text| text.trim().to_owned())
+        };
+        let found = (read("cpu.idle"), read("cpu.weight").or(read("cpu.shares")));
+        assert_eq!(host.call(function.id), "hello\n");
+        found
+    };
+    let (bulk, usual) = (weight_of(true), weight_of(false));
+    if usual == (None, None) {
+        println!("skipped: its cgroup has no cpu controller");
+        return host.stop();
+    }
+    // Linux 5.15 has cpu.idle; before, the least weight comes nearest.
+    let is_least = |(idle, weight): &(Option<String>, Option<String>)| match idle {
+        Some(idle) => idle == "1",
+        None => matches!(weight.as_deref(), Some("1" | "2")),
+    };
+    assert!(is_least(&bulk) && !is_least(&usual), "{bulk:?} {usual:?}");
+    host.stop();
+}
+
 pub(super) fn a_stopped_process_is_seen_as_one(who: As) {
     let (mut host, digest) = started(who);
     let function = host.launch(host.spec(digest, &["serve"]));

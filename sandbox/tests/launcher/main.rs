@@ -248,6 +248,10 @@ fn run_tests() {
         ),
         ("usage_is_told", limits::usage_is_told),
         (
+            "one_that_gets_what_no_other_wants_does_once_it_runs",
+            limits::one_that_gets_what_no_other_wants_does_once_it_runs,
+        ),
+        (
             "a_stopped_process_is_seen_as_one",
             limits::a_stopped_process_is_seen_as_one,
         ),

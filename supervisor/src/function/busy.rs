@@ -75,6 +75,23 @@ struct Cpu {
 }
 
 impl Cpu {
+    /// Of the CPU: less is nothing that others leave.
+    const NOTHING: f64 = 0.05;
+
+    /// The same of a function that gets what no other wants: others come first, and use all or leave it the rest. Kept from the CPU it
+    /// uses next to none, and would seem to wait for something else.
+    fn utilisation_of_rest(&self, used: f64, quota: f64) -> f64 {
+        match self.rest() {
+            rest if rest > 0.0 => used / quota.min(used + rest).max(1e-3),
+            _ => 1.0,
+        }
+    }
+
+    /// What nobody uses; none, if it is hardly any.
+    fn rest(&self) -> f64 {
+        self.idle - Self::NOTHING * self.cores
+    }
+
     /// What part of the CPU that a function may use it uses: of its quota, or of what others leave it of the host. `used` and
     /// `quota` are its own, in cores.
     fn utilisation(&self, used: f64, quota: f64) -> f64 {
@@ -110,9 +127,14 @@ impl Control {
                 calm.push(name.clone());
                 continue;
             };
-            let utilisation = entry
-                .cores_used()
-                .map(|used| cpu.utilisation(used, entry.quota()));
+            let gets_the_rest = entry.gets_the_rest();
+            if gets_the_rest && cpu.rest() <= 0.0 {
+                entry.starved_at = Some(now);
+            }
+            let utilisation = entry.cores_used().map(|used| match gets_the_rest {
+                true => cpu.utilisation_of_rest(used, entry.quota()),
+                false => cpu.utilisation(used, entry.quota()),
+            });
             entry.tick_admission(utilisation, threshold);
             if entry.handle.admitted() > 0 {
                 *seen = now;
@@ -160,6 +182,12 @@ impl Entry {
         known
             .map(|slot| f64::from(slot.revision.manifest.limits.cpu_millis) / 1000.0)
             .sum()
+    }
+
+    /// Whether it gets only the CPU that no other function wants.
+    fn gets_the_rest(&self) -> bool {
+        let mut known = self.slots().iter().filter(|slot| slot.rate.is_some());
+        known.all(|slot| slot.revision.manifest.limits.cpu_idle)
     }
 
     /// Tells admission what has changed since the last time.
@@ -223,6 +251,27 @@ mod tests {
         assert_eq!(utilisation(1.0, 8.0, 0.0, 2.0, 2), 1.0);
         // All of the CPU is used by what is no function.
         assert!(utilisation(0.02, 1.0, 0.0, 0.02, 0) < 0.2);
+    }
+
+    #[test]
+    fn who_gets_the_rest_is_short_of_cpu_while_there_is_none() {
+        let of_rest = |used, idle| {
+            let cpu = Cpu {
+                cores: 2.0,
+                idle,
+                used: 2.0,
+                compete: 1,
+            };
+            (cpu.utilisation_of_rest(used, 1.0), cpu.utilisation(used, 1.0))
+        };
+        for used in [0.0, 0.005, 0.5] {
+            assert_eq!(of_rest(used, 0.0).0, 1.0, "{used}");
+        }
+        // The control: with the usual share it seems to wait for something else.
+        assert!(of_rest(0.005, 0.0).1 < 0.1);
+        // There is some, and it does not want it.
+        assert!(of_rest(0.005, 1.0).0 < 0.1);
+        assert_eq!(of_rest(0.5, f64::MAX).0, 0.5);
     }
 
     #[test]

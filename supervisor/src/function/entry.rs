@@ -57,6 +57,8 @@ pub(super) struct Entry {
     pub(super) last_exit: Option<Ended>,
     /// Which of its instances are worse than the others.
     pub(super) ejector: Ejector<InstanceId>,
+    /// When others last left it no CPU, if it gets only what they leave.
+    pub(super) starved_at: Option<Instant>,
     /// What was not told yet.
     pub(super) news: Vec<News>,
 }
@@ -87,6 +89,7 @@ impl Entry {
             rejected: None,
             last_exit: None,
             ejector: Ejector::default(),
+            starved_at: None,
             news: Vec::new(),
         }
     }

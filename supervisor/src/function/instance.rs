@@ -20,6 +20,7 @@ use super::handle::{Revision, ToControl};
 pub use super::pipes::{Directory, Duplex, Ends, Pipes};
 use super::serving::Serving;
 use super::tally::Tally;
+use crate::catalog::manifest::H2c;
 use crate::contract::lambda;
 
 /// One running process of a revision.
@@ -40,6 +41,8 @@ pub struct Instance {
     /// It has read a request.
     has_read: AtomicBool,
     answered: AtomicBool,
+    /// It has answered over HTTP/2.
+    answered_http2: AtomicBool,
     /// What it works on, if it has bindings: for the calls that it makes.
     pub serving: Serving,
     /// What requests to it came to.
@@ -75,6 +78,7 @@ impl Instance {
             fate: Notify::new(),
             has_read: AtomicBool::new(false),
             answered: AtomicBool::new(false),
+            answered_http2: AtomicBool::new(false),
             serving: Serving::default(),
             tally: Tally::default(),
             spoiled: AtomicBool::new(false),
@@ -203,6 +207,18 @@ impl Instance {
     /// Whether it is known to have taken a request in.
     pub fn has_read(&self) -> bool {
         self.has_read.load(Ordering::SeqCst)
+    }
+
+    /// A response head came over HTTP/2.
+    pub fn note_http2(&self) {
+        if !self.answered_http2.load(Ordering::Relaxed) {
+            self.answered_http2.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether it is known to speak HTTP/2: its manifest says so, or it did. Otherwise it is only a caller who says so.
+    pub fn speaks_http2(&self) -> bool {
+        self.revision.manifest.h2c == H2c::Always || self.answered_http2.load(Ordering::Relaxed)
     }
 
     /// Notes that a response head came; true the first time.

@@ -80,13 +80,16 @@ impl Entry {
         let Some(instance) = slot.instance.clone() else {
             return;
         };
+        let is_recent = |at: Instant| effects.now.saturating_duration_since(at) < LOOKS_APART;
         let age = |(then, _): &(Instant, Condition)| effects.now.saturating_duration_since(*then);
         let before = slot.looked.filter(|look| age(look) < LOOK_IS_OLD);
+        let is_starved = self.starved_at.is_some_and(is_recent);
         let throttled = before.is_some_and(|(_, before)| condition.throttled > before.throttled);
         let excuse = match (slot.state, condition) {
             (State::Ready, Condition { is_traced: true, .. }) => Some("a debugger traces it"),
             (State::Ready, Condition { is_stopped: true, .. }) => Some("it is stopped by a signal"),
             (State::Ready, _) if throttled => Some("its CPU limit holds it back"),
+            (State::Ready, _) if is_starved => Some("others use all of the CPU, and it gets what they leave"),
             (State::Ready, _) => None,
             // Whatever it did not answer, it is not what requests go to.
             (_, _) => return instance.tally.forgive(),

@@ -104,6 +104,22 @@ fn if_all_are_bad_none_is_replaced() {
 }
 
 #[test]
+fn one_that_others_leave_no_cpu_is_not_held_to_be_silent() {
+    let mut story = story(3);
+    for starved in [true, false] {
+        ends(&mut story, 1, 5, Outcome::Dropped);
+        sweep(&mut story);
+        let mut asked = Vec::new();
+        for _ in 0..3 {
+            story.entry.starved_at = starved.then(|| story.now + Duration::from_secs(1));
+            asked.extend(look(&mut story, 1, WELL));
+        }
+        let is_ended = asked.iter().any(|asked| asked.starts_with("terminate"));
+        assert_ne!(is_ended, starved, "{asked:?}");
+    }
+}
+
+#[test]
 fn silence_is_judged_by_two_looks() {
     let mut story = story(3);
     ends(&mut story, 1, 5, Outcome::Dropped);

@@ -95,6 +95,11 @@ pub(super) enum Line {
 }
 
 impl Line {
+    /// Whether HTTP/2 is spoken on it.
+    pub(super) fn is_http2(&self) -> bool {
+        matches!(self, Line::Shared { .. })
+    }
+
     /// Whether it has carried requests before, and may have ended since.
     pub(super) fn is_reused(&self) -> bool {
         match self {

@@ -136,15 +136,17 @@ pub(super) async fn forward(
         if let Address::Lambda(_) = instance.address {
             lambda::set_deadline(request.headers_mut(), terms.limit);
         }
+        let reused = line.is_reused();
         let underway = Underway {
             function,
             instance,
             watch,
             dispatched,
+            over_http2: line.is_http2(),
         };
-        let reused = line.is_reused();
         let sent = exchange::send(line, request, watch).await;
-        underway.end();
+        let over_http2 = underway.end();
+        let unanswered = |outcome, waited| blame(function, instance, over_http2, outcome, waited);
         // What ends without having read all that came, or having accepted the connection, resets it (unix(7)).
         if let Err(Broken::Died(gone)) = &sent
             && gone.has_read()
@@ -160,6 +162,9 @@ pub(super) async fn forward(
                 let took = head.saturating_duration_since(watch.complete_at(dispatched));
                 let took = (found == Start::Warm).then_some(took);
                 function.note_end(instance, admission::Outcome::Answered, took);
+                if over_http2 {
+                    instance.note_http2();
+                }
                 if instance.note_answer() {
                     function.tell(ToControl::Answered(instance.id));
                 }
@@ -188,7 +193,7 @@ pub(super) async fn forward(
             Broken::NotWritten(back) => {
                 record.borrow_mut().fails(Outcome::NotWritten);
                 if !reused {
-                    function.note_end(instance, admission::Outcome::Failed, None);
+                    unanswered(admission::Outcome::Failed, None);
                     if refusals == REFUSALS {
                         return Err(refused());
                     }
@@ -230,9 +235,9 @@ pub(super) async fn forward(
                     (false, false, true) => Outcome::Stale,
                     (false, false, false) => Outcome::Died,
                 });
-                function.note_end(instance, admission::Outcome::Failed, None);
+                let is_known = unanswered(admission::Outcome::Failed, None);
                 let problem = || died(&gone);
-                let Some(spare) = spare.filter(|_| !malformed) else {
+                let Some(spare) = spare.filter(|_| !malformed && (is_known || never_ran)) else {
                     return Err(problem());
                 };
                 if !never_ran {
@@ -263,7 +268,7 @@ pub(super) async fn forward(
                 record.borrow_mut().fails(Outcome::TooLate);
                 let outcome = terms.too_late(watch.is_uploading());
                 let waited = watch.unanswered_for(dispatched, Instant::now());
-                function.note_end(instance, outcome, waited);
+                unanswered(outcome, waited);
                 return Err(too_late());
             }
         }
@@ -277,21 +282,42 @@ struct Underway<'a> {
     instance: &'a Arc<Instance>,
     watch: &'a Watch,
     dispatched: Instant,
+    over_http2: bool,
 }
 
 impl Underway<'_> {
-    /// Its caller waited until here.
-    fn end(self) {
+    /// Its caller waited until here. Says whether it went over HTTP/2.
+    fn end(self) -> bool {
+        let over_http2 = self.over_http2;
         std::mem::forget(self);
+        over_http2
     }
 }
 
 impl Drop for Underway<'_> {
     fn drop(&mut self) {
         let waited = self.watch.unanswered_for(self.dispatched, Instant::now());
-        self.function
-            .note_end(self.instance, admission::Outcome::Abandoned, waited);
+        let outcome = admission::Outcome::Abandoned;
+        blame(self.function, self.instance, self.over_http2, outcome, waited);
     }
+}
+
+/// An attempt has no answer. Says whether that says something of the instance: not while it is only the caller who says, by the type
+/// of its body, that HTTP/2 is spoken there. Or any stranger could have functions of HTTP/1 refused to others, and their instances
+/// replaced.
+fn blame(
+    function: &Function,
+    instance: &Arc<Instance>,
+    over_http2: bool,
+    outcome: admission::Outcome,
+    waited: Option<Duration>,
+) -> bool {
+    let is_known = !over_http2 || instance.speaks_http2();
+    match is_known {
+        true => function.note_end(instance, outcome, waited),
+        false => function.note_end(instance, admission::Outcome::Abandoned, None),
+    }
+    is_known
 }
 
 /// An instance that was just refused by the only instance is still listed for a moment.

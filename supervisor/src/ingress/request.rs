@@ -222,6 +222,8 @@ fn pass_on(mut visit: Visit, answer: Answer, client: Option<OnUpgrade>, id: &Req
     let (mut parts, body) = response.into_parts();
     parts.version = Version::HTTP_11;
     headers::strip_response(&mut parts.headers, client.is_some());
+    // What answers in another type is not told in the way of gRPC that it broke off: it would seem to be complete.
+    visit.is_call &= grpc::is_call(&parts.headers);
     parts
         .headers
         .entry(ids::X_REQUEST_ID)

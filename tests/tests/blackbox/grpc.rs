@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use funcd_tests::artifacts::{example, example_file};
 use funcd_tests::host::Host;
+use funcd_tests::http::Request;
 use funcd_tests::need::Need;
 use funcd_tests::suite::Suite;
 use funcd_tests::{eventually, until};
@@ -28,6 +29,7 @@ pub(crate) fn register(suite: &mut Suite) {
         who_reads_nothing_harms_no_other_call,
         all_requests_with_h2c: CURL,
         one_that_speaks_http1_alone: CURL,
+        strangers_who_say_grpc_harm_no_function_of_http1,
         what_was_not_done_is_sent_again: CURL,
         bad_frames_end_in_a_clear_status: CURL,
         one_that_never_reads_keeps_nobody_waiting: CURL,
@@ -385,6 +387,38 @@ fn one_that_speaks_http1_alone() {
         !curl(&host, &grpc, "/old/").contains("grpc-status")
     });
     host.remove("old");
+}
+
+/// Named for the attack: any caller can say that it calls gRPC, and what a function of HTTP/1 makes of HTTP/2 is no answer. That says
+/// nothing of the function.
+fn strangers_who_say_grpc_harm_no_function_of_http1() {
+    let host = Host::start();
+    for (name, executable) in [("mute", "hello"), ("sour", "sour")] {
+        host.deploy(name, executable, "[scale]\nmin = 1\nmax = 1\n");
+        let target = format!("/{name}/");
+        host.wait_for(&target, "200", |answer| answer.status() == 200);
+        let before = host.instance(name).pid;
+        // Each of these many in a row would have been more than enough to have it replaced, or its callers refused.
+        for _ in 0..60 {
+            for method in ["GET", "POST"] {
+                let call = Request::new(method, &target).header("content-type", "application/grpc");
+                let answer = host.ask(&call);
+                assert!(answer.header("grpc-status").is_some(), "{answer:?}");
+            }
+        }
+        for _ in 0..20 {
+            assert_eq!(host.get(&target).status(), 200, "{}", host.log_tail());
+        }
+        assert_eq!(host.instance(name).pid, before, "{}", host.log_tail());
+    }
+    let metrics = host.admin_get("/metrics").text();
+    let shed = |line: &&str| line.starts_with("funcd_requests_shed_total") && line.contains("breaker");
+    let shed: Vec<_> = metrics.lines().filter(shed).collect();
+    assert!(shed.iter().all(|line| line.ends_with(" 0")), "{shed:?}");
+    let retried = metrics
+        .lines()
+        .find(|line| line.starts_with("funcd_request_retries_total"));
+    assert!(retried.is_none_or(|line| line.ends_with(" 0")), "{retried:?}");
 }
 
 fn what_was_not_done_is_sent_again() {
