@@ -109,6 +109,8 @@ pub(super) enum News {
     },
     /// A health request came to nothing because something else keeps the instance from answering.
     Excused { instance: InstanceId, why: &'static str },
+    /// An instance ended that nobody asked to; it is started again after so long.
+    Restarts { wait: Duration },
     /// It is not started again for so long.
     GaveUp {
         pause: Duration,
