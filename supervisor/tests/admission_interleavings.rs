@@ -20,6 +20,8 @@ mod admission {
     pub mod gate;
     #[path = "../src/admission/queue.rs"]
     pub mod queue;
+    #[path = "../src/admission/route.rs"]
+    pub mod route;
 
     mod sync {
         pub(super) use std::sync::Arc;
@@ -33,6 +35,7 @@ use admission::class::Class;
 use admission::door::{Door, Entered};
 use admission::gate::{Gate, Setting};
 use admission::queue::{Conditions, Facts, Order};
+use admission::route::RouteLimit;
 
 /// Runs of each story; each another interleaving.
 const RUNS: usize = 2_000;
@@ -185,6 +188,50 @@ fn never_two_in_one_place() {
                 })
                 .collect();
             visitors.into_iter().for_each(|visitor| visitor.join().unwrap());
+        },
+        RUNS,
+    );
+}
+
+/// Requests by a route of two places go and wait for the function's one place; callers vanish, a revision changes the limit:
+/// never more than the limit are inside, and all places are given back.
+#[test]
+fn a_route_never_has_more_than_its_places_and_gets_all_of_them_back() {
+    check_random(
+        || {
+            let (gate, door) = house(1);
+            let route = RouteLimit::new(2);
+            let inside = Arc::new(shuttle::sync::atomic::AtomicU32::new(0));
+            let order = shuttle::sync::atomic::Ordering::SeqCst;
+            let visitors: Vec<_> = (0..3)
+                .map(|n| {
+                    let (door, route, inside) = (Arc::clone(&door), Arc::clone(&route), Arc::clone(&inside));
+                    thread::spawn(move || {
+                        let Some(place) = route.enter() else { return };
+                        assert!(inside.fetch_add(1, order) < 2, "more than two are inside");
+                        let permit = match door.enter(&facts(), 1) {
+                            Entered::Go(permit) => permit,
+                            // Its caller vanishes while it waits.
+                            Entered::Wait(ticket) if n == 0 => {
+                                inside.fetch_sub(1, order);
+                                drop((ticket, place));
+                                return;
+                            }
+                            Entered::Wait(ticket) => block_on(ticket).expect("nobody is refused"),
+                            Entered::Shed(reason) => panic!("refused: {reason:?}"),
+                        };
+                        let permit = permit.with(Some(place));
+                        inside.fetch_sub(1, order);
+                        drop(permit);
+                    })
+                })
+                .collect();
+            // Another revision.
+            route.set(1);
+            visitors.into_iter().for_each(|visitor| visitor.join().unwrap());
+            assert_eq!((route.in_flight(), gate.in_flight()), (0, 0));
+            let place = route.enter();
+            assert!(place.is_some() && route.enter().is_none());
         },
         RUNS,
     );

@@ -36,6 +36,9 @@ pub(super) fn of_problem(kind: &str, name: &str) -> String {
             "if this lasts: more instances or places (`scale.max`, `scale.concurrency` in function.toml), or a faster function; \
              `funcd ps {name}` shows what its instances do"
         ),
+        "route-limit" => "raise `limit` of that `[[route]]` in function.toml, or make what it does cheaper; the function's other \
+                          routes are not affected"
+            .to_owned(),
         "deadline" => format!(
             "a longer timeout of the caller, or a faster function: `funcd ps {name} --json` shows what an answer usually takes"
         ),

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use super::gate::{Gate, Offer, Verdict, Verdicts};
 use super::queue::{Facts, Reason, TicketId};
+use super::route::RoutePlace;
 use super::sync::{Arc, Mutex};
 
 /// Where a waiter is told.
@@ -119,13 +120,22 @@ impl Door {
 #[must_use = "dropping it gives the place to the next"]
 pub struct Permit {
     door: Arc<Door>,
+    /// Given back right after it.
+    route: Option<RoutePlace>,
 }
 
 impl Permit {
     fn of(door: &Arc<Door>) -> Permit {
         Permit {
             door: Arc::clone(door),
+            route: None,
         }
+    }
+
+    /// The same, which also holds the place in its route.
+    pub fn with(mut self, route: Option<RoutePlace>) -> Permit {
+        self.route = route;
+        self
     }
 }
 

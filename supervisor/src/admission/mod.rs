@@ -71,6 +71,9 @@ pub mod latency;
 mod learnt;
 pub mod limit;
 pub mod queue;
+pub mod route;
+#[cfg(test)]
+mod route_tests;
 mod sync;
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};

@@ -38,17 +38,20 @@ pub enum Reason {
     Brownout,
     /// The function fails more than it answers: a part of the requests does not reach it.
     Breaker,
+    /// As many requests of its route are in flight as the manifest allows.
+    RouteLimit,
 }
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Reason; 6] = [
+    pub const ALL: [Reason; 7] = [
         Reason::QueueFull,
         Reason::Evicted,
         Reason::Waited,
         Reason::Deadline,
         Reason::Brownout,
         Reason::Breaker,
+        Reason::RouteLimit,
     ];
 
     /// The value of `x-funcd-shed`, and the metric's label.
@@ -60,6 +63,7 @@ impl Reason {
             Reason::Deadline => "deadline",
             Reason::Brownout => "brownout",
             Reason::Breaker => "breaker",
+            Reason::RouteLimit => "route-limit",
         }
     }
 }

@@ -178,6 +178,8 @@ pub struct RoutePattern {
     pub host: Option<String>,
     /// A path prefix that begins with `/`, matched by whole segments; not stripped.
     pub path: String,
+    /// Requests in flight by it, at most; `None`: as many as the function takes.
+    pub limit: Option<u32>,
 }
 
 /// How many instances, and when.

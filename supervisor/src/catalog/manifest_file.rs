@@ -56,6 +56,8 @@ pub struct RouteFile {
     pub host: Option<Spanned<String>>,
     /// The path prefix.
     pub path: Option<Spanned<String>>,
+    /// Requests in flight by it, at most.
+    pub limit: Option<Spanned<i64>>,
 }
 
 /// One `[bindings.NAME]`.

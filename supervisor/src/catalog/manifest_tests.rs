@@ -158,6 +158,7 @@ secrets = ["db.pem", "api-key", "db.pem"]
 [[route]]
 host = "Img.Example.com"
 path = "/thumbs/"
+limit = 2
 [[route]]
 host = "*.example.com"
 [scale]
@@ -209,10 +210,12 @@ degraded = ["P5", "cpu-limit", "memory-limit"]
             RoutePattern {
                 host: Some("img.example.com".into()),
                 path: "/thumbs".into(),
+                limit: Some(2),
             },
             RoutePattern {
                 host: Some("*.example.com".into()),
                 path: "/".into(),
+                limit: None,
             },
         ],
         scale: Scale {
@@ -371,9 +374,15 @@ fn refusals_say_where_and_why() {
         ("[[route]]\nhost = \"*\"", "\"*\" is not a host"),
         ("[[route]]\nhost = \"a.*.b\"", "is not a host"),
         ("[[route]]\nhost = \"\"", "is not a host"),
+        (
+            "[[route]]\npath = \"/a\"\nlimit = 0",
+            "0 requests of a route at once",
+        ),
+        ("[[route]]\npath = \"/a\"\nlimit = 65536", "it is 1 to 65535"),
+        ("[[route]]\nlimit = 1", "a route needs `host`, `path` or both"),
         ("[[route]]\n", "a route needs `host`, `path` or both"),
         (
-            "[[route]]\npath = \"/a\"\n[[route]]\npath = \"/a/\"",
+            "[[route]]\npath = \"/a\"\n[[route]]\npath = \"/a/\"\nlimit = 3",
             ":4:8: this route is there twice",
         ),
         (

@@ -30,6 +30,8 @@ pub(super) struct Busy {
     pub(super) at: Instant,
     /// Whose turn it is to be asked for its CPU time.
     turn: usize,
+    /// So many sweeps ask all of them.
+    turns: usize,
 }
 
 impl Busy {
@@ -38,6 +40,7 @@ impl Busy {
             functions: BTreeMap::new(),
             at: now,
             turn: 0,
+            turns: 1,
         }
     }
 
@@ -56,6 +59,7 @@ impl Busy {
 
     /// So many of `all`, other ones each time if they are too many.
     fn take_turns(&mut self, all: Vec<InstanceId>) -> Vec<InstanceId> {
+        self.turns = all.len().div_ceil(AT_ONCE).max(1);
         if all.len() <= AT_ONCE {
             return all;
         }
@@ -136,6 +140,7 @@ impl Control {
                 false => cpu.utilisation(used, entry.quota()),
             });
             entry.tick_admission(utilisation, threshold);
+            entry.age_rates(self.busy.turns);
             if entry.handle.admitted() > 0 {
                 *seen = now;
             } else {
@@ -154,11 +159,13 @@ impl Control {
             }
         }
         for name in calm {
-            let again = self
-                .entries
-                .get(&name)
-                .is_some_and(|entry| entry.handle.leave_alone());
+            let entry = self.entries.get_mut(&name);
+            let again = entry.as_ref().is_some_and(|entry| entry.handle.leave_alone());
             if !again {
+                // Nobody is asked for it any more: when it is looked at again, that was long ago.
+                if let Some(entry) = entry {
+                    entry.age_rates(0);
+                }
                 self.busy.functions.remove(&name);
             }
         }
@@ -172,7 +179,12 @@ impl Control {
 impl Entry {
     /// Cores that its instances used lately; `None`: not known.
     fn cores_used(&self) -> Option<f64> {
-        let known: Vec<f64> = self.slots().iter().filter_map(|slot| slot.rate).collect();
+        let known: Vec<f64> = self
+            .slots()
+            .iter()
+            .filter_map(|slot| slot.rate)
+            .map(|(cores, _)| cores)
+            .collect();
         (!known.is_empty()).then(|| known.iter().sum())
     }
 
@@ -194,8 +206,17 @@ impl Entry {
     pub(super) fn tick_admission(&mut self, utilisation: Option<f64>, threshold: u8) {
         self.tell_start();
         self.handle.tick(utilisation, threshold);
-        // What is not told anew by the next time is not known any more.
-        self.slots.iter_mut().for_each(|slot| slot.rate = None);
+    }
+
+    /// Another sweep looked at what its instances use. Each is told anew within so many: what was told before those, and one
+    /// more in case the answer was late, is not known any more. 0: nothing is.
+    fn age_rates(&mut self, turns: usize) {
+        for slot in &mut self.slots {
+            slot.rate = slot
+                .rate
+                .map(|(cores, sweeps)| (cores, sweeps + 1))
+                .filter(|(_, sweeps)| turns > 0 && *sweeps <= turns);
+        }
     }
 
     /// Tells admission what it can't see: whether an instance is being started, and what is in flight at instances that take no
@@ -224,6 +245,9 @@ impl Entry {
 
 #[cfg(test)]
 mod tests {
+    use funcd_sandbox::wire::Usage;
+
+    use super::super::entry_tests::{Story, revision};
     use super::*;
 
     fn utilisation(used: f64, quota: f64, idle: f64, all: f64, compete: usize) -> f64 {
@@ -288,5 +312,45 @@ mod tests {
         let second = busy.take_turns(all.clone());
         assert_eq!((first.len(), second[0]), (AT_ONCE, InstanceId(64)));
         assert!(all.iter().all(|id| first.contains(id) || second.contains(id)));
+    }
+
+    #[test]
+    fn what_is_told_holds_until_the_next_turn() {
+        let mut busy = Busy::new(Instant::now());
+        let revision = revision(1, |manifest| {
+            manifest.scale.min = 150;
+            manifest.scale.max = 150;
+        });
+        let mut story = Story::new(revision);
+        story.with(Entry::tick);
+        let all: Vec<InstanceId> = story.entry.slots().iter().filter_map(|slot| slot.id).collect();
+        assert_eq!(all.len(), 150);
+        let usage = |sweep: u64| Usage {
+            cpu_micros: sweep * 50_000,
+            ..Usage::default()
+        };
+        let mut sweep = |story: &mut Story, n: u64, answers: bool| {
+            story.now += TICK;
+            story.entry.age_rates(busy.turns);
+            for id in busy.take_turns(all.clone()).into_iter().filter(|_| answers) {
+                story.entry.note_usage(id, usage(n), story.now);
+            }
+        };
+        // Twice each, for a rate.
+        for n in 1..=6 {
+            sweep(&mut story, n, true);
+        }
+        for n in 7..20 {
+            sweep(&mut story, n, true);
+            let used = story.entry.cores_used().unwrap();
+            assert!((used - 75.0).abs() < 1.0, "half a core each: {used}");
+            assert_eq!(story.entry.quota(), 150.0);
+        }
+        // Nobody answers any more.
+        for n in 20..24 {
+            assert!(story.entry.cores_used().is_some());
+            sweep(&mut story, n, false);
+        }
+        assert_eq!(story.entry.cores_used(), None);
     }
 }

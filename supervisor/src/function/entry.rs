@@ -323,11 +323,18 @@ impl Entry {
                     others_serve,
                 };
                 let after = generation.backoff.after_exit(end, effects.now, effects.rng);
-                match after {
+                let after = match after {
                     // The others take theirs when their time has come.
                     AfterExit::Restart => self.may_restart(effects).map_or_else(AfterExit::Wait, |()| after),
                     AfterExit::Wait(_) | AfterExit::GiveUp(_) => after,
-                }
+                };
+                let wait = match after {
+                    AfterExit::Restart => Some(Duration::ZERO),
+                    AfterExit::Wait(until) => Some(until.saturating_duration_since(effects.now)),
+                    AfterExit::GiveUp(_) => None,
+                };
+                self.news.extend(wait.map(|wait| News::Restarts { wait }));
+                after
             }
             false => AfterExit::Restart,
         };

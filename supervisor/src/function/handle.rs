@@ -15,10 +15,12 @@ pub use super::entrance::Offered;
 use super::instance::Instance;
 use super::metrics::FunctionMetrics;
 use super::poison::{Poison, Print, Verdict};
+use super::routes::RouteLimits;
 use super::serving::Parent;
 use crate::admission::Outcome;
 use crate::admission::queue::Reason;
-use crate::catalog::manifest::Manifest;
+use crate::admission::route::RouteLimit;
+use crate::catalog::manifest::{Manifest, RoutePattern};
 use crate::catalog::view::Wanted;
 use crate::name::{FunctionName, RevisionId};
 
@@ -88,6 +90,7 @@ pub struct Function {
     control: mpsc::UnboundedSender<ToControl>,
     metrics: OnceLock<FunctionMetrics>,
     poison: Poison,
+    routes: RouteLimits,
 }
 
 /// What is live now: replaced as a whole by `control`.
@@ -145,7 +148,13 @@ impl Function {
             control,
             metrics: OnceLock::new(),
             poison: Poison::default(),
+            routes: RouteLimits::default(),
         })
+    }
+
+    /// The limit of each of these routes of its manifest, the same for all of its revisions; `None`: it has none.
+    pub fn route_limits(&self, patterns: &[RoutePattern]) -> Vec<Option<Arc<RouteLimit>>> {
+        self.routes.of(patterns)
     }
 
     /// What is live now.

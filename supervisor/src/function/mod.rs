@@ -33,6 +33,7 @@ mod rescale;
 #[cfg(test)]
 mod rescale_tests;
 pub mod room;
+mod routes;
 pub mod scale;
 pub mod serving;
 mod singles;

@@ -59,8 +59,9 @@ pub(super) struct Slot {
     pub(super) cpu: f64,
     /// Its CPU time, in microseconds, when that was looked at, and when.
     pub(super) surveyed_at: Option<(u64, Instant)>,
-    /// Cores that it used between the last two times that this was told; `None`: not told since admission looked last.
-    pub(super) rate: Option<f64>,
+    /// Cores that it used between the last two times that this was told, and how often admission looked since; `None`: not
+    /// known, or too long ago.
+    pub(super) rate: Option<(f64, usize)>,
     /// Its CPU time, in microseconds, when it was told last.
     pub(super) told: Option<(u64, Instant)>,
     /// When its launch was asked for.
@@ -108,6 +109,8 @@ pub(super) enum News {
     },
     /// A health request came to nothing because something else keeps the instance from answering.
     Excused { instance: InstanceId, why: &'static str },
+    /// An instance ended that nobody asked to; it is started again after so long.
+    Restarts { wait: Duration },
     /// It is not started again for so long.
     GaveUp {
         pause: Duration,

@@ -161,6 +161,10 @@ impl Report {
                     .increment(1);
                 tracing::info!(%function, %instance, reason = why, "it does not answer, and that is not held against it");
             }
+            News::Restarts { wait } => {
+                counter!(names::INSTANCE_RESTARTS_TOTAL, "function" => name.clone()).increment(1);
+                histogram!(names::RESTART_BACKOFF_SECONDS, "function" => name).record(wait);
+            }
             News::GaveUp {
                 pause,
                 reason,

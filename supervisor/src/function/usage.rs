@@ -22,7 +22,7 @@ impl Entry {
             };
             // Without a single microsecond it is not counted on this host.
             let counted = usage.cpu_micros > 0;
-            slot.rate = slot.told.filter(|_| counted).map(rate);
+            slot.rate = slot.told.filter(|_| counted).map(rate).map(|cores| (cores, 0));
             slot.told = Some((usage.cpu_micros, now));
             // That of a tenth of a second says little about how many instances are needed.
             match slot.surveyed_at {

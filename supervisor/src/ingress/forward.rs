@@ -26,6 +26,7 @@ use super::watch::Watch;
 use super::worker::Worker;
 use crate::admission;
 use crate::admission::door::{Permit, Ticket};
+use crate::admission::route::RoutePlace;
 use crate::catalog::manifest::Contract;
 use crate::contract::lambda::{self, Trouble};
 use crate::contract::{fdk, ironhttp};
@@ -53,7 +54,7 @@ pub(super) struct Answer {
 /// Waits for its turn, leases an instance, connects, sends, and waits until its deadline for the head.
 pub(super) async fn forward(
     function: &Arc<Function>,
-    offered: Offered,
+    (offered, place): (Offered, Option<RoutePlace>),
     mut request: Request<Upload>,
     (worker, watch, record): (&Worker, &Arc<Watch>, &RefCell<Record>),
     terms: &Terms,
@@ -67,6 +68,7 @@ pub(super) async fn forward(
             turn(function, ticket, record, terms).await.map_err(unavailable)?
         }
     };
+    let permit = permit.with(place);
     let contract = function.live().revision.manifest.contract;
     match contract {
         Contract::Stdio | Contract::Cgi => {

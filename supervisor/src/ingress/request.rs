@@ -97,6 +97,7 @@ async fn answer(
     if body.size_hint().lower() > body_limit {
         return Err(too_large(body_limit));
     }
+    let place = target.enter().map_err(Problem::shed)?;
     let offered = offer(visit, &target.function, (&parts.headers, caller.as_ref()), &terms)?;
     visit.watch().set(&visit.watch().head, terms.deadline);
 
@@ -141,7 +142,14 @@ async fn answer(
         .overhead
         .record(now.saturating_duration_since(visit.arrived()));
     visit.record().admit(now);
-    let answer = forward::forward(&target.function, offered, request, visit.on_its_way(), &terms).await?;
+    let answer = forward::forward(
+        &target.function,
+        (offered, place),
+        request,
+        visit.on_its_way(),
+        &terms,
+    )
+    .await?;
     let client = match (answer.response.status(), client) {
         (StatusCode::SWITCHING_PROTOCOLS, Some(client)) if switch => Some(client),
         (StatusCode::SWITCHING_PROTOCOLS, _) => {

@@ -120,6 +120,7 @@ fn shed_title(reason: Reason) -> &'static str {
         Reason::Deadline => "The answer would come too late",
         Reason::Brownout => "The host has more to do than it can",
         Reason::Breaker => "The function fails more than it answers",
+        Reason::RouteLimit => "Too many requests of this route are in flight",
     }
 }
 
@@ -143,6 +144,7 @@ pub(super) fn shed_detail(reason: Reason) -> &'static str {
         Reason::Breaker => {
             "the function fails more than it answers, so a part of the requests does not reach it"
         }
+        Reason::RouteLimit => "as many requests of this route are in flight as its limit allows",
     }
 }
 

@@ -10,6 +10,8 @@ use std::sync::Arc;
 
 use http::HeaderValue;
 
+use crate::admission::Reason;
+use crate::admission::route::{RouteLimit, RoutePlace};
 use crate::catalog::manifest::{Contract, RoutePattern};
 use crate::function::handle::Function;
 use crate::name::FunctionName;
@@ -34,6 +36,29 @@ pub struct Target {
     pub function: Arc<Function>,
     /// `X-Forwarded-Prefix`, when a prefix is stripped.
     pub(super) prefix: Option<HeaderValue>,
+    /// How many requests may be in flight by it; `None`: as many as the function takes.
+    limit: Option<Arc<RouteLimit>>,
+}
+
+impl Target {
+    fn of(function: &Arc<Function>) -> Target {
+        Target {
+            function: Arc::clone(function),
+            prefix: None,
+            limit: None,
+        }
+    }
+
+    /// A place for a request that came this way; `None`: it needs none.
+    ///
+    /// # Errors
+    /// [`Reason::RouteLimit`].
+    pub(super) fn enter(&self) -> Result<Option<RoutePlace>, Reason> {
+        let Some(limit) = &self.limit else {
+            return Ok(None);
+        };
+        limit.enter().map(Some).ok_or(Reason::RouteLimit)
+    }
 }
 
 /// Two functions that ask for the same route: the first by name has it.
@@ -78,26 +103,31 @@ impl Routes {
             if function.live().revision.manifest.contract == (Contract::Lambda { invoke: true }) {
                 routes.invoke(&function);
             }
-            let named = Arc::new(Target {
-                function: Arc::clone(&function),
-                prefix: None,
-            });
-            routes.named.insert(function.name.clone(), named);
+            let target = Arc::new(Target::of(&function));
+            routes.named.insert(function.name.clone(), Arc::clone(&target));
+            let limits = function.route_limits(&patterns);
             if patterns.is_empty() {
                 let prefix = HeaderValue::try_from(format!("/{}", function.name));
                 let prefix = Some(prefix.expect("a function's name is a valid header value"));
                 let name = function.name.clone();
-                routes
-                    .defaults
-                    .insert(name, Arc::new(Target { function, prefix }));
+                let target = Target {
+                    prefix,
+                    ..Target::of(&function)
+                };
+                routes.defaults.insert(name, Arc::new(target));
                 continue;
             }
-            let target = Arc::new(Target {
-                function,
-                prefix: None,
-            });
-            for pattern in patterns {
-                routes.add(&pattern, &target);
+            for (pattern, limit) in patterns.iter().zip(limits) {
+                match limit {
+                    None => routes.add(pattern, &target),
+                    limit => {
+                        let target = Target {
+                            limit,
+                            ..Target::of(&function)
+                        };
+                        routes.add(pattern, &Arc::new(target));
+                    }
+                }
             }
         }
         routes
@@ -108,12 +138,13 @@ impl Routes {
 
     /// Where the SDKs of AWS send events, by the function's name.
     fn invoke(&mut self, function: &Arc<Function>) {
-        let target = Arc::new(Target {
-            function: Arc::clone(function),
-            prefix: None,
-        });
-        let path = format!("/2015-03-31/functions/{}/invocations", function.name);
-        self.add(&RoutePattern { host: None, path }, &target);
+        let target = Arc::new(Target::of(function));
+        let pattern = RoutePattern {
+            host: None,
+            path: format!("/2015-03-31/functions/{}/invocations", function.name),
+            limit: None,
+        };
+        self.add(&pattern, &target);
     }
 
     fn add(&mut self, pattern: &RoutePattern, target: &Arc<Target>) {
@@ -266,6 +297,7 @@ mod tests {
         let pattern = |(host, path): &(Option<&str>, &str)| RoutePattern {
             host: host.map(str::to_owned),
             path: (*path).to_owned(),
+            limit: None,
         };
         (function, routes.iter().map(pattern).collect())
     }

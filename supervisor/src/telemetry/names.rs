@@ -97,6 +97,10 @@ pub const INSTANCE_STARTS_TOTAL: &str = "funcd_instance_starts_total";
 pub const INSTANCE_START_DURATION_SECONDS: &str = "funcd_instance_start_duration_seconds";
 /// Counter: ends of instances, by `function` and `reason` (the closed list of `Exit`).
 pub const INSTANCE_EXITS_TOTAL: &str = "funcd_instance_exits_total";
+/// Counter: instances that are started again after an end that nobody asked for, by `function`.
+pub const INSTANCE_RESTARTS_TOTAL: &str = "funcd_instance_restarts_total";
+/// Histogram, seconds: how long each of these is to wait, by `function`.
+pub const RESTART_BACKOFF_SECONDS: &str = "funcd_restart_backoff_seconds";
 /// Gauge: places of instances over all functions, by `state`.
 pub const INSTANCES: &str = "funcd_instances";
 /// Counter: instances that were replaced because of how they answered, by `function` and `reason` (`ejected`, `unresponsive`).
@@ -133,7 +137,7 @@ pub enum Kind {
 }
 
 /// Every metric: its name, what it is, and the line of help that goes with it.
-pub const ALL: [(&str, Kind, &str); 49] = [
+pub const ALL: [(&str, Kind, &str); 51] = [
     (
         INVOCATIONS_TOTAL,
         Kind::Counter,
@@ -234,6 +238,16 @@ pub const ALL: [(&str, Kind, &str); 49] = [
         INSTANCE_EXITS_TOTAL,
         Kind::Counter,
         "Ends of instances, by reason",
+    ),
+    (
+        INSTANCE_RESTARTS_TOTAL,
+        Kind::Counter,
+        "Instances that are started again after an end that nobody asked for",
+    ),
+    (
+        RESTART_BACKOFF_SECONDS,
+        Kind::Histogram,
+        "How long an instance that is started again is to wait",
     ),
     (
         EJECTIONS_TOTAL,

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use funcd::admission::Class;
 use funcd::admission::queue::Order;
-use funcd::catalog::manifest::{Manifest, Retry};
+use funcd::catalog::manifest::{Manifest, Retry, RoutePattern};
 use funcd::function::handle::ToControl;
 
 use crate::h2;
@@ -472,4 +472,68 @@ fn who_never_gets_into_the_listen_queue_is_too_late() {
     assert_problem(&host.get("/full"), 504, "start-timeout", "connection_timeout");
     let retries = metric("funcd_request_retries_total", "function=\"full\",result=\"sent\"");
     assert_eq!(retries, 0);
+}
+
+/// A manifest with a cheap and a costly route.
+fn costly(limit: Option<u32>) -> Manifest {
+    let mut costly = manifest();
+    costly.scale.concurrency = 8;
+    costly.routes = [("/", None), ("/report", limit)]
+        .map(|(path, limit)| RoutePattern {
+            host: None,
+            path: path.to_owned(),
+            limit,
+        })
+        .to_vec();
+    costly
+}
+
+#[test]
+fn a_costly_route_does_not_take_the_places_of_the_others() {
+    static GO: AtomicBool = AtomicBool::new(false);
+    let mut host = Host::new();
+    let (function, server) = host.serve("f", costly(Some(2)), |conn, head| {
+        if !head.contains("/report ") && !head.contains("/report/") {
+            return hello(conn, head);
+        }
+        // The head alone at once: a place is held until the end of the body.
+        let answered = conn.send("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n");
+        eventually("it may go on", || GO.load(Ordering::SeqCst));
+        answered && conn.send("hello")
+    });
+    let mut held: Vec<Caller> = (0..2).map(|_| ask(&host, "/report/of-today", "")).collect();
+    for caller in &mut held {
+        assert!(caller.head().unwrap().contains(" 200 "));
+    }
+    // Refused before its body is there, which never comes.
+    let mut third = host.caller();
+    third.send("POST /report HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\n\r\n");
+    let shed = third.head().unwrap();
+    assert!(shed.contains(" 503 "), "{shed}");
+    assert_eq!(field(&shed, "x-funcd-shed"), Some("route-limit"));
+    assert!(field(&shed, "retry-after").is_some());
+    assert_eq!(server.seen().len(), 2);
+    eventually("it is counted", || {
+        let labels = "function=\"f\",reason=\"route-limit\",class=\"degraded\"";
+        metric("funcd_requests_shed_total", labels) > 0
+    });
+    for path in ["/", "/reports", "/other"] {
+        assert!(ask(&host, path, "").rest().ends_with("hello"), "{path}");
+    }
+    // A caller who vanishes gives its place back; so does the end of an answer.
+    drop(held.pop());
+    eventually("the place of the one who left", || function.admitted() == 1);
+    let mut next = ask(&host, "/report", "");
+    assert!(next.head().unwrap().contains(" 200 "));
+    GO.store(true, Ordering::SeqCst);
+    assert!(next.rest().ends_with("hello"));
+    assert!(held.pop().unwrap().rest().ends_with("hello"));
+    eventually("all are free", || function.admitted() == 0);
+    for limit in function
+        .route_limits(&costly(Some(2)).routes)
+        .into_iter()
+        .flatten()
+    {
+        assert_eq!(limit.in_flight(), 0);
+    }
 }

@@ -35,6 +35,7 @@ fn a_sibling_is_called_on_the_way_of_every_request() {
     routed.routes = vec![funcd::catalog::manifest::RoutePattern {
         host: Some("only.example.com".to_owned()),
         path: "/only".to_owned(),
+        limit: None,
     }];
     let (_, sibling) = host.serve("b", routed, hello);
     let way = WayOut::open(&mut host, "a", manifest(), binding(to_function("b")), nowhere());

@@ -300,6 +300,9 @@ fn health_and_metrics_are_served() {
         404,
         "numbers only on TCP"
     );
+    // One that ends unasked, and is started again.
+    host.deploy("again", "crash", "");
+    host.ask(&Request::post("/again/?code=5", ""));
     let metrics = host.admin_get("/metrics").text();
     let requests = metrics.lines().find(|line| {
         line.starts_with("funcd_invocations_total{")
@@ -315,6 +318,9 @@ fn health_and_metrics_are_served() {
         "funcd_host_overload{cause=",
         "funcd_instance_start_duration_seconds_count{function=\"hello\",phase=\"ready\"}",
         "funcd_instance_starts_total{function=\"hello\",kind=\"new\"}",
+        "funcd_instance_exits_total{function=\"again\"",
+        "funcd_instance_restarts_total{function=\"again\"}",
+        "funcd_restart_backoff_seconds_count{function=\"again\"}",
         "funcd_instances{state=\"ready\"}",
         "funcd_invocation_duration_seconds_count{function=\"hello\"}",
         "funcd_invocations_in_flight{function=\"hello\"}",

@@ -18,6 +18,7 @@ pub(crate) fn register(suite: &mut Suite) {
         [
             an_instance_is_killed_again_and_again_and_no_get_fails,
             who_can_not_be_served_in_time_is_told_at_once,
+            a_costly_route_leaves_the_others_their_places,
             a_new_revision_is_not_held_up_by_what_the_old_one_still_does,
             the_answer_comes_within_the_time_that_its_caller_has,
             a_function_that_is_busy_is_limited_and_shown_so: &[Need::Property("cpu-limit")],
@@ -105,6 +106,51 @@ fn who_can_not_be_served_in_time_is_told_at_once() {
     let metrics = host.admin_get("/metrics").text();
     let line = "funcd_requests_shed_total{function=\"one\",reason=\"waited\",class=\"bulk\"} 1";
     assert!(metrics.contains(line), "{metrics}");
+}
+
+fn a_costly_route_leaves_the_others_their_places() {
+    let host = host();
+    let manifest = |n, limit| {
+        format!(
+            "env = {{ N = \"{n}\" }}\n[[route]]\npath = \"/shop\"\n[[route]]\npath = \"/shop/report\"\n{limit}\n\
+             [scale]\nmax = 1\nconcurrency = 4\n"
+        )
+    };
+    host.deploy("shop", "slow", &manifest(1, "limit = 1"));
+    host.get_ok("/shop/?ms=1");
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| host.get("/shop/report?ms=4000"));
+        wait_in_flight(&host, "shop", 1);
+        let request = Request::get("/shop/report?ms=1").header("x-request-id", "shed-route");
+        let shed = host.ask(&request);
+        assert_eq!(
+            (shed.status(), shed.header("x-funcd-shed")),
+            (503, Some("route-limit"))
+        );
+        assert!(shed.header("retry-after").is_some());
+        host.get_ok("/shop/?ms=1");
+        assert_eq!(first.join().expect("a caller").status(), 200);
+    });
+    host.get_ok("/shop/report?ms=1");
+    let told = host
+        .json(&["explain", "shed-route"])
+        .expect("it is remembered")
+        .to_string();
+    assert!(
+        told.contains("\"outcome\":\"shed\"") && told.contains("route-limit"),
+        "{told}"
+    );
+    let metrics = host.admin_get("/metrics").text();
+    let line = "funcd_requests_shed_total{function=\"shop\",reason=\"route-limit\",class=\"degraded\"} 1";
+    assert!(metrics.contains(line), "{metrics}");
+    // The control: without the limit both are answered.
+    host.deploy("shop", "slow", &manifest(2, ""));
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| host.get("/shop/report?ms=2000"));
+        wait_in_flight(&host, "shop", 1);
+        host.get_ok("/shop/report?ms=1");
+        assert_eq!(first.join().expect("a caller").status(), 200);
+    });
 }
 
 fn a_new_revision_is_not_held_up_by_what_the_old_one_still_does() {

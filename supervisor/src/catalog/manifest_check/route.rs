@@ -12,10 +12,11 @@ pub(super) fn routes(layers: Layers<'_>) -> Result<Vec<RoutePattern>, TypedError
     if found.value.len() > 64 {
         return Err(found.refuse("more than 64 routes", ""));
     }
-    let mut routes = Vec::new();
+    let mut routes: Vec<RoutePattern> = Vec::new();
     for typed in found.value {
         let route = route(&found, typed)?;
-        if routes.contains(&route) {
+        let same = |known: &RoutePattern| (&known.host, &known.path) == (&route.host, &route.path);
+        if routes.iter().any(same) {
             let part = typed.path.as_ref().or(typed.host.as_ref());
             let part = part.expect("a route without both is refused");
             return Err(found.part(part).refuse("this route is there twice", ""));
@@ -56,7 +57,22 @@ fn route(all: &Found<'_, Vec<RouteFile>>, typed: &RouteFile) -> Result<RoutePatt
             }
         }
     };
-    Ok(RoutePattern { host, path })
+    let limit = match &typed.limit {
+        None => None,
+        Some(limit) => match u16::try_from(*limit.get_ref()) {
+            Ok(places @ 1..) => Some(u32::from(places)),
+            _ => {
+                let message = format!(
+                    "{} requests of a route at once: it is 1 to 65535",
+                    limit.get_ref()
+                );
+                return Err(all
+                    .part(limit)
+                    .refuse(message, "1 to 65535; leave it out for none"));
+            }
+        },
+    };
+    Ok(RoutePattern { host, path, limit })
 }
 
 pub(super) fn host_refusal(host: &str) -> Option<&'static str> {
