@@ -7,9 +7,12 @@ use std::sync::{Arc, Mutex};
 use crate::admission::route::RouteLimit;
 use crate::catalog::manifest::RoutePattern;
 
+/// Host and path of a route.
+type Place = (Option<String>, String);
+
 /// By host and path.
 #[derive(Debug, Default)]
-pub(super) struct RouteLimits(Mutex<HashMap<(Option<String>, String), Arc<RouteLimit>>>);
+pub(super) struct RouteLimits(Mutex<HashMap<Place, Arc<RouteLimit>>>);
 
 impl RouteLimits {
     /// The limit of each of these routes, which are all that there are now; `None`: it has none.
