@@ -54,7 +54,8 @@ pub struct Limit {
     window_began: Instant,
     /// Fewer than [`Limit::SPARSE`] requests a second: medians say nothing.
     sparse: bool,
-    /// How many may be in flight until the next look, while there are so few or there is CPU to spare.
+    /// How many were in flight at the last look, and may be until the next one, while there are so few.
+    in_flight: f64,
     open: f64,
     /// It was slow for want of CPU once: what was learnt then holds after a rest too.
     strained: bool,
@@ -100,6 +101,7 @@ impl Limit {
             newest: 1.0,
             window_began: now,
             sparse: true,
+            in_flight: 0.0,
             open: first.max(f64::from(Self::BURST)),
             strained: false,
             gate: true,
@@ -131,9 +133,10 @@ impl Limit {
         self.newest = now;
     }
 
-    /// Takes how many are in flight, every [`Limit::SHORTEST`] while there are any: the limit of a function that is asked seldom, or that
-    /// has CPU to spare and was never short of it, is so many and a burst.
+    /// Takes how many are in flight, every [`Limit::SHORTEST`] while there are any: the limit of a function that is asked seldom is so many
+    /// and a burst; of one that has CPU to spare and was never short of it, so many and what it began with.
     pub fn look(&mut self, in_flight: u32) {
+        self.in_flight = f64::from(in_flight);
         self.open = (f64::from(in_flight) + f64::from(Self::BURST)).max(self.room(in_flight));
     }
 
@@ -247,18 +250,20 @@ impl Limit {
 
     /// How many may be in flight: never more than there are places, at least one for each instance.
     pub fn now(&self, places: Places) -> u32 {
-        let limit = match self.opens() {
-            true => self.open.max(self.value),
+        let limit = match self.sparse {
             // Each is so heavy that few are too many: what a new function begins with keeps every core busy.
-            false if self.sparse && self.is_heavy() => self.value.min(self.first),
-            false => self.value,
+            true if self.is_heavy() => self.value.min(self.first),
+            true if !self.strained => self.open.max(self.value),
+            // What comes while neighbours keep it from the CPU for a moment need not queue.
+            false if !self.strained && self.has_cpu() => self.value.max(self.in_flight + self.first),
+            _ => self.value,
         };
         (limit as u32).max(places.ready).min(places.total())
     }
 
-    /// Whether the CPU was never what is short, as far as is known: then who waits does so for the next [`Limit::look`] alone.
+    /// Whether who waits does so for the next [`Limit::look`] alone.
     pub fn opens(&self) -> bool {
-        !self.strained && (self.has_cpu() || self.sparse && !self.is_heavy())
+        self.sparse && !self.strained && !self.is_heavy()
     }
 
     fn is_heavy(&self) -> bool {
@@ -445,9 +450,10 @@ mod tests {
             limit.now(PLACES)
         };
         // When its neighbours keep it from the CPU for a moment, what comes meanwhile does not queue.
-        assert_eq!(quick(&mut limit, 0.1), 2 + Limit::BURST);
+        limit.value = 4.0;
+        assert_eq!(quick(&mut limit, 0.7), 10);
         // Until it is what is short.
-        assert!(quick(&mut limit, 0.9) < 30);
+        assert!(quick(&mut limit, 0.9) < 6);
     }
 
     #[test]
