@@ -25,7 +25,7 @@ pub(crate) fn register(suite: &mut Suite) {
         own_errors_are_told_as_a_status_of_grpc,
         who_leaves_ends_the_call,
         a_killed_instance_is_told_and_no_call_is_made_twice,
-        many_calls_share_few_connections,
+        many_calls_share_few_connections: &[Need::Root],
         who_reads_nothing_harms_no_other_call,
         all_requests_with_h2c: CURL,
         one_that_speaks_http1_alone: CURL,
