@@ -122,7 +122,7 @@ fn port_functions_start_stop_and_come_back() {
         (Some("/there"), Some("/py"))
     );
     host.wait_idle("py");
-    assert_eq!(host.get("/py/again").status(), 200);
+    host.wait_for("/py/again", "200", |answer| answer.status() == 200);
 }
 
 /// Copies a folder with its files and folders.
