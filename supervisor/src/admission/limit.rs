@@ -193,7 +193,7 @@ impl Limit {
             return;
         };
         let least = self.least(p50, now);
-        if missed > 0 {
+        if is_dropped {
             return;
         }
         if f64::from(window.max_in_flight) < self.value / 2.0 {
@@ -203,6 +203,10 @@ impl Limit {
             false => 1.0,
             true => (Self::TOLERANCE * least.as_secs_f64() / p50.as_secs_f64().max(1e-9)).clamp(0.5, 1.0),
         };
+        // Callers leave: no reason to let more in, nor to go on letting in as many as made the others slow.
+        if missed > 0 && gradient == 1.0 {
+            return;
+        }
         self.strained |= gradient < 1.0;
         let root = self.value.sqrt();
         let headroom = match gradient == 1.0 {
@@ -474,6 +478,34 @@ mod tests {
         assert_eq!(limit.now(PLACES), 400);
         (0..10).for_each(|_| limit.utilisation(1.0));
         assert_eq!(limit.now(PLACES), 8);
+    }
+
+    #[test]
+    fn that_some_leave_does_not_keep_it_from_falling() {
+        let mut now = Instant::now();
+        let mut limit = strained(&mut now);
+        limit.value = 300.0;
+        let slow = Window {
+            p50: Some(millis(200)),
+            samples: 50,
+            dropped: 0,
+            left: 20,
+            max_in_flight: 245,
+            in_flight: 245,
+        };
+        for _ in 0..20 {
+            now += millis(100);
+            limit.utilisation(1.0);
+            limit.close(
+                &Window {
+                    max_in_flight: limit.learnt() as u32,
+                    ..slow
+                },
+                PLACES,
+                now,
+            );
+        }
+        assert!(limit.learnt() < 100.0, "{}", limit.learnt());
     }
 
     #[test]
