@@ -474,7 +474,7 @@ fn bad_frames_end_in_a_clear_status() {
         .output()
         .unwrap();
     assert!(!cut.status.success(), "{cut:?}");
-    frames(&host, "mute", "mute", "[request]\ntimeout = \"300ms\"\n");
+    frames(&host, "mute", "mute", "[request]\ntimeout = \"1s\"\n");
     let answer = curl(&host, &[], "/mute/");
     assert!(
         answer.starts_with("HTTP/1.1 504 ") && answer.contains("response-timeout"),

@@ -5,7 +5,7 @@
 //! - `leave`: the first connection, the third and so on end with a GOAWAY that says that nothing was done; others are answered.
 //! - `half`: a head, a part of the body, then GOAWAY with an error, and the end.
 //! - `untold`: a call of gRPC is answered without trailers.
-//! - `pings`, `settings`: sends those without end.
+//! - `pings`, `settings`: sends those without end, and reads the answers.
 //! - `deaf`: never reads after the first frames.
 //! - `mute`: reads, and never says a word.
 //! - `well`: answers each stream.
@@ -63,6 +63,17 @@ fn answer(to: &UnixStream, stream: u32) -> io::Result<()> {
     write(to, HEADERS, END_HEADERS | END_STREAM, stream, TRAILERS)
 }
 
+/// Sends a frame without end. Reads all the while: when the answers no longer fit into the socket, the other end would
+/// wait with its reading too, and this would be one more that is deaf.
+fn flood(stream: &UnixStream, kind: u8, payload: &[u8]) -> io::Result<()> {
+    thread::scope(|scope| {
+        scope.spawn(|| io::copy(&mut &*stream, &mut io::sink()));
+        loop {
+            write(stream, kind, 0, 0, payload)?;
+        }
+    })
+}
+
 fn converse(stream: UnixStream, how: &str) -> io::Result<()> {
     let connection = CONNECTIONS.fetch_add(1, SeqCst);
     (&stream).read_exact(&mut [0; 24])?;
@@ -94,12 +105,8 @@ fn converse(stream: UnixStream, how: &str) -> io::Result<()> {
                 write(&stream, HEADERS, END_HEADERS, id, HEAD)?;
                 write(&stream, DATA, END_STREAM, id, &[0; 5])?;
             }
-            (HEADERS, "pings") => loop {
-                write(&stream, PING, 0, 0, &[0; 8])?;
-            },
-            (HEADERS, "settings") => loop {
-                write(&stream, SETTINGS, 0, 0, &[])?;
-            },
+            (HEADERS, "pings") => return flood(&stream, PING, &[0; 8]),
+            (HEADERS, "settings") => return flood(&stream, SETTINGS, &[]),
             (HEADERS, "deaf") => loop {
                 thread::park();
             },
