@@ -253,7 +253,10 @@ fn a_queue_that_evictions_keep_short_is_overloaded() {
     }
     // Within the first 100 ms all that can't stay wait first; then nobody does.
     assert_eq!(evicted[0], (0, 190));
-    assert!(evicted[3..].iter().all(|(_, evicted)| *evicted <= 2), "{evicted:?}");
+    assert!(
+        evicted[3..].iter().all(|(_, evicted)| *evicted <= 2),
+        "{evicted:?}"
+    );
 }
 
 #[test]
