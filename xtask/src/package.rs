@@ -146,7 +146,7 @@ fn debianize(stage: &Path, version: &str) -> Result<(), String> {
     )?;
     let of_package = doc.join("changelog.Debian");
     let text = format!(
-        "funcd ({version}) unstable; urgency=medium\n\n  * See changelog.gz.\n\n -- funcd <funcd@localhost>  {date}"
+        "funcd ({version}) unstable; urgency=medium\n\n  * See changelog.gz.\n\n -- funcd <funcd@users.noreply.github.com>  {date}"
     );
     fs::write(&of_package, text).failed("write", &of_package)?;
     compress(&of_package)?;
@@ -170,7 +170,7 @@ fn compress(path: &Path) -> Result<(), String> {
 
 fn control(version: &str, arch: &str, kibibytes: u64) -> String {
     format!(
-        "Package: funcd\nVersion: {version}\nArchitecture: {arch}\nMaintainer: funcd <funcd@localhost>\n\
+        "Package: funcd\nVersion: {version}\nArchitecture: {arch}\nMaintainer: funcd <funcd@users.noreply.github.com>\n\
          Installed-Size: {kibibytes}\nRecommends: ca-certificates\nSection: net\nPriority: optional\nHomepage: https://github.com/funcd/funcd\n\
          Description: serverless process-per-function host for bare Linux\n \
          An executable copied into a folder answers HTTP: started on the first request,\n \

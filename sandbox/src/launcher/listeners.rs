@@ -14,6 +14,7 @@ use nix::sys::socket::{
     setsockopt, socket, sockopt,
 };
 
+use super::activation::{self, Given};
 use super::{Host, LauncherError};
 
 /// Connections that wait to be accepted: as many as net.core.somaxconn allows.
@@ -30,7 +31,8 @@ pub(super) struct Listeners {
     pub(super) admin: OwnedFd,
     /// Metrics and health.
     pub(super) admin_tcp: Option<(OwnedFd, SocketAddr)>,
-    admin_path: PathBuf,
+    /// Nobody else's, so that it is removed at the end.
+    admin_path: Option<PathBuf>,
 }
 
 /// Binds all of them. After a crash the predecessor's supervisor, which dies with its launcher, may need a moment to let
@@ -39,10 +41,11 @@ pub(super) struct Listeners {
 /// # Errors
 /// The one that can't be bound.
 pub(super) fn bind_after(host: &Host, crash: bool) -> Result<Listeners, LauncherError> {
+    let given = activation::take()?;
     const TRIES: u32 = 50;
     let mut tries = if crash { TRIES } else { 0 };
     loop {
-        match bind_all(host) {
+        match bind_all(host, &given) {
             Err(LauncherError::Listen { source, .. })
                 if source.kind() == io::ErrorKind::AddrInUse && tries > 0 =>
             {
@@ -54,10 +57,12 @@ pub(super) fn bind_after(host: &Host, crash: bool) -> Result<Listeners, Launcher
     }
 }
 
-fn bind_all(host: &Host) -> Result<Listeners, LauncherError> {
-    let mut callers = Vec::new();
-    let mut addresses = Vec::new();
-    for &address in &host.listen {
+/// Binds what was not given; what was given stays so, as this may have to be tried again.
+fn bind_all(host: &Host, given: &Given) -> Result<Listeners, LauncherError> {
+    let dup = |source| LauncherError::Kernel { what: "dup", source };
+    let (mut callers, mut addresses) = activation::deal(&given.callers, host.workers.max(1)).map_err(dup)?;
+    let bound = if callers.is_empty() { &host.listen[..] } else { &[] };
+    for &address in bound {
         let refused = |source| LauncherError::Listen {
             address: address.to_string(),
             source,
@@ -72,9 +77,10 @@ fn bind_all(host: &Host) -> Result<Listeners, LauncherError> {
         }
         addresses.push(bound);
     }
-    let admin_tcp = match host.admin_listen {
-        None => None,
-        Some(address) => {
+    let admin_tcp = match (&given.admin_tcp, host.admin_listen) {
+        (Some((fd, address)), _) => Some((fd.try_clone().map_err(dup)?, *address)),
+        (None, None) => None,
+        (None, Some(address)) => {
             let refused = |source| LauncherError::Listen {
                 address: address.to_string(),
                 source,
@@ -84,23 +90,32 @@ fn bind_all(host: &Host) -> Result<Listeners, LauncherError> {
             Some((listener, bound))
         }
     };
-    let admin = bind_admin(&host.admin, host.supervisor).map_err(|source| LauncherError::Listen {
-        address: host.admin.display().to_string(),
-        source,
-    })?;
+    let (admin, admin_path) = match &given.admin {
+        Some(admin) => (admin.try_clone().map_err(dup)?, None),
+        None => {
+            let bound = bind_admin(&host.admin, host.supervisor);
+            let bound = bound.map_err(|source| LauncherError::Listen {
+                address: host.admin.display().to_string(),
+                source,
+            })?;
+            (bound, Some(host.admin.clone()))
+        }
+    };
     Ok(Listeners {
         callers,
         addresses,
         admin,
         admin_tcp,
-        admin_path: host.admin.clone(),
+        admin_path,
     })
 }
 
 impl Listeners {
-    /// Removes the admin API's socket from its folder.
+    /// Removes the admin API's socket from its folder, unless the service manager keeps it.
     pub(super) fn clear(&self) {
-        let _ = fs::remove_file(&self.admin_path);
+        if let Some(path) = &self.admin_path {
+            let _ = fs::remove_file(path);
+        }
     }
 }
 
@@ -137,7 +152,7 @@ fn tcp(address: SocketAddr, share: bool) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
-fn local(fd: &OwnedFd) -> io::Result<SocketAddr> {
+pub(super) fn local(fd: &OwnedFd) -> io::Result<SocketAddr> {
     let name: SockaddrStorage = getsockname(fd.as_raw_fd())?;
     let v4 = name.as_sockaddr_in().map(|v4| SocketAddr::V4((*v4).into()));
     let bound = v4.or_else(|| name.as_sockaddr_in6().map(|v6| SocketAddr::V6((*v6).into())));
