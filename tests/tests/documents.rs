@@ -164,3 +164,34 @@ fn a_unit_that_systemd_252_does_not_understand_would_be_seen() {
         assert!(said.contains("notify-whatever"), "{said}");
     }
 }
+
+#[test]
+fn the_security_score_that_operations_state_is_that_of_the_unit() {
+    let unit = root().join("systemd/funcd.service");
+    let analyze = |arguments: &[&str]| {
+        let mut command = std::process::Command::new("systemd-analyze");
+        let output = command
+            .args(arguments)
+            .arg(&unit)
+            .env("SYSTEMD_COLORS", "0")
+            .output()
+            .ok()?;
+        Some(String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let version = analyze(&["--version"]).unwrap_or_default();
+    // Each version has points of its own.
+    if !version.starts_with("systemd 252 ") {
+        eprintln!("skipped: the_security_score_that_operations_state_is_that_of_the_unit (not systemd 252)");
+        return;
+    }
+    let said = analyze(&["security", "--offline=true", "--no-pager"]).unwrap_or_default();
+    let score = said.split("Overall exposure level for funcd.service: ").nth(1);
+    let score = score
+        .and_then(|rest| rest.split(' ').next())
+        .expect("it ends with the score");
+    let operations = fs::read_to_string(root().join("docs/operations.md")).expect("it is in the checkout");
+    assert!(
+        operations.contains(&format!("(252) says **{score}**")),
+        "it is {score}"
+    );
+}

@@ -25,6 +25,9 @@ pub(crate) struct Package {
     /// The version [default: that of the executable]; how an upgrade is tested
     #[arg(long, value_name = "VERSION")]
     version: Option<String>,
+    /// How it is compressed: Debian 11 can't read zstd
+    #[arg(long, value_name = "HOW", default_value = "xz", value_parser = ["xz", "gzip", "none"])]
+    compress: String,
     /// The architecture [default: this machine's]
     #[arg(long, value_name = "ARCH")]
     arch: Option<String>,
@@ -103,10 +106,11 @@ impl Package {
         }
         set_modes_and_times(stage).failed("set the times of", stage)?;
         let deb = out.join(format!("funcd_{version}_{arch}.deb"));
-        // xz: Debian 11 can't read zstd. One thread: the bytes do not depend on the machine.
+        // One thread: the bytes do not depend on the machine.
         succeed(
             Command::new("dpkg-deb")
-                .args(["--root-owner-group", "-Zxz", "--threads-max=1", "--build"])
+                .args(["--root-owner-group", "--threads-max=1", "--build"])
+                .arg(format!("-Z{}", self.compress))
                 .arg(stage)
                 .arg(&deb)
                 .env("SOURCE_DATE_EPOCH", epoch().to_string())

@@ -31,8 +31,7 @@ pub(super) struct Listeners {
     pub(super) admin: OwnedFd,
     /// Metrics and health.
     pub(super) admin_tcp: Option<(OwnedFd, SocketAddr)>,
-    /// Nobody else's, so that it is removed at the end.
-    admin_path: Option<PathBuf>,
+    admin_path: PathBuf,
 }
 
 /// Binds all of them. After a crash the predecessor's supervisor, which dies with its launcher, may need a moment to let
@@ -90,31 +89,27 @@ fn bind_all(host: &Host, given: &Given) -> Result<Listeners, LauncherError> {
             Some((listener, bound))
         }
     };
-    let (admin, admin_path) = match &given.admin {
-        Some(admin) => (admin.try_clone().map_err(dup)?, None),
-        None => {
-            let bound = bind_admin(&host.admin, host.supervisor);
-            let bound = bound.map_err(|source| LauncherError::Listen {
-                address: host.admin.display().to_string(),
-                source,
-            })?;
-            (bound, Some(host.admin.clone()))
-        }
+    let admin = match &given.admin {
+        Some(admin) => admin.try_clone().map_err(dup)?,
+        None => bind_admin(&host.admin, host.supervisor).map_err(|source| LauncherError::Listen {
+            address: host.admin.display().to_string(),
+            source,
+        })?,
     };
     Ok(Listeners {
         callers,
         addresses,
         admin,
         admin_tcp,
-        admin_path,
+        admin_path: host.admin.clone(),
     })
 }
 
 impl Listeners {
     /// Removes the admin API's socket from its folder, unless the service manager keeps it.
     pub(super) fn clear(&self) {
-        if let Some(path) = &self.admin_path {
-            let _ = fs::remove_file(path);
+        if is_bound_here(&self.admin) {
+            let _ = fs::remove_file(&self.admin_path);
         }
     }
 }
@@ -204,6 +199,13 @@ fn bind_admin(path: &Path, supervisor: Option<(u32, u32)>) -> io::Result<OwnedFd
     Ok(fd)
 }
 
+/// Whether a Unix socket was bound by a launcher, which does it by way of a directory's descriptor; of another program it has
+/// a name of its own. Asked of the socket, as a launcher that took over from another has nothing else to go by.
+fn is_bound_here(fd: &OwnedFd) -> bool {
+    let name = getsockname::<UnixAddr>(fd.as_raw_fd());
+    name.is_ok_and(|name| name.path().is_some_and(|path| path.starts_with("/proc/self/fd")))
+}
+
 /// Removes a socket that nobody answers on, and nothing but a socket.
 fn remove_socket(path: &Path) -> io::Result<()> {
     use std::os::unix::fs::FileTypeExt;
@@ -243,7 +245,10 @@ mod tests {
             io::ErrorKind::AddrInUse
         );
         drop(first);
-        bind_admin(&path, None).unwrap();
+        let ours = bind_admin(&path, None).unwrap();
+        // What a service manager bound stays when this launcher ends.
+        let another = std::os::unix::net::UnixListener::bind(dir.path().join("a")).unwrap();
+        assert!(is_bound_here(&ours) && !is_bound_here(&another.into()));
         let file = dir.path().join("file");
         fs::write(&file, "").unwrap();
         assert_eq!(

@@ -25,6 +25,7 @@ mod guides;
 #[allow(dead_code, reason = "these tests need fewer of them")]
 mod h2;
 mod http;
+mod install;
 mod lambda;
 mod launcher;
 mod lifecycle;
@@ -51,6 +52,7 @@ fn main() -> std::process::ExitCode {
     deploy::register(&mut suite);
     lifecycle::register(&mut suite);
     http::register(&mut suite);
+    install::register(&mut suite);
     strangers::register(&mut suite);
     refusals::register(&mut suite);
     contract::register(&mut suite);
