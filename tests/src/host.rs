@@ -293,6 +293,7 @@ impl Host {
             arguments: Vec::new(),
             environment: Vec::new(),
             open_files: None,
+            given: None,
         }
         .start()
     }
