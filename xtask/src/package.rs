@@ -1,4 +1,4 @@
-//! `xtask package`: a Debian package of an executable that is there. What is in it comes from that executable itself
+//! `xtask package`: a Debian package, or an RPM, of an executable that is there. What is in it comes from that executable itself
 //! (`funcd install`), so that both ways to install give the same files. The same input gives the same bytes.
 
 use std::fs::{self, Permissions};
@@ -28,6 +28,9 @@ pub(crate) struct Package {
     /// How it is compressed: Debian 11 can't read zstd
     #[arg(long, value_name = "HOW", default_value = "xz", value_parser = ["xz", "gzip", "none"])]
     compress: String,
+    /// Build an RPM instead, with rpmbuild(8)
+    #[arg(long)]
+    rpm: bool,
     /// The architecture [default: this machine's]
     #[arg(long, value_name = "ARCH")]
     arch: Option<String>,
@@ -47,9 +50,9 @@ impl Package {
         let stage = out.join(".stage");
         let made = self.build(&stage, &out);
         let _ = fs::remove_dir_all(&stage);
-        let deb = made?;
-        let size = fs::metadata(&deb).failed("read", &deb)?.len();
-        println!("{} ({:.2} MB)", deb.display(), size as f64 / 1e6);
+        let package = made?;
+        let size = fs::metadata(&package).failed("read", &package)?.len();
+        println!("{} ({:.2} MB)", package.display(), size as f64 / 1e6);
         Ok(ExitCode::SUCCESS)
     }
 
@@ -69,11 +72,7 @@ impl Package {
             Some(version) => version.clone(),
             None => version_of(&binary)?,
         };
-        let arch = match self.arch.as_deref().unwrap_or(std::env::consts::ARCH) {
-            "x86_64" => "amd64",
-            "aarch64" => "arm64",
-            other => other,
-        };
+        let arch = self.arch.as_deref().unwrap_or(std::env::consts::ARCH);
         let _ = fs::remove_dir_all(stage);
         fs::create_dir_all(stage).failed("make", stage)?;
         succeed(
@@ -82,7 +81,20 @@ impl Package {
                 .arg(stage)
                 .stdout(Stdio::null()),
         )?;
-        debianize(stage, &version)?;
+        match self.rpm {
+            true => crate::rpm::build(stage, out, (&version, arch), &self.compress),
+            false => self.deb(stage, out, &version, arch),
+        }
+    }
+
+    /// Makes a Debian package of the files.
+    fn deb(&self, stage: &Path, out: &Path, version: &str, arch: &str) -> Result<PathBuf, String> {
+        let arch = match arch {
+            "x86_64" => "amd64",
+            "aarch64" => "arm64",
+            other => other,
+        };
+        debianize(stage, version)?;
         let files = files(stage).failed("read", stage)?;
         let control = stage.join("DEBIAN");
         fs::create_dir(&control).failed("make", &control)?;
@@ -94,7 +106,7 @@ impl Package {
             .iter()
             .map(|path| fs::metadata(path).map_or(0, |meta| meta.size()))
             .sum();
-        write("control", self::control(&version, arch, bytes.div_ceil(1024)))?;
+        write("control", self::control(version, arch, bytes.div_ceil(1024)))?;
         write("conffiles", "/etc/funcd/funcd.toml\n".to_owned())?;
         write("md5sums", md5sums(stage, &files)?)?;
         for script in SCRIPTS {
@@ -163,7 +175,8 @@ fn debianize(stage: &Path, version: &str) -> Result<(), String> {
     fs::write(&copyright, text).failed("write", &copyright)
 }
 
-fn compress(path: &Path) -> Result<(), String> {
+/// Compresses a file, always to the same bytes.
+pub(crate) fn compress(path: &Path) -> Result<(), String> {
     succeed(
         Command::new("gzip")
             .args(["-9", "--no-name", "--force"])
@@ -172,6 +185,7 @@ fn compress(path: &Path) -> Result<(), String> {
     .map(drop)
 }
 
+/// What dpkg(1) knows of the package.
 fn control(version: &str, arch: &str, kibibytes: u64) -> String {
     format!(
         "Package: funcd\nVersion: {version}\nArchitecture: {arch}\nMaintainer: funcd <funcd@users.noreply.github.com>\n\
@@ -183,7 +197,7 @@ fn control(version: &str, arch: &str, kibibytes: u64) -> String {
 }
 
 /// All files below a folder, sorted.
-fn files(below: &Path) -> io::Result<Vec<PathBuf>> {
+pub(crate) fn files(below: &Path) -> io::Result<Vec<PathBuf>> {
     let mut all = Vec::new();
     for entry in fs::read_dir(below)? {
         let path = entry?.path();
@@ -196,6 +210,7 @@ fn files(below: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(all)
 }
 
+/// What `dpkg --verify` compares with.
 fn md5sums(stage: &Path, files: &[PathBuf]) -> Result<String, String> {
     let relative = |path: &PathBuf| path.strip_prefix(stage).map(Path::to_owned).unwrap_or_default();
     // The operator's files may change.
@@ -204,7 +219,7 @@ fn md5sums(stage: &Path, files: &[PathBuf]) -> Result<String, String> {
 }
 
 /// Permissions whatever the umask was, and the one time of everything.
-fn set_modes_and_times(at: &Path) -> io::Result<()> {
+pub(crate) fn set_modes_and_times(at: &Path) -> io::Result<()> {
     let meta = fs::symlink_metadata(at)?;
     if meta.is_dir() {
         for entry in fs::read_dir(at)? {
