@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use funcd_sandbox::exit::Exit;
-use funcd_sandbox::spec::{Digest, Image, InstanceId};
+use funcd_sandbox::spec::InstanceId;
 use funcd_sandbox::wire::{Request, Usage};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
@@ -21,7 +21,7 @@ use super::starts::Bucket;
 use crate::admission::Class;
 use crate::admission::queue::Facts;
 use crate::catalog::manifest::{Defaults, Manifest, Scale};
-use crate::name::{FunctionName, RevisionId};
+use crate::name::FunctionName;
 
 /// What a request asks that waits as long as it takes.
 pub(super) fn patient() -> Facts {
@@ -60,15 +60,7 @@ pub(super) fn revision(n: u8, change: impl FnOnce(&mut Manifest)) -> Arc<Revisio
     };
     manifest.health.stop_within = Duration::from_secs(3);
     change(&mut manifest);
-    let artifact = Digest([n; 32]);
-    Arc::new(Revision {
-        id: RevisionId::of(artifact, ""),
-        artifact,
-        image: Image::Static,
-        wanted: crate::catalog::view::Wanted::default(),
-        manifest: Arc::new(manifest),
-        manifest_text: String::new(),
-    })
+    crate::ingress::tests::revision(n, manifest)
 }
 
 impl Story {

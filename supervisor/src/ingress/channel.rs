@@ -23,7 +23,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::client_io::PREFACE;
 use super::frames::{Frames, Verdict};
 use super::heard::Heard;
-use super::pool::BUFFER;
+use super::link::BUFFER;
 use crate::function::instance::Stream;
 
 /// Streams of one connection at once; beyond, there is another connection.

@@ -29,6 +29,7 @@ mod heard;
 mod ids;
 pub mod inside;
 mod inspect;
+mod link;
 mod listener;
 mod per_request;
 mod pool;
@@ -45,7 +46,7 @@ mod visit;
 mod watch;
 mod worker;
 
-pub(crate) use heard::Heard;
+pub use link::{Broken, Link};
 pub use route::{Conflict, Match, Routes, Target};
 pub use trust::BadNetwork;
 pub use worker::{Shared, Workers, spawn_workers};
