@@ -35,6 +35,7 @@ mod per_request;
 mod pool;
 mod received;
 mod request;
+mod resets;
 mod respond;
 mod route;
 mod suspect;
