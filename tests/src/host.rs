@@ -102,6 +102,15 @@ impl Host {
         &self.launcher
     }
 
+    /// What started it: the launcher itself, unless that was started [through](Plan::through) something else.
+    ///
+    /// # Panics
+    /// When that has ended.
+    pub fn starter(&self) -> Process {
+        let child = self.child.lock().unwrap_or_else(|poison| poison.into_inner());
+        Process::of(child.id() as i32).expect("it runs")
+    }
+
     /// The supervisor.
     #[track_caller]
     pub fn supervisor(&self) -> Process {
@@ -293,6 +302,7 @@ impl Host {
             arguments: Vec::new(),
             environment: Vec::new(),
             open_files: None,
+            through: Vec::new(),
         }
         .start()
     }
@@ -315,6 +325,15 @@ impl Host {
     fn stop(&self) -> Vec<String> {
         let belongings = self.belongings();
         let mut problems = Vec::new();
+        let pid = self
+            .child
+            .lock()
+            .unwrap_or_else(|poison| poison.into_inner())
+            .id();
+        // What would start it again is told first.
+        if let Some(starter) = Process::of(pid as i32).filter(|starter| *starter != self.launcher) {
+            starter.signal(Signal::SIGTERM);
+        }
         self.signal(Signal::SIGTERM);
         if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.wait_ended())).is_err() {
             problems.push(format!(

@@ -22,6 +22,8 @@ pub struct Plan {
     pub(crate) arguments: Vec<String>,
     pub(crate) environment: Vec<(String, String)>,
     pub(crate) open_files: Option<u64>,
+    /// The command that starts it, before its own; empty: nobody but the test.
+    pub(crate) through: Vec<String>,
 }
 
 impl Default for Plan {
@@ -54,6 +56,7 @@ impl Plan {
             arguments: Vec::new(),
             environment: Vec::new(),
             open_files: None,
+            through: Vec::new(),
         }
     }
 
@@ -82,6 +85,12 @@ impl Plan {
         self
     }
 
+    /// Started by a command that gets the host's own as its last arguments.
+    pub fn through(mut self, command: &[&str]) -> Plan {
+        self.through = command.iter().map(|&word| word.to_owned()).collect();
+        self
+    }
+
     /// The host's own folder: `functions`, `state`, `run`, `log`, and whatever a test puts there.
     pub fn path(&self) -> &Path {
         self.folder.path()
@@ -90,16 +99,20 @@ impl Plan {
     /// The command that starts it.
     fn command(&self) -> Command {
         let at = |name: &str| self.folder.path().join(name);
-        let mut command = match self.open_files {
+        let limit = self.open_files.map(|most| format!("--nofile={most}:{most}"));
+        let mut command = match (limit, self.through.split_first()) {
             // It executes what it is given: the pid stays.
-            Some(most) => {
+            (Some(limit), _) => {
                 let mut limited = Command::new("prlimit");
-                limited
-                    .arg(format!("--nofile={most}:{most}"))
-                    .arg(artifacts::funcd());
+                limited.arg(limit).arg(artifacts::funcd());
                 limited
             }
-            None => Command::new(artifacts::funcd()),
+            (None, Some((first, others))) => {
+                let mut starter = Command::new(first);
+                starter.args(others).arg(artifacts::funcd());
+                starter
+            }
+            (None, None) => Command::new(artifacts::funcd()),
         };
         command
             .env_clear()
@@ -142,7 +155,7 @@ impl Plan {
             .stderr(both)
             .spawn()
             .expect("funcd was built");
-        let launcher = Process::of(child.id() as i32).expect("it is a child that nobody has waited for");
+        let starter = Process::of(child.id() as i32).expect("it is a child that nobody has waited for");
         let path = self.folder.path().to_owned();
         let mut addresses = None;
         let ready = std::panic::AssertUnwindSafe(|| {
@@ -180,6 +193,10 @@ impl Plan {
             log()
         );
         let (http, admin_tcp) = addresses.expect("it was found before it was ready");
+        let launcher = match self.through.is_empty() {
+            true => starter,
+            false => launcher_of(&starter).expect("it is ready"),
+        };
         Host {
             folder: self.folder,
             child: Mutex::new(child),
@@ -202,6 +219,15 @@ impl Plan {
             .spawn();
         finished(child.expect("funcd was built"), "the host to refuse to start")
     }
+}
+
+/// The first process below another one that runs funcd.
+fn launcher_of(starter: &Process) -> Option<Process> {
+    let runs_funcd = |process: &Process| {
+        fs::read_link(format!("/proc/{}/exe", process.pid)).is_ok_and(|path| path == artifacts::funcd())
+    };
+    let itself = std::iter::once(starter.clone());
+    itself.chain(starter.descendants()).find(runs_funcd)
 }
 
 /// The output of a child that ends by itself; killed, and a panic, when it doesn't.
