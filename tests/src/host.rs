@@ -302,6 +302,7 @@ impl Host {
             arguments: Vec::new(),
             environment: Vec::new(),
             open_files: None,
+            given: None,
             through: Vec::new(),
         }
         .start()

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, Permissions};
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -22,6 +23,7 @@ pub struct Plan {
     pub(crate) arguments: Vec<String>,
     pub(crate) environment: Vec<(String, String)>,
     pub(crate) open_files: Option<u64>,
+    pub(crate) given: Option<(OwnedFd, String)>,
     /// The command that starts it, before its own; empty: nobody but the test.
     pub(crate) through: Vec<String>,
 }
@@ -56,6 +58,7 @@ impl Plan {
             arguments: Vec::new(),
             environment: Vec::new(),
             open_files: None,
+            given: None,
             through: Vec::new(),
         }
     }
@@ -91,13 +94,19 @@ impl Plan {
         self
     }
 
+    /// With a descriptor from a service manager, by this name.
+    pub fn given(mut self, fd: OwnedFd, name: &str) -> Plan {
+        self.given = Some((fd, name.to_owned()));
+        self
+    }
+
     /// The host's own folder: `functions`, `state`, `run`, `log`, and whatever a test puts there.
     pub fn path(&self) -> &Path {
         self.folder.path()
     }
 
     /// The command that starts it.
-    fn command(&self) -> Command {
+    fn command(&mut self) -> Command {
         let at = |name: &str| self.folder.path().join(name);
         let limit = self.open_files.map(|most| format!("--nofile={most}:{most}"));
         let mut command = match (limit, self.through.split_first()) {
@@ -114,6 +123,15 @@ impl Plan {
             }
             (None, None) => Command::new(artifacts::funcd()),
         };
+        let given = self.given.take();
+        if given.is_some() {
+            // A service manager in one line: descriptor 3, and the pid of who is meant.
+            const MANAGER: &str = r#"exec 3<&0 </dev/null; LISTEN_FDS=1 LISTEN_PID=$$ exec "$0" "$@""#;
+            let words = std::iter::once(command.get_program()).chain(command.get_args());
+            let mut manager = Command::new("/bin/sh");
+            manager.arg("-c").arg(MANAGER).args(words);
+            command = manager;
+        }
         command
             .env_clear()
             .env("PATH", "/usr/local/bin:/usr/bin:/bin")
@@ -138,6 +156,9 @@ impl Plan {
             command.args(["--degraded", property]);
         }
         command.args(&self.arguments).stdin(Stdio::null());
+        if let Some((fd, name)) = given {
+            command.env("LISTEN_FDNAMES", name).stdin(fd);
+        }
         command
     }
 
@@ -146,7 +167,7 @@ impl Plan {
     /// # Panics
     /// With its log, when it does not get ready.
     #[track_caller]
-    pub fn start(self) -> Host {
+    pub fn start(mut self) -> Host {
         let log = File::create(&self.log).expect("the folder is ours");
         let both = log.try_clone().expect("a descriptor is left");
         let mut child = self
@@ -211,7 +232,7 @@ impl Plan {
     /// # Panics
     /// When it can't be run, or goes on running.
     #[track_caller]
-    pub fn start_and_fail(self) -> Output {
+    pub fn start_and_fail(mut self) -> Output {
         let child = self
             .command()
             .stdout(Stdio::piped())

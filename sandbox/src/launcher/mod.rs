@@ -7,6 +7,7 @@
 //! end      kill every leaf, remove cgroups, sockets, run files
 //! ```
 
+mod activation;
 mod end;
 mod exits;
 mod failed;
@@ -15,6 +16,7 @@ mod handover;
 mod launch;
 mod listeners;
 mod network;
+mod notify;
 mod poll;
 mod request;
 mod secrets;
@@ -109,6 +111,19 @@ pub enum LauncherError {
         /// Why.
         source: io::Error,
     },
+    /// A descriptor that the service manager passed is of no use.
+    #[error(
+        "descriptor {number} ({name:?}) from the service manager can't be used: {why}; pass listening stream sockets: TCP for callers, \
+         one Unix socket for the admin API"
+    )]
+    Given {
+        /// Which one.
+        number: i32,
+        /// Its name in `LISTEN_FDNAMES`.
+        name: String,
+        /// Why.
+        why: String,
+    },
     /// The host's configuration can't work.
     #[error("{0}")]
     Config(String),
@@ -153,7 +168,7 @@ impl From<UidError> for LauncherError {
 }
 
 /// Runs the launcher until it is told to stop (SIGTERM, SIGINT). The process must have one thread, and its environment
-/// is the supervisor's, without `LD_*` and `LISTEN_*`.
+/// is the supervisor's, without `LD_*` and what is between the service manager and the launcher.
 ///
 /// Listeners are handed over address by address, one per worker: listener `i` belongs to worker `i % workers`.
 ///

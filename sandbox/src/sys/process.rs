@@ -170,6 +170,29 @@ pub(crate) fn inherited_socket(fd: RawFd) -> io::Result<OwnedFd> {
     Ok(super::own(fd))
 }
 
+/// A descriptor that this process was started with, above standard error; close-on-exec from now on. `None` when it was
+/// taken before.
+///
+/// # Errors
+/// `EBADF` when there is none.
+pub(crate) fn take_descriptor(fd: RawFd) -> io::Result<Option<OwnedFd>> {
+    use std::sync::Mutex;
+    static TAKEN: Mutex<Vec<RawFd>> = Mutex::new(Vec::new());
+    if fd <= libc::STDERR_FILENO {
+        return Err(io::Error::from_raw_os_error(libc::EBADF));
+    }
+    // SAFETY: fcntl with an integer argument; on a number that is no descriptor it fails.
+    if unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) } == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    let mut taken = TAKEN.lock().unwrap_or_else(|poison| poison.into_inner());
+    if taken.contains(&fd) {
+        return Ok(None);
+    }
+    taken.push(fd);
+    Ok(Some(super::own(fd)))
+}
+
 /// Whether systemd (or another manager) gave this cgroup directory away: xattr `user.delegate`, before systemd 251
 /// `trusted.delegate`, is `1`.
 pub(crate) fn is_delegated(dir: &Path) -> bool {

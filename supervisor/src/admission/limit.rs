@@ -155,7 +155,8 @@ impl Limit {
     /// u < .8:                       L = max(L, in flight · min(8, .8 ÷ u))
     /// most in flight < L/2:         hold
     /// else                          g = u < .8 ? 1 : clamp(1.5 b/s, .5, 1)
-    ///                               L = .8 L + .2 (L·g + √L·(g = 1 ? 1 : ½)), and with s ≤ 1.1 b, u ≥ .8: 1.2 L
+    ///                               L = .8 L + .2 (L·g + √L·(g = 1 ? 1 : ½)), and with s ≤ 1.1 b, u ≥ .8: 1.2 L;
+    ///                               once it was slow for want of CPU, with u < .8, L < 2 × what it began with: 1.2 L
     /// ```
     ///
     /// The first line: when half of what was let in comes too late for want of CPU, all of it soon does, and there is no median
@@ -165,7 +166,8 @@ impl Limit {
     /// as well as at most: when a load ends, u is of a moment with fewer. Growth by √L alone takes
     /// five seconds from 8 to what a function needs that waits for others, and refuses meanwhile for no reason. So it grows by a fifth
     /// also while the CPU is busy (others may be who use it) and answers are as quick as the quickest: one step too many shows
-    /// in the next window.
+    /// in the next window. And when an overload is over, until it is so high that an ordinary cluster of requests does not fill the queue
+    /// for long enough to be taken for the next one.
     pub fn close(&mut self, window: &Window, places: Places, now: Instant) {
         let age = now.saturating_duration_since(self.window_began).as_secs_f64();
         self.window_began = now;
@@ -211,6 +213,9 @@ impl Limit {
         let root = self.value.sqrt();
         let headroom = match gradient == 1.0 {
             true if self.is_saturated() && p50 <= least.mul_f64(Self::FLAT) => self.value.max(root),
+            true if self.strained && !self.is_saturated() && self.value < 2.0 * self.first => {
+                self.value.max(root)
+            }
             true => root,
             false => 0.5 * root,
         };
@@ -284,6 +289,7 @@ impl Limit {
         self.value
     }
 }
+
 #[cfg(test)]
 #[path = "limit_tests.rs"]
 mod tests;

@@ -197,6 +197,26 @@ fn that_some_leave_does_not_keep_it_from_falling() {
 }
 
 #[test]
+fn when_an_overload_is_over_it_is_twice_what_it_began_with_within_a_second() {
+    let mut now = Instant::now();
+    let mut limit = Limit::new(2.0, now);
+    windows(&mut limit, 20, 10, 1.0, &mut now);
+    windows(&mut limit, 100, 40, 1.0, &mut now);
+    assert!(limit.learnt() <= 8.0, "{}", limit.learnt());
+    // What is in flight at the ends of its windows would never have it grow by itself.
+    for _ in 0..10 {
+        now += millis(100);
+        limit.utilisation(0.7);
+        let window = Window {
+            in_flight: 1,
+            ..answered(12, limit.now(PLACES))
+        };
+        limit.close(&window, PLACES, now);
+    }
+    assert!((15.0..=32.0).contains(&limit.learnt()), "{}", limit.learnt());
+}
+
+#[test]
 fn with_busy_cpu_and_quick_answers_it_is_back_within_two_seconds() {
     let (mut now, mut limit) = (Instant::now(), Limit::new(4.0, Instant::now()));
     windows(&mut limit, 20, 50, 1.0, &mut now);

@@ -68,6 +68,13 @@ impl Gone {
         !self.is_malformed() && !matches!(self, Gone::Http2(Death::Reset(_)))
     }
 
+    /// The instance closed a connection of its own with something of the request unread (unix(7)): it did not end over this request.
+    pub(super) fn is_unread(&self) -> bool {
+        let Gone::Http1(error) = self else { return false };
+        let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<io::Error>());
+        cause.is_some_and(|cause| cause.kind() == io::ErrorKind::ConnectionReset)
+    }
+
     /// The instance had read all that was sent to it.
     pub(super) fn has_read(&self) -> bool {
         match self {
@@ -112,17 +119,29 @@ pub(super) struct Sent {
     pub(super) via: Via,
 }
 
-/// Finds or makes what this request is sent on. `certain`: it is known to be open, as far as the kernel knows.
+/// Which connections will do for a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// Any that is open as far as the runtime knows.
+    Open,
+    /// One that is open as far as the kernel knows, which costs a system call.
+    Certain,
+    /// One that has carried no other request before.
+    Fresh,
+}
+
+/// Finds or makes what this request is sent on.
 pub(super) async fn line(
     worker: &Worker,
     lease: &Lease,
     request: &Request<Upload>,
-    (certain, deadline): (bool, Instant),
+    (wanted, deadline): (Wanted, Instant),
     record: &RefCell<Record>,
 ) -> Result<Line, Problem> {
     let instance = lease.instance();
     let manifest = &instance.revision.manifest;
-    let keep = !manifest.takes_one_connection();
+    let keep = !manifest.takes_one_connection() && wanted != Wanted::Fresh;
+    let certain = wanted == Wanted::Certain;
     if goes_over_http2(manifest, request.headers()) {
         let make = async || {
             let stream = connect(lease, deadline).await?;

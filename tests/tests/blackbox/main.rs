@@ -25,6 +25,7 @@ mod guides;
 #[allow(dead_code, reason = "these tests need fewer of them")]
 mod h2;
 mod http;
+mod install;
 mod lambda;
 mod launcher;
 mod lifecycle;
@@ -39,6 +40,7 @@ mod runtimes;
 mod sandbox;
 mod scale;
 mod secrets;
+mod service;
 mod standby;
 mod strangers;
 mod streams;
@@ -52,6 +54,7 @@ fn main() -> std::process::ExitCode {
     deploy::register(&mut suite);
     lifecycle::register(&mut suite);
     http::register(&mut suite);
+    install::register(&mut suite);
     strangers::register(&mut suite);
     refusals::register(&mut suite);
     contract::register(&mut suite);
@@ -70,6 +73,7 @@ fn main() -> std::process::ExitCode {
     runtimes::register(&mut suite);
     sandbox::register(&mut suite);
     secrets::register(&mut suite);
+    service::register(&mut suite);
     standby::register(&mut suite);
     scale::register(&mut suite);
     overload::register(&mut suite);
