@@ -326,15 +326,14 @@ impl Host {
     fn stop(&self) -> Vec<String> {
         let belongings = self.belongings();
         let mut problems = Vec::new();
-        let pid = self
-            .child
-            .lock()
-            .unwrap_or_else(|poison| poison.into_inner())
-            .id();
+        let mut child = self.child.lock().unwrap_or_else(|poison| poison.into_inner());
         // What would start it again is told first.
-        if let Some(starter) = Process::of(pid as i32).filter(|starter| *starter != self.launcher) {
+        if let (Ok(None), Some(starter)) = (child.try_wait(), Process::of(child.id() as i32))
+            && starter != self.launcher
+        {
             starter.signal(Signal::SIGTERM);
         }
+        drop(child);
         self.signal(Signal::SIGTERM);
         if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.wait_ended())).is_err() {
             problems.push(format!(

@@ -100,8 +100,8 @@ fn what_the_kernel_kills_for_memory_is_counted() {
 
 fn the_cpu_time_of_a_process_for_each_request_is_counted() {
     let host = host();
-    // A tenth of a second of CPU, as `times` tells it, in the shell itself.
-    let script = "until [[ $(times | head -n 1) =~ 0m0\\.[1-9] ]]; do for ((i = 0; i < 5000; i++)); do :; done; done; echo done";
+    // Some tenths of a second on any machine.
+    let script = "for ((i = 0; i < 300000; i++)); do :; done; echo done";
     bash(&host, "works", script, "contract = \"stdio\"\n");
     let seconds = || {
         metric(
@@ -114,7 +114,7 @@ fn the_cpu_time_of_a_process_for_each_request_is_counted() {
     for n in 1..=3 {
         assert_eq!(host.get("/works/").status(), 200);
         eventually("it to be counted", || match seconds() {
-            Some(seconds) if seconds >= 0.1 * f64::from(n) => Ok(()),
+            Some(seconds) if seconds >= 0.05 * f64::from(n) => Ok(()),
             other => Err(format!("{other:?} after {n}")),
         });
     }
@@ -134,7 +134,7 @@ fn they_say_what_each_function_serves() {
         rest.split_once('"').unwrap().0.to_owned()
     };
     assert_eq!(served(), [""; 0]);
-    host.deploy("changes", "hello", "");
+    host.deploy("changes", "hello", "[limits]\npids = 61\n");
     let before = served();
     let [first] = before.as_slice() else {
         panic!("{before:?}")

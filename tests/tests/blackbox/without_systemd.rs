@@ -162,7 +162,6 @@ for dir in /sys/fs/cgroup/memory /sys/fs/cgroup/pids /sys/fs/cgroup/cpu /sys/fs/
     echo $$ > "$dir/$0/cgroup.procs"
 done
 exec unshare --cgroup --mount --pid --fork --mount-proc --kill-child sh -ec '
-v1=$(ls /sys/fs/cgroup)
 mount -t tmpfs none /sys/fs/cgroup
 for name in memory pids cpu cpuacct freezer; do
     mkdir "/sys/fs/cgroup/$name"
@@ -180,6 +179,10 @@ impl Drop for Cgroups {
     fn drop(&mut self) {
         for controller in ["memory", "pids", "cpu", "cpuacct", "freezer", "unified"] {
             let dir = Path::new("/sys/fs/cgroup").join(controller).join(&self.0);
+            if std::thread::panicking() {
+                let _ = std::fs::remove_dir(&dir);
+                continue;
+            }
             // What has ended in it may take a moment to be gone.
             until("its cgroup to be empty", || {
                 !dir.exists() || std::fs::remove_dir(&dir).is_ok()
