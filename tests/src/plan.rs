@@ -24,6 +24,8 @@ pub struct Plan {
     pub(crate) environment: Vec<(String, String)>,
     pub(crate) open_files: Option<u64>,
     pub(crate) given: Option<(OwnedFd, String)>,
+    /// The command that starts it, before its own; empty: nobody but the test.
+    pub(crate) through: Vec<String>,
 }
 
 impl Default for Plan {
@@ -57,6 +59,7 @@ impl Plan {
             environment: Vec::new(),
             open_files: None,
             given: None,
+            through: Vec::new(),
         }
     }
 
@@ -85,6 +88,12 @@ impl Plan {
         self
     }
 
+    /// Started by a command that gets the host's own as its last arguments.
+    pub fn through(mut self, command: &[&str]) -> Plan {
+        self.through = command.iter().map(|&word| word.to_owned()).collect();
+        self
+    }
+
     /// With a descriptor from a service manager, by this name.
     pub fn given(mut self, fd: OwnedFd, name: &str) -> Plan {
         self.given = Some((fd, name.to_owned()));
@@ -99,16 +108,20 @@ impl Plan {
     /// The command that starts it.
     fn command(&mut self) -> Command {
         let at = |name: &str| self.folder.path().join(name);
-        let mut command = match self.open_files {
+        let limit = self.open_files.map(|most| format!("--nofile={most}:{most}"));
+        let mut command = match (limit, self.through.split_first()) {
             // It executes what it is given: the pid stays.
-            Some(most) => {
+            (Some(limit), _) => {
                 let mut limited = Command::new("prlimit");
-                limited
-                    .arg(format!("--nofile={most}:{most}"))
-                    .arg(artifacts::funcd());
+                limited.arg(limit).arg(artifacts::funcd());
                 limited
             }
-            None => Command::new(artifacts::funcd()),
+            (None, Some((first, others))) => {
+                let mut starter = Command::new(first);
+                starter.args(others).arg(artifacts::funcd());
+                starter
+            }
+            (None, None) => Command::new(artifacts::funcd()),
         };
         let given = self.given.take();
         if given.is_some() {
@@ -163,7 +176,7 @@ impl Plan {
             .stderr(both)
             .spawn()
             .expect("funcd was built");
-        let launcher = Process::of(child.id() as i32).expect("it is a child that nobody has waited for");
+        let starter = Process::of(child.id() as i32).expect("it is a child that nobody has waited for");
         let path = self.folder.path().to_owned();
         let mut addresses = None;
         let ready = std::panic::AssertUnwindSafe(|| {
@@ -201,6 +214,10 @@ impl Plan {
             log()
         );
         let (http, admin_tcp) = addresses.expect("it was found before it was ready");
+        let launcher = match self.through.is_empty() {
+            true => starter,
+            false => launcher_of(&starter).expect("it is ready"),
+        };
         Host {
             folder: self.folder,
             child: Mutex::new(child),
@@ -223,6 +240,15 @@ impl Plan {
             .spawn();
         finished(child.expect("funcd was built"), "the host to refuse to start")
     }
+}
+
+/// The first process below another one that runs funcd.
+fn launcher_of(starter: &Process) -> Option<Process> {
+    let runs_funcd = |process: &Process| {
+        fs::read_link(format!("/proc/{}/exe", process.pid)).is_ok_and(|path| path == artifacts::funcd())
+    };
+    let itself = std::iter::once(starter.clone());
+    itself.chain(starter.descendants()).find(runs_funcd)
 }
 
 /// The output of a child that ends by itself; killed, and a panic, when it doesn't.

@@ -276,8 +276,8 @@ impl Launcher {
                 log(format_args!("{e}"));
             }
         } else if let Some(id) = self.usage.pop_front() {
-            if let Some(instance) = self.instances.get(&id) {
-                let usage = instance.sandbox.leaf().usage();
+            if let Some(instance) = self.instances.get_mut(&id) {
+                let usage = instance.sandbox.usage(Instant::now());
                 self.tell(&Event::Usage { id, usage }, Vec::new());
             }
         } else if let Some((ticket, state)) = self.copies.pop_front() {

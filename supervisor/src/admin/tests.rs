@@ -193,6 +193,7 @@ fn doctor() -> Doctor {
         landlock_abi: Some(7),
         cgroup: "hybrid".to_owned(),
         root: true,
+        systemd: false,
         properties: vec![PropertyView::new(&grade, &[Property::CpuLimit])],
     }
 }

@@ -2,11 +2,8 @@
 //! attempt.
 
 use std::cell::RefCell;
-use std::future::{Future, poll_fn};
 use std::io;
-use std::pin::pin;
 use std::rc::Rc;
-use std::task::Poll;
 use std::time::Instant;
 
 use http::header::{self, HeaderMap};
@@ -22,7 +19,7 @@ use super::respond::{Kind, Problem};
 use super::via::Via;
 use super::watch::Watch;
 use super::worker::Worker;
-use super::{channels, grpc};
+use super::{channels, grpc, link};
 use crate::catalog::manifest::{H2c, Manifest};
 use crate::contract;
 use crate::function::handle::Lease;
@@ -241,20 +238,11 @@ pub(super) async fn exchange(
     request: Request<Upload>,
     watch: &Watch,
 ) -> Result<Response<Incoming>, Broken> {
-    let mut head = pin!(upstream.sender.try_send_request(request));
-    poll_fn(|cx| {
-        let ended = upstream.poll(cx).is_ready();
-        match head.as_mut().poll(cx) {
-            Poll::Ready(Ok(response)) => Poll::Ready(Ok(response)),
-            Poll::Ready(Err(mut error)) => Poll::Ready(Err(match error.take_message() {
-                Some(request) => Broken::NotWritten(Box::new(request)),
-                None => Broken::Died(Gone::Http1(error.into_error())),
-            })),
-            Poll::Pending if watch.missed(&watch.head) => Poll::Ready(Err(Broken::TooLate)),
-            // hyper answers before it ends; but an instance must not be able to hang a request by proving it wrong.
-            Poll::Pending if ended => Poll::Ready(Err(Broken::Died(Gone::Unsaid))),
-            Poll::Pending => Poll::Pending,
-        }
+    let answer = upstream.exchange(request, || watch.missed(&watch.head)).await;
+    answer.map_err(|broken| match broken {
+        link::Broken::NotWritten(back) => Broken::NotWritten(back),
+        link::Broken::Died(None) => Broken::Died(Gone::Unsaid),
+        link::Broken::Died(Some(error)) => Broken::Died(Gone::Http1(error)),
+        link::Broken::TooLate => Broken::TooLate,
     })
-    .await
 }

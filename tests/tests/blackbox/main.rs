@@ -29,6 +29,7 @@ mod install;
 mod lambda;
 mod launcher;
 mod lifecycle;
+mod metrics;
 mod migrate;
 mod neighbours;
 mod overload;
@@ -44,6 +45,7 @@ mod standby;
 mod strangers;
 mod streams;
 mod websocket;
+mod without_systemd;
 
 use funcd_tests::suite::Suite;
 
@@ -66,6 +68,7 @@ fn main() -> std::process::ExitCode {
     lambda::register(&mut suite);
     bindings_http::register(&mut suite);
     programs::register(&mut suite);
+    metrics::register(&mut suite);
     migrate::register(&mut suite);
     runtimes::register(&mut suite);
     sandbox::register(&mut suite);
@@ -79,6 +82,7 @@ fn main() -> std::process::ExitCode {
     cli::register(&mut suite);
     explain::register(&mut suite);
     launcher::register(&mut suite);
+    without_systemd::register(&mut suite);
     examples::register(&mut suite);
     grading::register(&mut suite);
     guides::register(&mut suite);
