@@ -99,8 +99,6 @@ pub enum Request {
     },
     /// The supervisor has finished draining after [`Event::Shutdown`]: end everything.
     Goodbye,
-    /// The supervisor serves callers from now on.
-    Ready,
     /// Put the program that is now where this one was started from in its place. Answered by [`Event::Upgraded`], by the launcher
     /// that runs then.
     Upgrade {
@@ -114,6 +112,10 @@ pub enum Request {
         /// Which instance.
         id: InstanceId,
     },
+    /// The folder was read, and callers are accepted from now on.
+    Serving,
+    /// Answers [`Event::Pulse`].
+    Pulse,
 }
 
 /// What the launcher tells the supervisor.
@@ -232,6 +234,8 @@ pub enum Event {
         /// Which instance.
         id: InstanceId,
     },
+    /// Is there life? Answered by [`Request::Pulse`].
+    Pulse,
 }
 
 /// [`Exit`] as postcard can read it: its own form is made for JSON, tagged inside, which only self-describing formats can
@@ -271,7 +275,7 @@ pub struct Handover {
     /// Whether [`Request::Freeze`] works on this host.
     pub can_freeze: bool,
     /// Whether no other supervisor serves. If one does, leave to it what both would read or listen to, until [`Event::Alone`];
-    /// and say that you are [`Request::Ready`], or the other one stays.
+    /// and say that you are [`Request::Serving`], or the other one stays.
     pub alone: bool,
 }
 

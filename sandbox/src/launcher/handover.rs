@@ -184,6 +184,8 @@ impl Launcher {
             return;
         }
         let how = how(status);
+        self.notify
+            .interrupted("the supervisor ended; callers wait for the next one");
         let now = Instant::now();
         self.short_lives = if supervisor::was_short(ended.started, now) {
             self.short_lives.saturating_add(1)
@@ -226,6 +228,9 @@ impl Launcher {
         let supervisor = Supervisor::start(&self.host, tree, (self.generation, last_id))?;
         let watched = watch(&self.poll, &supervisor);
         self.supervisor = Some(supervisor);
+        if let Some(watchdog) = &mut self.notify.watchdog {
+            watchdog.afresh(Instant::now());
+        }
         if let Err(source) = watched {
             self.end_supervisor(self.generation, "it can't be watched");
             return Err(LauncherError::Kernel {

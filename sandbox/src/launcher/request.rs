@@ -96,15 +96,24 @@ impl Launcher {
                     self.tell(asker, &Event::Looked { id, condition }, Vec::new());
                 }
             }
+            Request::Serving => self.on_serving(asker),
+            Request::Pulse => self.notify.answered(),
             Request::Goodbye => match self.phase {
                 _ if asker != self.generation => {}
                 Phase::Draining(_) | Phase::Over => self.phase = Phase::Over,
                 Phase::Serving => self.end_supervisor(asker, "it said goodbye unasked"),
             },
-            Request::Ready => self.on_ready(asker),
             Request::Upgrade { ticket } => self.upgrade(Some(ticket)),
             Request::Yielded => self.on_yielded(asker),
             Request::Pass { id } => self.pass(asker, id, fds),
+        }
+    }
+
+    /// Callers are accepted now. A supervisor may say so as often as it likes.
+    fn on_serving(&mut self, asker: u32) {
+        if self.phase == Phase::Serving && asker == self.generation {
+            self.on_ready();
+            self.notify.ready();
         }
     }
 

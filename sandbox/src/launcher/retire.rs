@@ -117,7 +117,8 @@ impl Launcher {
             | Request::Usage { .. }
             | Request::Look { .. }
             | Request::Goodbye
-            | Request::Ready
+            | Request::Serving
+            | Request::Pulse
             | Request::Upgrade { .. }
             | Request::Yielded
             | Request::Pass { .. } => false,

@@ -13,6 +13,7 @@ use super::handover::Descriptors;
 use super::image::Image;
 use super::listeners::Listeners;
 use super::network::{Network, Networks};
+use super::notify::{Due, Notify};
 use super::poll::{Poll, Token};
 use super::retire::Old;
 use super::secrets::Secrets;
@@ -82,6 +83,7 @@ pub(super) struct Launcher {
     pub(super) short_lives: u32,
     pub(super) restart_at: Option<Instant>,
     pub(super) phase: Phase,
+    pub(super) notify: Notify,
     pub(super) message: Box<[u8; MAX_MESSAGE]>,
     pub(super) buffer: Vec<u8>,
 }
@@ -206,6 +208,7 @@ impl Launcher {
             upgrade,
             retiring,
             kills,
+            self.notify.look_at(),
         ]
         .into_iter()
         .flatten()
@@ -237,6 +240,8 @@ impl Launcher {
         }
         self.on_old_time(now);
         self.on_upgrade_time(now);
+        self.notify.on_time(now);
+        self.look_after_supervisor(now);
         if self.secrets.look_at().is_some_and(|at| now >= at) {
             self.secrets.renew();
         }
@@ -251,6 +256,19 @@ impl Launcher {
         if ballast::is_gone() {
             // Nothing new is started before it is back.
             ballast::take();
+        }
+    }
+
+    /// Asks the supervisor whether it is alive, as often as the service manager wants to know; one that does not answer is
+    /// replaced before the manager ends everything.
+    fn look_after_supervisor(&mut self, now: Instant) {
+        match self.notify.watchdog.as_mut().map(|watchdog| watchdog.due(now)) {
+            None | Some(Due::Nothing) => {}
+            Some(Due::Ask) => self.tell(self.generation, &Event::Pulse, Vec::new()),
+            Some(Due::Stuck) => self.end_supervisor(
+                self.generation,
+                "it does not answer, and the service manager's watchdog waits",
+            ),
         }
     }
 
@@ -351,6 +369,8 @@ impl Launcher {
                 let until = Instant::now() + Duration::from_millis(self.host.drain_millis) + DRAIN_MARGIN;
                 self.phase = Phase::Draining(until);
                 self.give_up_upgrade();
+                self.notify
+                    .stopping(until.saturating_duration_since(Instant::now()) + super::end::PATIENCE);
                 if self.supervisor.is_none() {
                     // Nobody is there to drain.
                     self.phase = Phase::Over;

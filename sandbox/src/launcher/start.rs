@@ -15,6 +15,7 @@ use super::handover::{self, Descriptors};
 use super::image::Image;
 use super::listeners::{self, Listeners};
 use super::network::Networks;
+use super::notify::Notify;
 use super::poll::{Poll, Token};
 use super::secrets::Secrets;
 use super::serve::{Launcher, Phase};
@@ -225,6 +226,7 @@ pub(super) fn build(host: Host, made: Made) -> Result<Launcher, LauncherError> {
         short_lives: 0,
         restart_at: None,
         phase: Phase::Serving,
+        notify: Notify::of_environment(),
         message: Box::new([0; MAX_MESSAGE]),
         buffer: Vec::new(),
         host,

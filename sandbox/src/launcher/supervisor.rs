@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
 use super::poll::Token;
-use super::{Host, LauncherError, carried};
+use super::{Host, LauncherError, carried, notify};
 use crate::cgroup::Tree;
 use crate::confine::{self, Confinement};
 use crate::sys::ballast;
@@ -291,10 +291,11 @@ pub(super) fn open_path(path: &Path) -> io::Result<OwnedFd> {
     Ok(file.into())
 }
 
-/// The launcher's own environment, without what changes how a program is loaded or claims descriptors.
+/// The launcher's own environment, without what changes how a program is loaded, claims descriptors or speaks to the service
+/// manager.
 pub(super) fn environment() -> Vec<CString> {
     std::env::vars_os()
-        .filter(|(name, _)| !name.as_bytes().starts_with(b"LD_") && !name.as_bytes().starts_with(b"LISTEN_"))
+        .filter(|(name, _)| !name.as_bytes().starts_with(b"LD_") && !notify::is_ours_alone(name))
         // Where this one may look, and it may not.
         .filter(|(name, _)| name != "CREDENTIALS_DIRECTORY" && !carried::is_ours(name))
         .filter_map(|(name, value)| CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()).ok())

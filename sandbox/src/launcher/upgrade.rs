@@ -31,7 +31,9 @@ use crate::wire::{Event, StoreError};
 /// A program that says nothing of itself for this long is none of ours.
 const CHECK_WITHIN: Duration = Duration::from_secs(10);
 /// A new supervisor must be ready within this: it reads the folder and has everything in it stored.
-pub(super) const READY_WITHIN: Duration = Duration::from_secs(60);
+const READY_WITHIN: Duration = Duration::from_secs(60);
+/// Another bound than [`READY_WITHIN`], in milliseconds: for tests only.
+const VARIABLE: &str = "FUNCD_TEST_READY_WITHIN_MS";
 /// As much as is read of what a program says.
 const MAX_SAID: u64 = 16 * 1024;
 
@@ -94,7 +96,11 @@ impl Launcher {
                 Some("an upgrade is under way already: try again when it is done")
             }
         };
+        if self.phase == Phase::Serving {
+            self.notify.reloading();
+        }
         if let Some(why) = refuse {
+            // What is under way ends with the word that callers are served.
             return self.answer(ticket, Err(why.to_owned()));
         }
         if self.old.is_some() {
@@ -248,7 +254,7 @@ impl Launcher {
                 let _ = process::signal(checking.child.pidfd.as_fd(), libc::SIGKILL);
             }
             Upgrade::Trial(trial) if now >= trial.until => {
-                let within = READY_WITHIN.as_secs();
+                let within = ready_within().as_secs_f32();
                 self.go_back(&format!("the new supervisor was not ready within {within} s"));
             }
             Upgrade::None | Upgrade::Waiting(_) | Upgrade::Checking(_) | Upgrade::Trial(_) => {}
@@ -261,8 +267,8 @@ impl Launcher {
     }
 
     /// A supervisor serves callers.
-    pub(super) fn on_ready(&mut self, asker: u32) {
-        if asker != self.generation || !self.is_on_trial() {
+    pub(super) fn on_ready(&mut self) {
+        if !self.is_on_trial() {
             return;
         }
         let Upgrade::Trial(trial) = std::mem::replace(&mut self.upgrade, Upgrade::None) else {
@@ -333,6 +339,9 @@ impl Launcher {
     /// There is no upgrade, and why.
     pub(super) fn refuse(&mut self, ticket: Option<u64>, why: String) {
         log(format_args!("upgrade: {why}; the program before serves on"));
+        if self.supervisor.is_some() {
+            self.notify.ready();
+        }
         self.answer(ticket, Err(why));
     }
 
@@ -450,7 +459,7 @@ impl Launcher {
         self.upgrade = Upgrade::Trial(Trial {
             ticket,
             back,
-            until: Instant::now() + READY_WITHIN,
+            until: Instant::now() + ready_within(),
         });
         self.generation += 1;
         let begun = self.self_check().and_then(|()| self.start_supervisor());
@@ -458,6 +467,13 @@ impl Launcher {
             self.go_back(&e.to_string());
         }
     }
+}
+
+fn ready_within() -> Duration {
+    let millis = std::env::var(VARIABLE)
+        .ok()
+        .and_then(|millis| millis.parse().ok());
+    millis.map_or(READY_WITHIN, Duration::from_millis)
 }
 
 /// What came of the question.

@@ -12,6 +12,7 @@ mod docs;
 pub mod doctor;
 mod explain;
 mod host;
+mod install;
 mod logs;
 mod ls;
 mod ps;
@@ -93,6 +94,8 @@ fn run(cli: &Cli, hooks: &Hooks) -> Result<(), Failure> {
         Command::Rm(rm) => deploy::rm(global, rm),
         Command::Upgrade => upgrade::run(global),
         Command::UpgradeCheck { folder, arguments } => upgrade::check(folder, arguments, hooks),
+        Command::Install(command) => install::install(global, command),
+        Command::Uninstall(command) => install::uninstall(global, command),
         Command::Completions { shell } => docs::completions(*shell),
         Command::Man { dir } => docs::man(dir.as_deref()),
         Command::Version if global.json => output::print_json(&Version::of_this_program()),

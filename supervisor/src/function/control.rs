@@ -54,12 +54,12 @@ pub enum Ask {
     Status(oneshot::Sender<Vec<FunctionStatus>>),
     /// End every instance, then say goodbye to the launcher.
     Drain,
-    /// Callers are served from now on.
-    Ready,
     /// Put the program in place that lies there by now; what came of it.
     Upgrade(oneshot::Sender<Result<String, String>>),
     /// Leave what instances ask and write to the next supervisor.
     Yield,
+    /// Tell the launcher that callers are accepted.
+    Serving,
 }
 
 /// What `control` is built from.
@@ -505,7 +505,6 @@ impl Control {
                 }
                 self.draining = true;
             }
-            Ask::Ready => self.requests.push(Request::Ready),
             Ask::Upgrade(answer) => {
                 let ticket = self.next_ticket;
                 self.next_ticket += 1;
@@ -513,6 +512,7 @@ impl Control {
                 self.requests.push(Request::Upgrade { ticket });
             }
             Ask::Yield => self.yield_to_next(),
+            Ask::Serving => self.requests.push(Request::Serving),
         }
     }
 }
