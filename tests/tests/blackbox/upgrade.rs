@@ -38,6 +38,8 @@ pub(crate) fn register(suite: &mut Suite) {
         bindings_go_on: &[Need::Property("network"), Need::Program("/usr/bin/python3")],
         prepared_processes_serve_afterwards: &[Need::Standby, Need::Program("/bin/bash")],
         sigterm_in_the_middle_ends_everything,
+        nothing_outlives_a_launcher_that_took_over,
+        nothing_outlives_a_launcher_in_the_middle,
         who_may_not_use_the_admin_socket_may_not_upgrade: &[Need::Root],
     ]);
 }
@@ -503,7 +505,8 @@ fn prepared_processes_serve_afterwards() {
     };
     eventually("its own prepared processes, and no others", || {
         match waiting(&host) {
-            1 | 2 => Ok(()),
+            // One of the function, and of the program one more than were needed at once.
+            1..=3 => Ok(()),
             other => Err(other.to_string()),
         }
     });
@@ -522,6 +525,48 @@ fn sigterm_in_the_middle_ends_everything() {
     let status = host.wait_ended();
     assert_eq!(status.code(), Some(0), "{}", host.log_tail());
     assert!(!one.is_there() && !before.is_there());
+    assert!(!asking.join().unwrap().status.success());
+}
+
+/// `kill -9` of the launcher: all that ran under it is gone, and the next start clears up.
+fn ends_with_its_launcher(host: Host, processes: &[Process]) {
+    let belongings = host.belongings();
+    assert!(processes.iter().all(Process::is_alive), "the control: they run");
+    host.signal(Signal::SIGKILL);
+    host.wait_ended();
+    until("functions and supervisors to be gone", || {
+        processes.iter().all(|process| !process.is_there())
+    });
+    let host = host.start_again();
+    host.wait_for("/one/", "200", |answer| answer.status() == 200);
+    drop(host);
+    assert_eq!(belongings.left(), [""; 0]);
+}
+
+fn nothing_outlives_a_launcher_that_took_over() {
+    let host = Plan::new().own_program().start();
+    host.deploy("one", "hello", "");
+    host.deploy("deaf", "deaf", "");
+    host.get_ok("/one/");
+    upgrade_ok(&host);
+    // One from before, one from after.
+    host.get_ok("/deaf/");
+    let processes = [host.instance("one"), host.instance("deaf"), the_supervisor(&host)];
+    ends_with_its_launcher(host, &processes);
+}
+
+fn nothing_outlives_a_launcher_in_the_middle() {
+    let host = Plan::new().own_program().start();
+    host.deploy("one", "hello", "");
+    host.get_ok("/one/");
+    slow_to_read(&host);
+    let (one, before) = (host.instance("one"), the_supervisor(&host));
+    let mut asking = host.funcd(&["upgrade"]);
+    let asking = std::thread::spawn(move || asking.output().unwrap());
+    let new = the_new_one(&host, &before);
+    // Held still, so that it is in the middle for certain.
+    new.signal(Signal::SIGSTOP);
+    ends_with_its_launcher(host, &[one, before, new]);
     assert!(!asking.join().unwrap().status.success());
 }
 
