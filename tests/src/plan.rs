@@ -26,6 +26,8 @@ pub struct Plan {
     pub(crate) given: Option<(OwnedFd, String)>,
     /// The command that starts it, before its own; empty: nobody but the test.
     pub(crate) through: Vec<String>,
+    /// Whether it runs from a copy of funcd in its own folder.
+    pub(crate) own_program: bool,
 }
 
 impl Default for Plan {
@@ -60,6 +62,7 @@ impl Plan {
             open_files: None,
             given: None,
             through: Vec::new(),
+            own_program: false,
         }
     }
 
@@ -79,6 +82,16 @@ impl Plan {
     /// With a variable in its environment.
     pub fn variable(mut self, name: &str, value: &str) -> Plan {
         self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// From a copy of funcd in its own folder, which a test may replace: `funcd`.
+    ///
+    /// # Panics
+    /// When it can't be copied.
+    pub fn own_program(mut self) -> Plan {
+        self.own_program = true;
+        put_program(self.path(), &artifacts::funcd());
         self
     }
 
@@ -108,20 +121,24 @@ impl Plan {
     /// The command that starts it.
     fn command(&mut self) -> Command {
         let at = |name: &str| self.folder.path().join(name);
+        let program = match self.own_program {
+            true => at("funcd"),
+            false => artifacts::funcd(),
+        };
         let limit = self.open_files.map(|most| format!("--nofile={most}:{most}"));
         let mut command = match (limit, self.through.split_first()) {
             // It executes what it is given: the pid stays.
             (Some(limit), _) => {
                 let mut limited = Command::new("prlimit");
-                limited.arg(limit).arg(artifacts::funcd());
+                limited.arg(limit).arg(program);
                 limited
             }
             (None, Some((first, others))) => {
                 let mut starter = Command::new(first);
-                starter.args(others).arg(artifacts::funcd());
+                starter.args(others).arg(program);
                 starter
             }
-            (None, None) => Command::new(artifacts::funcd()),
+            (None, None) => Command::new(program),
         };
         let given = self.given.take();
         if given.is_some() {
@@ -249,6 +266,24 @@ fn launcher_of(starter: &Process) -> Option<Process> {
     };
     let itself = std::iter::once(starter.clone());
     itself.chain(starter.descendants()).find(runs_funcd)
+}
+
+/// Puts a program in the place of the one that a host in this folder runs from, at once, as package managers do.
+///
+/// # Panics
+/// When it can't be copied.
+pub fn put_program(folder: &Path, program: &Path) {
+    let staged = folder.join("funcd.staged");
+    // Not by this process: what it has open for writing, a child that another thread starts has open too, until it executes; and
+    // what somebody has open for writing can't be executed.
+    let copied = Command::new("cp").arg(program).arg(&staged).status();
+    assert!(
+        copied.is_ok_and(|status| status.success()),
+        "cp to {}",
+        staged.display()
+    );
+    fs::set_permissions(&staged, Permissions::from_mode(0o755)).expect("the file is ours");
+    fs::rename(&staged, folder.join("funcd")).expect("both are in the same folder");
 }
 
 /// The output of a child that ends by itself; killed, and a panic, when it doesn't.

@@ -50,7 +50,7 @@ mod worker;
 pub use link::{Broken, Link};
 pub use route::{Conflict, Match, Routes, Target};
 pub use trust::BadNetwork;
-pub use worker::{Shared, Workers, spawn_workers};
+pub use worker::{LINGER, Shared, Workers, spawn_workers};
 
 #[cfg(test)]
 pub(crate) mod tests;

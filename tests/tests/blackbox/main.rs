@@ -44,6 +44,7 @@ mod service;
 mod standby;
 mod strangers;
 mod streams;
+mod upgrade;
 mod websocket;
 mod without_systemd;
 
@@ -83,6 +84,7 @@ fn main() -> std::process::ExitCode {
     explain::register(&mut suite);
     launcher::register(&mut suite);
     without_systemd::register(&mut suite);
+    upgrade::register(&mut suite);
     examples::register(&mut suite);
     grading::register(&mut suite);
     guides::register(&mut suite);
