@@ -51,6 +51,7 @@ impl Host {
             started.send(logs.clone()).unwrap();
             let (control, mut asked) = mpsc::channel::<Ask>(1);
             let sources = Arc::new(Sources {
+                upgrades: mpsc::channel(1).0,
                 control,
                 entries: entries_seen,
                 doctor: host::doctor(&[], Some(7), &[], true),
@@ -72,7 +73,10 @@ impl Host {
                         let _ = answer.send(known_seen.borrow().clone());
                     }
                 };
-                tokio::join!(control, server::serve_unix(listener, peers, sources))
+                tokio::join!(
+                    control,
+                    server::serve_unix(listener, peers, sources, server::Places::default())
+                )
             })
         });
         let logs = host.recv().unwrap();
