@@ -64,6 +64,7 @@ pub(super) fn stage(folder: &Path, deb: Option<&Path>) -> Result<PathBuf, String
             &bin.join(name),
         )?;
     }
+    attacks(&staged)?;
     let archive = folder.join("payload.tar");
     // Whole sectors: the guest reads a drive.
     run(Command::new("tar")
@@ -73,6 +74,22 @@ pub(super) fn stage(folder: &Path, deb: Option<&Path>) -> Result<PathBuf, String
         .arg(&staged)
         .arg("."))?;
     Ok(archive)
+}
+
+/// The attacks, as the last run of the tests built them; without one the guest says that they are skipped. They run
+/// against the product, so the funcd that was built for the tests stays here.
+fn attacks(staged: &Path) -> Result<(), String> {
+    let built = target().join("blackbox");
+    if !built.join("attacks").exists() {
+        return Ok(());
+    }
+    let artifacts = staged.join("artifacts");
+    fs::create_dir_all(&artifacts).map_err(|why| format!("{}: {why}", artifacts.display()))?;
+    strip(&built.join("attacks"), &artifacts.join("attacks"))?;
+    for name in ["bin", "examples"] {
+        copy(&built.join(name), &artifacts)?;
+    }
+    Ok(())
 }
 
 fn cargo() -> Command {

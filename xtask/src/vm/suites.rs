@@ -4,7 +4,7 @@
 /// A suite: its name, its steps, what it shows.
 type Suite = (&'static str, &'static [&'static str], &'static str);
 
-const SUITES: [Suite; 4] = [
+const SUITES: [Suite; 10] = [
     (
         "machine",
         &["machine"],
@@ -14,6 +14,19 @@ const SUITES: [Suite; 4] = [
         "install",
         &["install"],
         "from the package to the first answer; every other suite begins with this",
+    ),
+    ("limits", &["limits"], "limits are enforced by cgroup v2"),
+    ("oom", &["oom"], "who runs out of memory ends alone, and whole"),
+    (
+        "systemctl",
+        &["systemctl"],
+        "restart, reload, kill, stop: what each leaves",
+    ),
+    ("doctor", &["doctor"], "what `funcd doctor` says is so"),
+    (
+        "rootless",
+        &["rootless"],
+        "an ordinary user with a delegated session",
     ),
     (
         "reboot",
@@ -25,6 +38,7 @@ const SUITES: [Suite; 4] = [
         &["before-powercut", "@powercut", "after-powercut"],
         "state survives a power cut",
     ),
+    ("attacks", &["attacks"], "the table of attacks"),
 ];
 
 /// Prints them.
