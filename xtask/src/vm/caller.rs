@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use super::guide::{self, Step};
 use super::machine::Ports;
 
 /// What an emulated machine may take for an answer.
@@ -20,6 +21,7 @@ const PAUSE: Duration = Duration::from_millis(15);
 #[derive(Debug)]
 pub(super) struct Caller {
     ports: Ports,
+    guide: Vec<Step>,
     load: Option<Load>,
 }
 
@@ -37,12 +39,16 @@ struct Counts {
 }
 
 impl Caller {
-    pub(super) fn new(ports: Ports) -> Caller {
-        Caller { ports, load: None }
+    pub(super) fn new(ports: Ports, guide: Vec<Step>) -> Caller {
+        Caller {
+            ports,
+            guide,
+            load: None,
+        }
     }
 
     /// Does what a line of the guest asks for: `get PORT HOST PATH`, `load PORT HOST PATH`, `loaded` (how it went so far),
-    /// `unload`. The answer to the guest: whether it went well, and what came.
+    /// `unload`, `elsewhere N` (step N of docs/quickstart.md). The answer to the guest: whether it went well, and what came.
     pub(super) fn does(&mut self, line: &str) -> Result<String, String> {
         let words: Vec<&str> = line.split_whitespace().collect();
         match words.as_slice() {
@@ -53,6 +59,13 @@ impl Caller {
                 Ok("it goes".to_owned())
             }
             ["loaded"] => self.load.as_ref().ok_or("no load goes")?.counts.told(),
+            ["elsewhere", number] => {
+                let step = number
+                    .parse()
+                    .ok()
+                    .and_then(|number: usize| self.guide.get(number));
+                guide::elsewhere(step, &self.ports)
+            }
             ["unload"] => self.load.take().ok_or("no load goes")?.stop(),
             _ => Err(format!("the host does not know how to {line:?}")),
         }

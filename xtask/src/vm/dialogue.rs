@@ -2,13 +2,13 @@
 //! `@@` is for here; tests/vm/guest.sh and tests/vm/lib.sh say them.
 
 use std::fs;
-use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use super::caller::Caller;
 use super::image::{self, Image};
 use super::machine::{Heard, Machine, Parts, Ports};
+use super::payload::Payload;
 use super::report::Report;
 use super::run;
 
@@ -33,7 +33,7 @@ const PORTS: [u16; 3] = [80, 8080, 9090];
 /// When a machine can't be started at all.
 pub(super) fn hold(
     image: &Image,
-    payload: &Path,
+    payload: &Payload,
     steps: &[&str],
     limit: Duration,
     verbose: bool,
@@ -46,7 +46,7 @@ pub(super) fn hold(
     let parts = Parts {
         image,
         disk: logs.join("disk"),
-        payload: payload.to_owned(),
+        payload: payload.archive.clone(),
         results: logs.join("results.tar"),
         ports: ports.clone(),
         console: logs.join("console.log"),
@@ -59,7 +59,7 @@ pub(super) fn hold(
     let mut guest = Guest {
         machine: Machine::start(&parts)?,
         parts: &parts,
-        caller: Caller::new(ports),
+        caller: Caller::new(ports, payload.guide.clone()),
         steps,
         verbose,
         began: Instant::now(),

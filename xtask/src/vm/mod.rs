@@ -5,6 +5,7 @@
 mod caller;
 mod cpio;
 mod dialogue;
+mod guide;
 mod image;
 mod machine;
 mod payload;
@@ -78,6 +79,9 @@ impl Vm {
         }
         let folder = target().join("vm");
         fs::create_dir_all(&folder).map_err(|why| format!("{}: {why}", folder.display()))?;
+        // Two at once would share disks, and the machine has no room for two.
+        let lock = fs::File::create(folder.join("lock")).and_then(|file| file.lock().map(|()| file));
+        let _lock = lock.map_err(|why| format!("{}: {why}", folder.join("lock").display()))?;
         let releases = match self.releases.is_empty() {
             true => vec![Release::Bookworm, Release::Trixie],
             false => self.releases.clone(),

@@ -4,16 +4,26 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::guide::{self, Step};
 use super::{root, run, target};
 
 /// The example functions that the guests' tests use.
 const EXAMPLES: [&str; 6] = ["hello", "echo", "hog", "crash", "slow", "forkbomb"];
 
-/// Makes it: the archive's path.
+/// What a guest is given.
+#[derive(Debug)]
+pub(super) struct Payload {
+    /// A tar archive.
+    pub(super) archive: PathBuf,
+    /// The steps of docs/quickstart.md, of which some are done here.
+    pub(super) guide: Vec<Step>,
+}
+
+/// Makes it.
 ///
 /// # Errors
 /// The step that failed, and what it said.
-pub(super) fn stage(folder: &Path, deb: Option<&Path>) -> Result<PathBuf, String> {
+pub(super) fn stage(folder: &Path, deb: Option<&Path>) -> Result<Payload, String> {
     let staged = folder.join("payload");
     let _ = fs::remove_dir_all(&staged);
     let bin = staged.join("bin");
@@ -26,22 +36,24 @@ pub(super) fn stage(folder: &Path, deb: Option<&Path>) -> Result<PathBuf, String
         copy(&scripts.join(name), &staged)?;
     }
     let triple = format!("{}-unknown-linux-musl", std::env::consts::ARCH);
-    run(cargo().args([
-        "build",
-        "--release",
-        "-p",
-        "funcd",
-        "--locked",
-        "--target",
-        &triple,
-    ]))?;
-    strip(
-        &target().join(&triple).join("release/funcd"),
-        &product.join("funcd"),
-    )?;
-    copy(&root().join("systemd"), &product)?;
-    if let Some(deb) = deb {
-        copy(deb, &product.join("funcd.deb"))?;
+    match deb {
+        Some(deb) => copy(deb, &product.join("funcd.deb"))?,
+        None => {
+            run(cargo().args([
+                "build",
+                "--release",
+                "-p",
+                "funcd",
+                "--locked",
+                "--target",
+                &triple,
+            ]))?;
+            strip(
+                &target().join(&triple).join("release/funcd"),
+                &product.join("funcd"),
+            )?;
+            copy(&root().join("systemd"), &product)?;
+        }
     }
     let examples = match std::env::var_os("CARGO_TARGET_DIR") {
         Some(_) => target().join("examples"),
@@ -65,6 +77,11 @@ pub(super) fn stage(folder: &Path, deb: Option<&Path>) -> Result<PathBuf, String
         )?;
     }
     attacks(&staged)?;
+    let document = root().join("docs/quickstart.md");
+    let text = fs::read_to_string(&document).map_err(|why| format!("{}: {why}", document.display()))?;
+    let guide = guide::steps(&text).map_err(|why| format!("{}: {why}", document.display()))?;
+    fs::write(staged.join("quickstart.sh"), guide::script(&guide))
+        .map_err(|why| format!("quickstart.sh: {why}"))?;
     let archive = folder.join("payload.tar");
     // Whole sectors: the guest reads a drive.
     run(Command::new("tar")
@@ -73,7 +90,7 @@ pub(super) fn stage(folder: &Path, deb: Option<&Path>) -> Result<PathBuf, String
         .arg("-C")
         .arg(&staged)
         .arg("."))?;
-    Ok(archive)
+    Ok(Payload { archive, guide })
 }
 
 /// The attacks, as the last run of the tests built them; without one the guest says that they are skipped. They run

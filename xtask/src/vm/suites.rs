@@ -4,12 +4,13 @@
 /// A suite: its name, its steps, what it shows.
 type Suite = (&'static str, &'static [&'static str], &'static str);
 
-const SUITES: [Suite; 10] = [
+const SUITES: [Suite; 11] = [
     (
         "machine",
         &["machine"],
         "the machine is what users have: systemd, cgroup v2 alone, Landlock",
     ),
+    ("quickstart", &["quickstart"], "docs/quickstart.md to the letter"),
     (
         "install",
         &["install"],
@@ -63,7 +64,7 @@ pub(super) fn steps(asked: &[String]) -> Result<Vec<&'static str>, String> {
     }
     let chosen = |suite: &&Suite| {
         asked.is_empty()
-            || suite.0 == "install" && asked != ["machine"]
+            || suite.0 == "install" && asked.iter().any(|name| name != "machine" && name != "quickstart")
             || asked.iter().any(|name| suite.0 == name)
     };
     Ok(SUITES
