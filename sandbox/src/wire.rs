@@ -92,6 +92,10 @@ pub enum Request {
     },
     /// The supervisor has finished draining after [`Event::Shutdown`]: end everything.
     Goodbye,
+    /// The folder was read, and callers are accepted from now on.
+    Serving,
+    /// Answers [`Event::Pulse`].
+    Pulse,
 }
 
 /// What the launcher tells the supervisor.
@@ -192,6 +196,8 @@ pub enum Event {
     Shutdown,
     /// Read the configuration again (SIGHUP).
     Reload,
+    /// Is there life? Answered by [`Request::Pulse`].
+    Pulse,
 }
 
 /// [`Exit`] as postcard can read it: its own form is made for JSON, tagged inside, which only self-describing formats can

@@ -335,6 +335,7 @@ async fn run(
                         .map_err(supervisor("the workers"))?,
                 );
                 ready.send_replace(Readiness::Ready);
+                let _ = asks.send(Ask::Serving);
                 tracing::info!(listen = ?config.listen, "ready");
             }
             Notice::Reload => {

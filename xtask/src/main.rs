@@ -3,6 +3,7 @@
 
 mod dist;
 mod package;
+mod run;
 mod vm;
 
 use std::process::ExitCode;

@@ -8,7 +8,7 @@ use super::supervisor::Supervisor;
 use crate::exit::Exit;
 
 /// How long killed processes may take to be gone.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Launcher {
     /// Ends every instance and the supervisor, removes cgroups, sockets and run files.

@@ -135,6 +135,8 @@ impl Launcher {
             Status::Code(code) => Exit::Code { code },
             Status::Signal(signal) => Exit::Signal { signal },
         };
+        self.notify
+            .interrupted("the supervisor ended; callers wait for the next one");
         let now = Instant::now();
         self.short_lives = if supervisor::was_short(ended.started, now) {
             self.short_lives.saturating_add(1)
@@ -182,6 +184,9 @@ impl Launcher {
         };
         let watched = watch();
         self.supervisor = Some(supervisor);
+        if let Some(watchdog) = &mut self.notify.watchdog {
+            watchdog.afresh(Instant::now());
+        }
         if let Err(source) = watched {
             self.end_supervisor("it can't be watched");
             return Err(LauncherError::Kernel {

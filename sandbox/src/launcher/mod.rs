@@ -15,6 +15,7 @@ mod handover;
 mod launch;
 mod listeners;
 mod network;
+mod notify;
 mod poll;
 mod request;
 mod secrets;
@@ -153,7 +154,7 @@ impl From<UidError> for LauncherError {
 }
 
 /// Runs the launcher until it is told to stop (SIGTERM, SIGINT). The process must have one thread, and its environment
-/// is the supervisor's, without `LD_*` and `LISTEN_*`.
+/// is the supervisor's, without `LD_*` and what is between the service manager and the launcher.
 ///
 /// Listeners are handed over address by address, one per worker: listener `i` belongs to worker `i % workers`.
 ///

@@ -81,10 +81,19 @@ impl Launcher {
                     self.tell(&Event::Looked { id, condition }, Vec::new());
                 }
             }
+            Request::Serving => self.on_serving(),
+            Request::Pulse => self.notify.answered(),
             Request::Goodbye => match self.phase {
                 Phase::Draining(_) | Phase::Over => self.phase = Phase::Over,
                 Phase::Serving => self.end_supervisor("it said goodbye unasked"),
             },
+        }
+    }
+
+    /// Callers are accepted now. A supervisor may say so as often as it likes.
+    fn on_serving(&mut self) {
+        if self.phase == Phase::Serving {
+            self.notify.ready();
         }
     }
 

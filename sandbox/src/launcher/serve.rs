@@ -12,6 +12,7 @@ use super::folders::Folders;
 use super::handover::Descriptors;
 use super::listeners::Listeners;
 use super::network::{Network, Networks};
+use super::notify::{Due, Notify};
 use super::poll::{Poll, Token};
 use super::secrets::Secrets;
 use super::standby::Waiting;
@@ -70,6 +71,7 @@ pub(super) struct Launcher {
     pub(super) short_lives: u32,
     pub(super) restart_at: Option<Instant>,
     pub(super) phase: Phase,
+    pub(super) notify: Notify,
     pub(super) message: Box<[u8; MAX_MESSAGE]>,
     pub(super) buffer: Vec<u8>,
 }
@@ -183,6 +185,7 @@ impl Launcher {
             refill,
             secrets,
             gone_on,
+            self.notify.look_at(),
         ]
         .into_iter()
         .flatten()
@@ -212,6 +215,8 @@ impl Launcher {
         {
             self.end_supervisor("it does not read its messages, or does not end");
         }
+        self.notify.on_time(now);
+        self.look_after_supervisor(now);
         if self.secrets.look_at().is_some_and(|at| now >= at) {
             self.secrets.renew();
         }
@@ -226,6 +231,18 @@ impl Launcher {
         if ballast::is_gone() {
             // Nothing new is started before it is back.
             ballast::take();
+        }
+    }
+
+    /// Asks the supervisor whether it is alive, as often as the service manager wants to know; one that does not answer is
+    /// replaced before the manager ends everything.
+    fn look_after_supervisor(&mut self, now: Instant) {
+        match self.notify.watchdog.as_mut().map(|watchdog| watchdog.due(now)) {
+            None | Some(Due::Nothing) => {}
+            Some(Due::Ask) => self.tell(&Event::Pulse, Vec::new()),
+            Some(Due::Stuck) => {
+                self.end_supervisor("it does not answer, and the service manager's watchdog waits")
+            }
         }
     }
 
@@ -306,8 +323,10 @@ impl Launcher {
             match info.ssi_signo as i32 {
                 libc::SIGTERM | libc::SIGINT => self.on_stop(),
                 libc::SIGHUP => {
+                    self.notify.reloading();
                     self.secrets.renew();
                     self.tell(&Event::Reload, Vec::new());
+                    self.notify.ready();
                 }
                 libc::SIGCHLD => self.reap(),
                 _ => {}
@@ -320,6 +339,8 @@ impl Launcher {
             Phase::Serving => {
                 let until = Instant::now() + Duration::from_millis(self.host.drain_millis) + DRAIN_MARGIN;
                 self.phase = Phase::Draining(until);
+                self.notify
+                    .stopping(until.saturating_duration_since(Instant::now()) + super::end::PATIENCE);
                 if self.supervisor.is_none() {
                     // Nobody is there to drain.
                     self.phase = Phase::Over;

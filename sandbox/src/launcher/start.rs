@@ -14,6 +14,7 @@ use super::folders::{self, Folders};
 use super::handover::{self, Descriptors};
 use super::listeners::{self, Listeners};
 use super::network::Networks;
+use super::notify::Notify;
 use super::poll::{Poll, Token};
 use super::secrets::Secrets;
 use super::serve::{Launcher, Phase};
@@ -178,6 +179,7 @@ fn build(
         short_lives: 0,
         restart_at: None,
         phase: Phase::Serving,
+        notify: Notify::of_environment(),
         message: Box::new([0; MAX_MESSAGE]),
         buffer: Vec::new(),
         host,

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
-use super::{Host, LauncherError};
+use super::{Host, LauncherError, notify};
 use crate::cgroup::Tree;
 use crate::confine::{self, Confinement};
 use crate::sys::ballast;
@@ -263,10 +263,11 @@ pub(super) fn open_program(host: &Host) -> io::Result<OwnedFd> {
     Ok(file.into())
 }
 
-/// The launcher's own environment, without what changes how a program is loaded or claims descriptors.
+/// The launcher's own environment, without what changes how a program is loaded, claims descriptors or speaks to the service
+/// manager.
 fn environment() -> Vec<CString> {
     std::env::vars_os()
-        .filter(|(name, _)| !name.as_bytes().starts_with(b"LD_") && !name.as_bytes().starts_with(b"LISTEN_"))
+        .filter(|(name, _)| !name.as_bytes().starts_with(b"LD_") && !notify::is_ours_alone(name))
         // Where this one may look, and it may not.
         .filter(|(name, _)| name != "CREDENTIALS_DIRECTORY")
         .filter_map(|(name, value)| CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()).ok())

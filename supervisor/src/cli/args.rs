@@ -74,6 +74,10 @@ pub enum Command {
     Run(Run),
     /// Take a function out of the functions folder and wait until it is gone
     Rm(Rm),
+    /// Install this program, its units, completions and man pages, or bring them up to date
+    Install(Install),
+    /// Remove what `install` installed; data stays
+    Uninstall(Uninstall),
     /// Print the completions for a shell
     Completions {
         /// Which shell
@@ -270,6 +274,42 @@ pub struct Rm {
     /// Give up waiting after this many seconds; the file is gone already
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     pub timeout: u64,
+}
+
+/// `install`.
+#[derive(Debug, Args)]
+pub struct Install {
+    /// Where.
+    #[command(flatten)]
+    pub place: Place,
+    /// Leave out what a package's scripts do
+    #[arg(long, hide = true)]
+    pub for_package: bool,
+}
+
+/// `uninstall`.
+#[derive(Debug, Args)]
+pub struct Uninstall {
+    /// Where.
+    #[command(flatten)]
+    pub place: Place,
+    /// Remove the configuration, all functions and all of their data too
+    #[arg(long)]
+    pub purge: bool,
+}
+
+/// Where an installation is.
+#[derive(Debug, Args)]
+pub struct Place {
+    /// The executable goes to bin below this, completions and man pages to share
+    #[arg(long, value_name = "DIR", default_value = "/usr/local")]
+    pub prefix: PathBuf,
+    /// The root of the system to install to; the running one is only asked for anything if it is /
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    pub root: PathBuf,
+    /// Only say what would be done
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 #[cfg(test)]

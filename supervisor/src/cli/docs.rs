@@ -10,9 +10,32 @@ use super::exit::Failure;
 use super::output;
 
 pub(super) fn completions(shell: clap_complete::Shell) -> Result<(), Failure> {
+    output::print(&String::from_utf8_lossy(&completion(shell)))
+}
+
+/// The completions for a shell.
+pub(super) fn completion(shell: clap_complete::Shell) -> Vec<u8> {
     let mut text = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "funcd", &mut text);
-    output::print(&String::from_utf8_lossy(&text))
+    text
+}
+
+/// The man pages, by the names of their files: one per command that is not hidden.
+pub(super) fn pages() -> Vec<(String, Vec<u8>)> {
+    fn add(command: &clap::Command, pages: &mut Vec<(String, Vec<u8>)>) {
+        for command in command.get_subcommands().filter(|command| !command.is_hide_set()) {
+            add(command, pages);
+        }
+        let page = clap_mangen::Man::new(command.clone());
+        let mut text = Vec::new();
+        page.render(&mut text).expect("writing to a Vec can't fail");
+        pages.push((page.get_filename(), text));
+    }
+    let mut command = Cli::command().disable_help_subcommand(true);
+    command.build();
+    let mut pages = Vec::new();
+    add(&command, &mut pages);
+    pages
 }
 
 pub(super) fn man(dir: Option<&Path>) -> Result<(), Failure> {
@@ -20,8 +43,12 @@ pub(super) fn man(dir: Option<&Path>) -> Result<(), Failure> {
         Some(dir) => {
             fs::create_dir_all(dir)
                 .map_err(|e| Failure::io(format_args!("can't make {}", dir.display()), &e))?;
-            clap_mangen::generate_to(Cli::command(), dir)
-                .map_err(|e| Failure::io(format_args!("can't write man pages to {}", dir.display()), &e))
+            for (name, page) in pages() {
+                let path = dir.join(name);
+                fs::write(&path, page)
+                    .map_err(|e| Failure::io(format_args!("can't write {}", path.display()), &e))?;
+            }
+            Ok(())
         }
         None => {
             let mut text = Vec::new();

@@ -12,6 +12,7 @@ mod docs;
 pub mod doctor;
 mod explain;
 mod host;
+mod install;
 mod logs;
 mod ls;
 mod ps;
@@ -88,6 +89,8 @@ fn run(cli: &Cli, hooks: &Hooks) -> Result<(), Failure> {
         Command::Config(command) => config::run(global, command),
         Command::Run(run) => deploy::run(global, run),
         Command::Rm(rm) => deploy::rm(global, rm),
+        Command::Install(command) => install::install(global, command),
+        Command::Uninstall(command) => install::uninstall(global, command),
         Command::Completions { shell } => docs::completions(*shell),
         Command::Man { dir } => docs::man(dir.as_deref()),
         Command::Version if global.json => output::print_json(&Version::of_this_program()),

@@ -53,6 +53,8 @@ pub enum Ask {
     Status(oneshot::Sender<Vec<FunctionStatus>>),
     /// End every instance, then say goodbye to the launcher.
     Drain,
+    /// Tell the launcher that callers are accepted.
+    Serving,
 }
 
 /// What `control` is built from.
@@ -478,6 +480,7 @@ impl Control {
                 }
                 self.draining = true;
             }
+            Ask::Serving => self.requests.push(Request::Serving),
         }
     }
 }

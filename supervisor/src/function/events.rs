@@ -7,7 +7,7 @@ use std::time::{Instant, SystemTime};
 
 use funcd_sandbox::exit::Exit;
 use funcd_sandbox::spec::InstanceId;
-use funcd_sandbox::wire::{Event, Usage};
+use funcd_sandbox::wire::{Event, Request, Usage};
 
 use super::awaited::in_vain;
 use super::control::{Control, Notice};
@@ -56,6 +56,8 @@ impl Control {
             }
             Event::Shutdown => drop(self.notices.send(Notice::Shutdown)),
             Event::Reload => drop(self.notices.send(Notice::Reload)),
+            // Sent with everything else, when this turn of control has come to its end.
+            Event::Pulse => self.requests.push(Request::Pulse),
             Event::Welcome(_) | Event::Descriptors | Event::Inventory { .. } | Event::InventoryEnd => {
                 tracing::warn!("the launcher sent a part of the handover again; ignored");
             }

@@ -38,6 +38,7 @@ mod runtimes;
 mod sandbox;
 mod scale;
 mod secrets;
+mod service;
 mod standby;
 mod strangers;
 mod streams;
@@ -67,6 +68,7 @@ fn main() -> std::process::ExitCode {
     runtimes::register(&mut suite);
     sandbox::register(&mut suite);
     secrets::register(&mut suite);
+    service::register(&mut suite);
     standby::register(&mut suite);
     scale::register(&mut suite);
     overload::register(&mut suite);
