@@ -45,6 +45,7 @@ cgroups=/sys/fs/cgroup
 # The unit's cgroup, its main process, what runs in it.
 unit_cgroup() { echo "$cgroups$(systemctl show -P ControlGroup funcd)"; }
 main_pid() { systemctl show -P MainPID funcd; }
+unit_state() { echo "$(systemctl show -P ActiveState funcd) $(systemctl show -P Result funcd)"; }
 landlock_abi() { perl -e 'print syscall(444, 0, 0, 1)'; }
 
 # get PATH [HEADER…]: the body, of 200 alone.

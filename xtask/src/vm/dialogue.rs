@@ -24,7 +24,7 @@ pub(super) enum Ended {
 }
 
 /// A first boot that takes longer is tried once more.
-const BOOT: Duration = Duration::from_secs(240);
+const BOOT: Duration = Duration::from_secs(420);
 const PORTS: [u16; 3] = [80, 8080, 9090];
 
 /// Boots an image and lets it take the steps.

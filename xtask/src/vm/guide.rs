@@ -145,7 +145,7 @@ mod tests {
 
     #[test]
     fn the_document_has_steps_of_each_kind() {
-        let document = std::fs::read_to_string(super::super::root().join("docs/quickstart.md")).unwrap();
+        let document = std::fs::read_to_string(crate::run::root().join("docs/quickstart.md")).unwrap();
         let steps = steps(&document).unwrap();
         let count = |is: fn(&Step) -> bool| steps.iter().filter(|step| is(step)).count();
         assert!(count(|step| matches!(step, Step::File { .. })) >= 2);

@@ -13,10 +13,11 @@ mod report;
 mod suites;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
+use crate::run::target;
 use image::Release;
 use report::Report;
 
@@ -28,9 +29,9 @@ pub(crate) struct Vm {
     /// On which releases of Debian (both).
     #[arg(long = "release", value_enum, value_delimiter = ',')]
     releases: Vec<Release>,
-    /// This package instead of one that is built now, with the release profile.
+    /// Package this executable instead of one that is built now, with the release profile.
     #[arg(long, value_name = "FILE")]
-    deb: Option<PathBuf>,
+    binary: Option<PathBuf>,
     /// Give up on a release after so many seconds.
     #[arg(long, value_name = "S", default_value_t = 900)]
     timeout: u64,
@@ -92,7 +93,7 @@ impl Vm {
             images.push(image::ready(&folder, release, self.fresh)?);
         }
         let building = Instant::now();
-        let payload = payload::stage(&folder, self.deb.as_deref())?;
+        let payload = payload::stage(&folder, self.binary.as_deref())?;
         println!("payload staged in {} s", building.elapsed().as_secs());
         let mut report = Report::default();
         let mut worst = 0;
@@ -133,18 +134,6 @@ fn missing_program() -> Option<&'static str> {
     ["qemu-system-x86_64", "mmdebstrap", "mke2fs", "xz", "tar"]
         .into_iter()
         .find(|name| !there(name))
-}
-
-/// The source tree.
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("xtask/ is a member of the workspace")
-}
-
-/// The target directory.
-fn target() -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }
 
 /// Runs a command; its output is shown only when it fails.

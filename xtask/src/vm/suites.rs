@@ -4,7 +4,7 @@
 /// A suite: its name, its steps, what it shows.
 type Suite = (&'static str, &'static [&'static str], &'static str);
 
-const SUITES: [Suite; 11] = [
+const SUITES: [Suite; 12] = [
     (
         "machine",
         &["machine"],
@@ -23,6 +23,7 @@ const SUITES: [Suite; 11] = [
         &["systemctl"],
         "restart, reload, kill, stop: what each leaves",
     ),
+    ("upgrade", &["upgrade"], "a newer package under load"),
     ("doctor", &["doctor"], "what `funcd doctor` says is so"),
     (
         "rootless",
@@ -89,7 +90,7 @@ mod tests {
 
     #[test]
     fn every_step_has_its_script() {
-        let folder = super::super::root().join("tests/vm/suites");
+        let folder = crate::run::root().join("tests/vm/suites");
         for step in steps(&[]).unwrap() {
             let script = folder.join(format!("{step}.sh"));
             assert!(step.starts_with('@') || script.exists(), "{}", script.display());
