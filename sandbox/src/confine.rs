@@ -15,7 +15,7 @@ use prepare::Prepared;
 mod child;
 mod init;
 mod prepare;
-mod standby;
+pub(crate) mod standby;
 mod word;
 
 pub use standby::{Progress, Standby, stand_by};
@@ -169,12 +169,15 @@ fn reap(pid: i32) {
 static DROPPED: AtomicBool = AtomicBool::new(false);
 
 /// Called once by the launcher at its start: empties the bounding set, locks the securebits (0x2f) and sets
-/// `no_new_privs`, so that no start pays for them again. The launcher keeps the capabilities it has and can gain none by exec;
+/// `no_new_privs`, so that no start pays for them again. The launcher keeps the capabilities it has, can gain none by exec, and
+/// passes them on only to what it executes itself after [`crate::sys::calls::keep_capabilities`];
 /// a child of it that changes its uid must clear its capabilities itself (`SECBIT_NO_SETUID_FIXUP`).
 ///
 /// # Errors
 /// Those of prctl(2). Without `CAP_SETPCAP` (and so without privileges to lose) only `no_new_privs` is set.
 pub fn drop_inheritable() -> io::Result<()> {
+    // For an upgrade, which executes the next launcher: what is not inheritable before the bounding set is empty can't become it.
+    let _ = calls::inherit_capabilities();
     let drop = || {
         if calls::has_capability(prepare::CAP_SETPCAP) {
             child::drop_bounding()?;

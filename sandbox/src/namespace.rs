@@ -133,6 +133,11 @@ pub fn enter_user_namespace() -> io::Result<()> {
 /// Whether this process is in a user namespace of its own making. There is no way back.
 static ENTERED: AtomicBool = AtomicBool::new(false);
 
+/// Takes note that this process was executed by one that had entered.
+pub(crate) fn note_entered() {
+    ENTERED.store(true, Ordering::Relaxed);
+}
+
 /// Whether [`enter_user_namespace`] succeeded.
 pub(crate) fn in_own_user_namespace() -> bool {
     ENTERED.load(Ordering::Relaxed)

@@ -1,9 +1,11 @@
 //! One running instance: its pidfd, its leaf, and how it ended. Never blocks, and never signals by pid.
 
 use std::io::{self, Read};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
-use crate::cgroup::Leaf;
+use serde::{Deserialize, Serialize};
+
+use crate::cgroup::{self, Leaf};
 use crate::confine::Spawned;
 use crate::exit::Exit;
 use crate::sys::process::{self, Child, Status};
@@ -22,8 +24,20 @@ pub(crate) struct Sandbox {
     frozen: bool,
 }
 
+/// An instance as one launcher leaves it to the next.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Carried {
+    pub(crate) child: i32,
+    pid: i32,
+    pidfd: RawFd,
+    report: Option<RawFd>,
+    leaf: cgroup::CarriedLeaf,
+    asked: Asked,
+    frozen: bool,
+}
+
 /// What was done to an instance on purpose.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(crate) struct Asked {
     /// SIGTERM was sent.
     pub(crate) terminate: bool,
@@ -44,6 +58,44 @@ impl Sandbox {
             asked: Asked::default(),
             frozen: false,
         }
+    }
+
+    /// For the next launcher, with its descriptors.
+    pub(crate) fn carry(&self) -> (Carried, Vec<RawFd>) {
+        let (pidfd, report) = (
+            self.pidfd.as_raw_fd(),
+            self.report.as_ref().map(|fd| fd.as_raw_fd()),
+        );
+        let carried = Carried {
+            child: self.child,
+            pid: self.pid,
+            pidfd,
+            report,
+            leaf: self.leaf.carry(),
+            asked: self.asked,
+            frozen: self.frozen,
+        };
+        (carried, [Some(pidfd), report].into_iter().flatten().collect())
+    }
+
+    /// From the launcher before; `own` gives its descriptors, `leaf` its leaf.
+    ///
+    /// # Errors
+    /// Those of `own`.
+    pub(crate) fn again(
+        carried: &Carried,
+        own: &mut dyn FnMut(RawFd) -> io::Result<OwnedFd>,
+        leaf: impl Fn(&cgroup::CarriedLeaf) -> Leaf,
+    ) -> io::Result<Sandbox> {
+        Ok(Sandbox {
+            child: carried.child,
+            pid: carried.pid,
+            pidfd: own(carried.pidfd)?,
+            report: carried.report.map(own).transpose()?,
+            leaf: leaf(&carried.leaf),
+            asked: carried.asked,
+            frozen: carried.frozen,
+        })
     }
 
     /// Becomes readable when it ends.

@@ -13,6 +13,13 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use crate::exit::{Exit, Step};
 use crate::spec::{Digest, InstanceId, Spec};
 
+/// The version of these messages. A launcher and a supervisor of the same program have the same; during an upgrade the new launcher
+/// speaks with the supervisor of the old one for a while. So a message is never changed: what it lacks is a new one, added
+/// behind the last, and the version goes up. ([`crate::spec::Spec`] is a part of messages.)
+pub const VERSION: u32 = 1;
+/// The oldest version that a launcher of this one understands.
+pub const OLDEST: u32 = 1;
+
 /// The largest message, in bytes.
 pub const MAX_MESSAGE: usize = 64 * 1024;
 /// The most descriptors that travel with one message.
@@ -92,6 +99,19 @@ pub enum Request {
     },
     /// The supervisor has finished draining after [`Event::Shutdown`]: end everything.
     Goodbye,
+    /// Put the program that is now where this one was started from in its place. Answered by [`Event::Upgraded`], by the launcher
+    /// that runs then.
+    Upgrade {
+        /// Chosen by the supervisor, echoed in the answer.
+        ticket: u64,
+    },
+    /// After [`Event::Retire`]: the supervisor accepts nothing any more, and reads no output of instances.
+    Yielded,
+    /// After [`Event::Retire`]: connections of the instance, which its successor is to go on with (as many descriptors).
+    Pass {
+        /// Which instance.
+        id: InstanceId,
+    },
     /// The folder was read, and callers are accepted from now on.
     Serving,
     /// Answers [`Event::Pulse`].
@@ -196,6 +216,24 @@ pub enum Event {
     Shutdown,
     /// Read the configuration again (SIGHUP).
     Reload,
+    /// Answers [`Request::Upgrade`].
+    Upgraded {
+        /// As given in the request.
+        ticket: u64,
+        /// The version of the program that is in place now; or why it is still the one that asked.
+        result: Result<String, String>,
+    },
+    /// Another supervisor serves from now on: accept nothing more, send [`Request::Yielded`], finish what is there, end. Instances
+    /// are the other's; what this one asks for them is done as far as its requests need it.
+    Retire,
+    /// The supervisor before this one has yielded or ended: what it listened to and read is yours now. Only where
+    /// [`Handover::alone`] was not set.
+    Alone,
+    /// Connections of an instance that the supervisor before this one had: a Lambda function that waits for its next invocation.
+    Passed {
+        /// Which instance.
+        id: InstanceId,
+    },
     /// Is there life? Answered by [`Request::Pulse`].
     Pulse,
 }
@@ -220,6 +258,8 @@ enum ExitOnWire {
 /// What a new supervisor is handed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Handover {
+    /// [`VERSION`] of the launcher. The first, so that it can be read whatever follows.
+    pub version: u32,
     /// The host's configuration, opaque here: the bytes that the launcher was started with.
     pub config: Vec<u8>,
     /// What each of the following descriptors is.
@@ -234,6 +274,9 @@ pub struct Handover {
     pub can_stand_by: bool,
     /// Whether [`Request::Freeze`] works on this host.
     pub can_freeze: bool,
+    /// Whether no other supervisor serves. If one does, leave to it what both would read or listen to, until [`Event::Alone`];
+    /// and say that you are [`Request::Serving`], or the other one stays.
+    pub alone: bool,
 }
 
 /// What a descriptor handed to the supervisor is.

@@ -11,10 +11,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
-use funcd_sandbox::launcher::{self, Host, LauncherError};
+use funcd_sandbox::launcher::{Host, LauncherError};
 use funcd_sandbox::own::{self, Access};
 use funcd_sandbox::system;
 use funcd_sandbox::wire;
@@ -34,7 +34,7 @@ use crate::function::facts::HostReader;
 use crate::function::report::Report;
 use crate::handover::{self, Handover, Settings};
 use crate::host::{self, Gauges};
-use crate::ingress::{self, Routes, Shared};
+use crate::ingress::{self, LINGER, Routes, Shared, Workers};
 use crate::launcher::Launcher;
 use crate::snapshot::snapshot;
 use crate::telemetry::diary::Format;
@@ -80,16 +80,16 @@ fn supervisor(what: &'static str) -> impl Fn(io::Error) -> DaemonError {
     move |source| DaemonError::Supervisor { what, source }
 }
 
-/// Runs the launcher until it is told to stop. The caller has one thread.
+/// What the launcher runs with; the functions folder is there.
 ///
 /// # Errors
-/// [`DaemonError::Launcher`], [`DaemonError::Folder`] and [`DaemonError::NoUser`].
-pub fn serve(config: &Config, log_format: Option<Format>) -> Result<(), DaemonError> {
+/// [`DaemonError::Folder`] and [`DaemonError::NoUser`].
+pub fn prepare(config: &Config, log_format: Option<Format>) -> Result<Host, DaemonError> {
     make_usual_folder(&config.functions, &config.state).map_err(|source| DaemonError::Folder {
         path: config.functions.clone(),
         source,
     })?;
-    Ok(launcher::run(host(config, log_format)?)?)
+    host(config, log_format)
 }
 
 /// Makes the functions folder in the state folder. One elsewhere was named by somebody, and a typing error must not
@@ -259,6 +259,7 @@ async fn run(
     let (asks, asked) = mpsc::unbounded_channel();
     let (notices, mut noticed) = mpsc::unbounded_channel();
     let (questions, answers) = mpsc::channel(16);
+    let (upgrades, wanted_upgrades) = mpsc::channel(4);
     let (brownout, held_back) = watch::channel(Brownout::NONE);
     let (host_state, host_seen) = watch::channel(host::State::new(SystemTime::now()));
     let sources = Arc::new(Sources {
@@ -271,9 +272,11 @@ async fn run(
         ledgers: shared.ledgers(),
         host: host_seen,
         config: watch::channel(Arc::clone(&config)).1,
+        upgrades,
     });
     house.spawn(catalog.run(changed));
     house.spawn(answer(answers, asks.clone()));
+    house.spawn(pass_on(wanted_upgrades, asks.clone()));
     house.spawn(telemetry::metrics::upkeep(metrics));
     let told = host::Told {
         header: shared.brownout_header(),
@@ -286,12 +289,20 @@ async fn run(
         group: true,
         functions: config.uid_first..config.uid_first.saturating_add(config.uid_count),
     };
-    let (stop_house, house_stopped) = oneshot::channel::<()>();
+    let alone = handover.alone;
+    let mut may_serve = ready.subscribe();
+    let (stop_house, house_stopped) = oneshot::channel::<End>();
     let house = std::thread::Builder::new()
         .name("house".to_owned())
         .spawn(move || {
             house.block_on(async move {
-                let unix = admin::server::serve_unix(admin.into(), peers, Arc::clone(&sources));
+                if !alone {
+                    // The one before answers until then.
+                    let _ = may_serve.wait_for(|ready| *ready != Readiness::Starting).await;
+                }
+                let places = admin::server::Places::default();
+                let unix =
+                    admin::server::serve_unix(admin.into(), peers, Arc::clone(&sources), places.clone());
                 let tcp = async {
                     match admin_tcp {
                         Some(listener) => admin::server::serve_tcp(listener.into(), sources).await,
@@ -302,9 +313,12 @@ async fn run(
                     log_end("the admin socket", unix),
                     log_end("the admin TCP socket", tcp),
                 );
-                tokio::select! {
-                    _ = house_stopped => {}
-                    _ = async { tokio::join!(unix, tcp) } => {}
+                let end = tokio::select! {
+                    end = house_stopped => end.unwrap_or(End::Now),
+                    _ = async { tokio::join!(unix, tcp) } => End::Now,
+                };
+                if end == End::Politely {
+                    let _ = tokio::time::timeout(LAST_ANSWERS, places.all_free()).await;
                 }
             });
         })
@@ -312,6 +326,7 @@ async fn run(
 
     let parts = Parts {
         launcher: Launcher::new(socket).map_err(supervisor("the socket to the launcher"))?,
+        alone,
         inventory,
         defaults,
         next_id: handover.next_id,
@@ -337,6 +352,7 @@ async fn run(
 
     let mut listeners = Some(listeners);
     let mut workers = None;
+    let mut end = End::Now;
     while let Some(notice) = noticed.recv().await {
         match notice {
             // Until now callers waited in the listen queues.
@@ -356,7 +372,7 @@ async fn run(
                 tracing::info!(listen = ?config.listen, "ready");
             }
             Notice::Reload => {
-                tracing::info!("reload: the folder is read again; other settings change with a restart");
+                tracing::info!("reload: the folder is read again");
                 catalog_handle.rescan();
             }
             Notice::Shutdown => {
@@ -372,13 +388,67 @@ async fn run(
                 }
                 let _ = asks.send(Ask::Drain);
             }
+            Notice::Retire => {
+                end = End::Politely;
+                ready.send_replace(Readiness::Draining);
+                retire(&shared, workers.take(), &asks, Instant::now() + config.drain).await;
+                break;
+            }
             Notice::LauncherGone => break,
         }
     }
-    control.abort();
-    let _ = stop_house.send(());
+    let _ = stop_house.send(end);
     let _ = house.join();
+    control.abort();
     Ok(())
+}
+
+/// How the house ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// At once.
+    Now,
+    /// Once those who asked something were answered.
+    Politely,
+}
+
+/// What was asked of the admin API is answered within this, or not at all: followers of logs come again.
+const LAST_ANSWERS: Duration = Duration::from_secs(2);
+/// How often it is looked whether bindings still carry something.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Another supervisor serves: finishes what there is, until `deadline` at most.
+async fn retire(
+    shared: &Shared,
+    workers: Option<Workers>,
+    asks: &mpsc::UnboundedSender<Ask>,
+    deadline: Instant,
+) {
+    tracing::info!("another supervisor serves; finishing what is here");
+    shared.retire();
+    let drain = async {
+        let Some(workers) = workers else { return };
+        workers.begin_drain(deadline);
+        let cut = tokio::task::spawn_blocking(move || workers.drain(deadline))
+            .await
+            .unwrap_or(0);
+        if cut > 0 {
+            tracing::warn!(
+                connections = cut,
+                "cut off: what they had took longer than `drain`"
+            );
+        }
+    };
+    let mut drain = std::pin::pin!(drain);
+    // Almost everybody has asked for the last time by then: functions may turn to the other one.
+    let drained = tokio::time::timeout(LINGER, drain.as_mut()).await.is_ok();
+    let _ = asks.send(Ask::Yield);
+    if !drained {
+        drain.await;
+    }
+    while egress::live::count() > 0 && Instant::now() < deadline {
+        tokio::time::sleep(LOOK).await;
+    }
 }
 
 fn runtime() -> io::Result<Runtime> {
@@ -394,6 +464,13 @@ async fn answer(mut questions: mpsc::Receiver<admin::Ask>, asks: mpsc::Unbounded
         {
             let _ = reply.send(snapshot(&functions));
         }
+    }
+}
+
+/// Passes wishes for an upgrade on to `control`.
+async fn pass_on(mut upgrades: mpsc::Receiver<admin::Upgrade>, asks: mpsc::UnboundedSender<Ask>) {
+    while let Some(admin::Upgrade(answer)) = upgrades.recv().await {
+        let _ = asks.send(Ask::Upgrade(answer));
     }
 }
 

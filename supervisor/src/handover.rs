@@ -32,6 +32,8 @@ pub struct Handover {
     pub next_id: u64,
     /// Whether the launcher can prepare instances ahead.
     pub can_stand_by: bool,
+    /// Whether no other supervisor serves.
+    pub alone: bool,
     /// Whether instances can be frozen on this host.
     pub can_freeze: bool,
     /// How each property stands.
@@ -62,6 +64,14 @@ pub fn receive(socket: &OwnedFd) -> io::Result<Handover> {
     let (Event::Welcome(welcome), _) = next()? else {
         return Err(unexpected("the handover"));
     };
+    if welcome.version != wire::VERSION {
+        let text = format!(
+            "the launcher speaks version {} of the messages and this supervisor {}: restart funcd",
+            welcome.version,
+            wire::VERSION
+        );
+        return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+    }
     let settings: Settings = serde_json::from_slice(&welcome.config).map_err(|e| {
         io::Error::new(
             io::ErrorKind::InvalidData,
@@ -128,6 +138,7 @@ pub fn receive(socket: &OwnedFd) -> io::Result<Handover> {
         generation: welcome.generation,
         next_id: welcome.next_id.0,
         can_stand_by: welcome.can_stand_by,
+        alone: welcome.alone,
         can_freeze: welcome.can_freeze,
         grades: welcome.grades,
         listeners,

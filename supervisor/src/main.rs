@@ -7,7 +7,7 @@ use funcd::cli::args::{Global, HostFlags, Serve};
 use funcd::cli::exit::{Code, Failure};
 use funcd::cli::{self, Hooks};
 use funcd::daemon::{self, DaemonError};
-use funcd_sandbox::launcher;
+use funcd_sandbox::launcher::{self, Carried};
 use funcd_sandbox::probe::{self, Grade};
 use funcd_sandbox::self_check::{self, Target};
 use funcd_sandbox::sys::ballast::Allocator;
@@ -26,14 +26,32 @@ fn main() -> ExitCode {
     }
     cli::main(&Hooks {
         serve,
+        check,
         supervise,
         probe,
     })
 }
 
 fn serve(global: &Global, serve: &Serve) -> Result<(), Failure> {
-    let loaded = cli::config::load(global, &serve.flags)?;
-    daemon::serve(&loaded.config, serve.log_format).map_err(failure)
+    let before = Carried::of_environment().map_err(|e| failure(e.into()))?;
+    let host = || {
+        let loaded = cli::config::load(global, &serve.flags)?;
+        daemon::prepare(&loaded.config, serve.log_format).map_err(failure)
+    };
+    match (host(), before) {
+        (Ok(host), None) => launcher::run(host).map_err(|e| failure(e.into())),
+        (Ok(host), Some(before)) => launcher::resume(before, host).map_err(|e| failure(e.into())),
+        (Err(e), None) => Err(e),
+        // The program before is still the better one.
+        (Err(e), Some(before)) => Err(failure(before.go_back(&e.message).into())),
+    }
+}
+
+fn check(global: &Global, serve: &Serve) -> Result<String, String> {
+    let loaded = cli::config::load(global, &serve.flags).map_err(|e| e.message)?;
+    let host = daemon::host(&loaded.config, serve.log_format).map_err(|e| e.to_string())?;
+    let checked = launcher::check(&host)?;
+    serde_json::to_string(&checked).map_err(|e| e.to_string())
 }
 
 fn supervise() -> Result<(), Failure> {

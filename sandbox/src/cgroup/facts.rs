@@ -4,10 +4,12 @@ use std::io;
 use std::path::PathBuf;
 use std::rc::Rc;
 
+use serde::{Deserialize, Serialize};
+
 use super::{Ceiling, Controller, Dirs, Leaf};
 
 /// Whether something can be kept here.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Support {
     /// Yes, by this mechanism.
     Yes(String),
@@ -21,7 +23,7 @@ pub(crate) enum Support {
 }
 
 /// Which limits can be kept here, and how.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Facts {
     /// P5.
     pub(crate) memory: Support,

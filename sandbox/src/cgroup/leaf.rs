@@ -7,6 +7,8 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use serde::{Deserialize, Serialize};
+
 use super::{Controller, Dirs, keyed, make_dir, remove_dir, write};
 
 /// The scheduler's accounting period, in microseconds: short, so that a throttled function pauses for milliseconds only.
@@ -37,7 +39,31 @@ pub(crate) struct Leaf {
     ceiling: Option<Ceiling>,
 }
 
+/// A leaf as one launcher leaves it to the next.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Carried {
+    name: String,
+}
+
 impl Leaf {
+    /// For the next launcher.
+    pub(crate) fn carry(&self) -> Carried {
+        Carried {
+            name: self.name.clone(),
+        }
+    }
+
+    /// From the launcher before.
+    pub(super) fn again(dirs: Rc<Dirs>, carried: &Carried) -> Leaf {
+        Leaf {
+            dirs,
+            name: carried.name.clone(),
+            directory: None,
+            tasks: Vec::new(),
+            ceiling: None,
+        }
+    }
+
     /// Makes an empty leaf without limits.
     ///
     /// # Errors

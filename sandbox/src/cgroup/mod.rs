@@ -22,12 +22,14 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::rc::Rc;
 
+use serde::{Deserialize, Serialize};
+
 pub(crate) use facts::{Facts, Support};
-pub(crate) use leaf::{Ceiling, Leaf};
+pub(crate) use leaf::{Carried as CarriedLeaf, Ceiling, Leaf};
 pub(crate) use pool::Pool;
 
 /// The controllers that we use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Controller {
     /// Memory limit, OOM events.
     Memory,
@@ -55,7 +57,7 @@ impl Controller {
 }
 
 /// The directories of our subtree; shared with every leaf.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Dirs {
     /// The v2 part.
     pub(crate) v2: Option<v2::Subtree>,
@@ -88,6 +90,16 @@ pub(crate) struct Tree {
     supervisor: Option<OwnedFd>,
     supervisor_tasks: Vec<OwnedFd>,
     joined: bool,
+}
+
+/// A subtree as one launcher leaves it to the next.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Carried {
+    dirs: Dirs,
+    facts: Facts,
+    joined: bool,
+    /// The number of the next leaf.
+    next: u64,
 }
 
 /// Whether this process moves into the subtree.
@@ -130,6 +142,32 @@ impl Tree {
         }
         let dirs = Rc::new(dirs);
         let facts = facts::find(&dirs, v2_trouble.or(v1_trouble), found.v2_mounted);
+        Tree::of(dirs, facts, joined)
+    }
+
+    /// From the launcher before, as it is.
+    pub(crate) fn again(carried: Carried) -> (Tree, Pool) {
+        let tree = Tree::of(Rc::new(carried.dirs), carried.facts, carried.joined);
+        let pool = Pool::again(Rc::clone(&tree.dirs), carried.next);
+        (tree, pool)
+    }
+
+    /// For the next launcher.
+    pub(crate) fn carry(&self, pool: &Pool) -> Carried {
+        Carried {
+            dirs: (*self.dirs).clone(),
+            facts: self.facts.clone(),
+            joined: self.joined,
+            next: pool.next(),
+        }
+    }
+
+    /// A leaf that the launcher before had.
+    pub(crate) fn leaf(&self, carried: &CarriedLeaf) -> Leaf {
+        Leaf::again(Rc::clone(&self.dirs), carried)
+    }
+
+    fn of(dirs: Rc<Dirs>, facts: Facts, joined: bool) -> Tree {
         let supervisor = dirs.v2.as_ref().and_then(|v2| v2.supervisor());
         let supervisor_tasks = dirs
             .v1(Controller::Cpu)

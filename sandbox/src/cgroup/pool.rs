@@ -30,6 +30,27 @@ impl Pool {
         }
     }
 
+    /// Goes on where the launcher before was.
+    pub(super) fn again(dirs: Rc<Dirs>, next: u64) -> Pool {
+        Pool {
+            next,
+            ..Pool::new(dirs)
+        }
+    }
+
+    /// The number of the next leaf.
+    pub(super) fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// Removes those that wait: the next launcher makes its own.
+    pub(crate) fn clear(&mut self) {
+        for leaf in self.ready.drain(..) {
+            // One that stays is removed with the subtree.
+            let _ = leaf.remove();
+        }
+    }
+
     /// A leaf with these limits: a ready one, with the limits already written if the start before asked for the same.
     ///
     /// # Errors

@@ -5,6 +5,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
+
 use super::discover::FoundV1;
 use super::{Controller, clear, make_dir, v2, write};
 
@@ -12,7 +14,7 @@ use super::{Controller, clear, make_dir, v2, write};
 const SHARES: &str = "10240";
 
 /// Our subtree in one v1 hierarchy.
-#[derive(Debug)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Subtree {
     /// Where the hierarchy is mounted.
     pub(super) mount: PathBuf,

@@ -7,6 +7,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use super::discover::FoundV2;
 use super::{Controller, clear, make_dir, remove_dir, write};
 
@@ -23,7 +25,7 @@ const WEIGHT: &str = "1000";
 const SUPERVISOR_MEMORY_MIN: u64 = 32 << 20;
 
 /// Our subtree in the v2 hierarchy.
-#[derive(Debug)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Subtree {
     /// Where the hierarchy is mounted.
     pub(super) mount: PathBuf,
@@ -39,7 +41,7 @@ pub(crate) struct Subtree {
     pub(super) refused: Option<String>,
     base: PathBuf,
     own: PathBuf,
-    enabled_in_base: Vec<&'static str>,
+    enabled_in_base: Vec<String>,
 }
 
 impl Subtree {
@@ -114,7 +116,7 @@ impl Subtree {
                 continue;
             }
             match write(&self.base.join("cgroup.subtree_control"), &format!("+{name}")) {
-                Ok(()) => self.enabled_in_base.push(name),
+                Ok(()) => self.enabled_in_base.push(name.to_owned()),
                 Err(e) => {
                     let why = if e.raw_os_error() == Some(libc::EBUSY) {
                         "other processes live in it".to_owned()

@@ -1,11 +1,13 @@
 //! A process that has taken every step of its confinement and waits right before exec: a start that is paid for ahead.
 //! It has a memory and descriptors of its own, and nothing of the launcher's is left open in it.
 
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::MsgFlags;
+use serde::{Deserialize, Serialize};
 
 use super::init;
 use super::prepare::{Prepared, above};
@@ -91,7 +93,46 @@ fn fork(prepared: &Prepared<'_>, gate: RawFd) -> Result<(Spawned, OwnedFd), Fail
     Ok((spawned, ours))
 }
 
+/// A standby as one launcher leaves it to the next.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Carried {
+    socket: RawFd,
+    go: Option<RawFd>,
+    at: Step,
+    main: Option<i32>,
+    going: bool,
+}
+
 impl Standby {
+    /// For the next launcher, with its descriptors.
+    pub(crate) fn carry(&self) -> (Carried, Vec<RawFd>) {
+        let (socket, go) = (self.socket.as_raw_fd(), self.go.as_ref().map(|go| go.as_raw_fd()));
+        let carried = Carried {
+            socket,
+            go,
+            at: self.at,
+            main: self.main,
+            going: self.going,
+        };
+        (carried, [Some(socket), go].into_iter().flatten().collect())
+    }
+
+    /// From the launcher before; `own` gives its descriptors.
+    ///
+    /// # Errors
+    /// Those of `own`.
+    pub(crate) fn again(
+        carried: &Carried,
+        own: &mut dyn FnMut(RawFd) -> io::Result<OwnedFd>,
+    ) -> io::Result<Standby> {
+        Ok(Standby {
+            socket: own(carried.socket)?,
+            go: carried.go.map(own).transpose()?,
+            at: carried.at,
+            main: carried.main,
+            going: carried.going,
+        })
+    }
     /// Becomes readable when there is progress.
     pub fn socket(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()

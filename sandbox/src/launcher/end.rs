@@ -17,14 +17,15 @@ impl Launcher {
         for instance in self.instances.values() {
             instance.sandbox.kill_all();
         }
-        if let Some(supervisor) = &mut self.supervisor {
+        self.give_up_upgrade();
+        for supervisor in self.supervisors() {
             supervisor.let_go(began);
         }
         while !self.is_ended() && began.elapsed() < PATIENCE {
-            if let Some(supervisor) = &mut self.supervisor
-                && supervisor.stuck_at().is_some_and(|at| Instant::now() >= at)
-            {
-                supervisor.give_up();
+            for supervisor in self.supervisors() {
+                if supervisor.stuck_at().is_some_and(|at| Instant::now() >= at) {
+                    supervisor.give_up();
+                }
             }
             self.wait_a_moment();
         }
@@ -49,7 +50,8 @@ impl Launcher {
     }
 
     fn is_ended(&self) -> bool {
-        self.instances.is_empty() && self.leaving.is_empty() && self.supervisor.is_none()
+        let supervisors = self.supervisor.is_some() || self.old.is_some();
+        self.instances.is_empty() && self.leaving.is_empty() && !supervisors
     }
 
     fn wait_a_moment(&mut self) {
@@ -72,6 +74,13 @@ impl Launcher {
                 log(format_args!("the supervisor {how} at the end"));
             }
             self.supervisor = None;
+        }
+        if self
+            .old
+            .as_ref()
+            .is_some_and(|old| old.supervisor.try_reap().is_some())
+        {
+            self.old = None;
         }
     }
 }

@@ -52,7 +52,7 @@ impl Launcher {
         if instance.stdout.is_none()
             && let Some((id, exit)) = tell.take()
         {
-            self.tell(&Event::Exited { id, exit }, Vec::new());
+            self.tell_all(&Event::Exited { id, exit });
         }
         self.leave(instance.sandbox.into_leaf(), tell);
     }
@@ -77,7 +77,7 @@ impl Launcher {
                 continue;
             }
             if let Some((id, exit)) = self.leaving.swap_remove(index).tell {
-                self.tell(&Event::Exited { id, exit }, Vec::new());
+                self.tell_all(&Event::Exited { id, exit });
             }
         }
     }

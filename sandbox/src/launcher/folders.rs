@@ -3,11 +3,12 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
+use serde::{Deserialize, Serialize};
 
 use super::{Host, LauncherError};
 
@@ -33,7 +34,76 @@ pub(super) struct Folders {
     /// Whether a launcher before this one ended without clearing up.
     pub(super) crashed: bool,
     /// Held as long as this launcher lives.
-    _locks: [Flock<File>; 2],
+    locks: [Lock; 2],
+}
+
+/// A lock on a folder, held for as long as its file is open in a launcher.
+#[derive(Debug)]
+enum Lock {
+    Taken(Flock<File>),
+    /// By the launcher before, and passed on with its file.
+    Carried(OwnedFd),
+}
+
+impl AsRawFd for Lock {
+    fn as_raw_fd(&self) -> RawFd {
+        match self {
+            Lock::Taken(lock) => lock.as_raw_fd(),
+            Lock::Carried(file) => file.as_raw_fd(),
+        }
+    }
+}
+
+/// The folders as one launcher leaves them to the next.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Carried {
+    run: PathBuf,
+    sockets: RawFd,
+    functions: RawFd,
+    logs: RawFd,
+    locks: [RawFd; 2],
+    store_owned_by_root: bool,
+}
+
+impl Folders {
+    /// For the next launcher, with their descriptors.
+    pub(super) fn carry(&self) -> (Carried, Vec<RawFd>) {
+        let carried = Carried {
+            run: self.run.clone(),
+            sockets: self.sockets.as_raw_fd(),
+            functions: self.functions.as_raw_fd(),
+            logs: self.logs.as_raw_fd(),
+            locks: self.locks.each_ref().map(AsRawFd::as_raw_fd),
+            store_owned_by_root: self.store_owned_by_root,
+        };
+        let mut fds = vec![carried.sockets, carried.functions, carried.logs];
+        fds.extend(carried.locks);
+        (carried, fds)
+    }
+
+    /// From the launcher before, which had the same host; `own` gives its descriptors.
+    ///
+    /// # Errors
+    /// Those of `own`.
+    pub(super) fn again(
+        host: &Host,
+        carried: &Carried,
+        own: &mut dyn FnMut(RawFd) -> io::Result<OwnedFd>,
+    ) -> io::Result<Folders> {
+        let [run_lock, state_lock] = carried.locks;
+        Ok(Folders {
+            run: carried.run.clone(),
+            sockets: own(carried.sockets)?,
+            staging: carried.run.join("root"),
+            functions: own(carried.functions)?,
+            logs: own(carried.logs)?,
+            store: host.state.join("store"),
+            uids: host.state.join("uids"),
+            store_owned_by_root: carried.store_owned_by_root,
+            crashed: false,
+            locks: [Lock::Carried(own(run_lock)?), Lock::Carried(own(state_lock)?)],
+        })
+    }
 }
 
 /// Makes, locks and clears the folders.
@@ -71,7 +141,7 @@ pub(super) fn prepare(host: &Host) -> Result<Folders, LauncherError> {
         uids: host.state.join("uids"),
         crashed: run.join("listen").exists(),
         run,
-        _locks: [run_lock, state_lock],
+        locks: [Lock::Taken(run_lock), Lock::Taken(state_lock)],
     })
 }
 

@@ -88,20 +88,23 @@ impl Launcher {
     pub(super) fn on_launch(&mut self, id: InstanceId, spec: Spec, when: When) {
         let function = spec.function.clone();
         if let Err(why) = self.launch(id, spec, when) {
-            self.tell(&failed(&function, id, why), Vec::new());
+            self.tell(self.asking, &failed(&function, id, why), Vec::new());
         }
     }
 
     fn launch(&mut self, id: InstanceId, spec: Spec, when: When) -> Result<(), Failed> {
-        let ids = self.last_id.saturating_add(1)..=self.last_id.saturating_add(ID_GAP).min(Token::MAX_ID);
-        if !ids.contains(&id.0) {
-            let why = format!(
-                "its id is not larger than {}, or by far too much; this is a bug of the supervisor",
-                self.last_id
-            );
-            return Err(Failed::refused(libc::EINVAL, why));
+        if let Some(supervisor) = self.by_generation(self.asking) {
+            let last = supervisor.last_id;
+            let ids = last.saturating_add(1)..=last.saturating_add(ID_GAP).min(supervisor.max_id);
+            if !ids.contains(&id.0) {
+                let why = format!(
+                    "its id is not larger than {last}, or by far too much; this is a bug of the supervisor"
+                );
+                return Err(Failed::refused(libc::EINVAL, why));
+            }
+            supervisor.last_id = id.0;
         }
-        self.last_id = id.0;
+        self.last_id = self.last_id.max(id.0);
         let standbys = self.standbys();
         if when == When::Told && standbys >= standby::MOST {
             let why = format!("{standbys} instances wait already; this is a bug of the supervisor");
@@ -189,6 +192,8 @@ impl Launcher {
                     is_unreachable: false,
                     waiting,
                     end_is_told: false,
+                    owner: self.asking,
+                    shared: false,
                 };
                 self.take_in(id, instance, gifts)
             }
@@ -263,7 +268,7 @@ impl Launcher {
         }
         if confinement.listener.is_some() && when == When::Now {
             // While the process is made on this core, the request finds its way to the socket on another.
-            self.tell(&Event::Bound { id }, Vec::new());
+            self.tell(self.asking, &Event::Bound { id }, Vec::new());
         }
         confinement.stdout = ends.stdout.1.as_raw_fd();
         confinement.stderr = ends.stderr.1.as_raw_fd();
@@ -430,7 +435,7 @@ impl Launcher {
             return Err(Failed::new(Step::Clone, &e, "raise fs.epoll.max_user_watches"));
         }
         if !waits {
-            self.tell(&Event::Launched { id, pid }, descriptors);
+            self.tell(self.asking, &Event::Launched { id, pid }, descriptors);
             self.rest_until = Instant::now() + REST;
         }
         // From here on nobody waits.

@@ -98,6 +98,21 @@ fn bind_all(host: &Host) -> Result<Listeners, LauncherError> {
 }
 
 impl Listeners {
+    /// Those that the launcher before had. Its callers' sockets are among the descriptors of supervisors.
+    pub(super) fn again(
+        host: &Host,
+        addresses: Vec<SocketAddr>,
+        (admin, admin_tcp): (OwnedFd, Option<(OwnedFd, SocketAddr)>),
+    ) -> Listeners {
+        Listeners {
+            callers: Vec::new(),
+            addresses,
+            admin,
+            admin_tcp,
+            admin_path: host.admin.clone(),
+        }
+    }
+
     /// Removes the admin API's socket from its folder.
     pub(super) fn clear(&self) {
         let _ = fs::remove_file(&self.admin_path);

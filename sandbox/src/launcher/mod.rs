@@ -7,23 +7,32 @@
 //! end      kill every leaf, remove cgroups, sockets, run files
 //! ```
 
+mod carried;
+mod check;
 mod end;
 mod exits;
 mod failed;
 mod folders;
 mod handover;
+mod image;
 mod launch;
 mod listeners;
 mod network;
 mod notify;
 mod poll;
 mod request;
+mod resume;
+mod retire;
 mod secrets;
 mod self_check;
 mod serve;
 mod standby;
 mod start;
 mod supervisor;
+mod upgrade;
+
+pub use carried::Carried;
+pub use check::{Checked, check};
 
 use std::ffi::CString;
 use std::io;
@@ -135,6 +144,9 @@ pub enum LauncherError {
         /// What was reached, or why it could not be tried.
         why: String,
     },
+    /// What the launcher before left can't be taken over.
+    #[error("what the launcher before left can't be taken over: {0}")]
+    Carried(String),
     /// The supervisor can't be started at all.
     #[error(
         "the supervisor {program:?} can't be started: {why}; check that the program is there and executable"
@@ -162,6 +174,18 @@ impl From<UidError> for LauncherError {
 /// When it can't start. Whatever was made is removed again.
 pub fn run(host: Host) -> Result<(), LauncherError> {
     let mut launcher = start::start(host)?;
+    crate::sys::process::forget_code();
+    let served = launcher.serve();
+    launcher.end();
+    served
+}
+
+/// Goes on where another launcher in this process left off, which has executed this program for an upgrade; then as [`run`].
+///
+/// # Errors
+/// When it can't, and can't go back to the other program either: then nothing is left. What ends the loop.
+pub fn resume(carried: Carried, host: Host) -> Result<(), LauncherError> {
+    let mut launcher = resume::resume(carried, host)?;
     crate::sys::process::forget_code();
     let served = launcher.serve();
     launcher.end();

@@ -26,6 +26,11 @@ pub(super) struct Networks {
 pub(super) struct Network(Rc<OwnedFd>);
 
 impl Network {
+    /// One that the launcher before had.
+    pub(super) fn again(namespace: Rc<OwnedFd>) -> Network {
+        Network(namespace)
+    }
+
     /// To join.
     pub(super) fn fd(&self) -> RawFd {
         self.0.as_raw_fd()

@@ -13,10 +13,10 @@ use crate::spec::InstanceId;
 pub(super) enum Token {
     /// A signal came.
     Signal,
-    /// The supervisor's socket.
-    Supervisor,
-    /// The supervisor ended.
-    SupervisorEnd,
+    /// The socket of the supervisor of a generation.
+    Supervisor(u32),
+    /// That supervisor ended.
+    SupervisorEnd(u32),
     /// An instance ended.
     InstanceEnd(InstanceId),
     /// An instance reached its memory limit.
@@ -25,6 +25,8 @@ pub(super) enum Token {
     Standby(InstanceId),
     /// A secret was replaced.
     Secrets,
+    /// The program that is looked at before an upgrade has ended.
+    CheckEnd,
 }
 
 /// The bits of a token that say which kind it is.
@@ -37,12 +39,13 @@ impl Token {
     fn encode(self) -> u64 {
         let (kind, id) = match self {
             Token::Signal => (0, 0),
-            Token::Supervisor => (1, 0),
-            Token::SupervisorEnd => (2, 0),
+            Token::Supervisor(generation) => (1, generation.into()),
+            Token::SupervisorEnd(generation) => (2, generation.into()),
             Token::InstanceEnd(id) => (3, id.0),
             Token::InstanceOom(id) => (4, id.0),
             Token::Standby(id) => (5, id.0),
             Token::Secrets => (6, 0),
+            Token::CheckEnd => (7, 0),
         };
         id << KIND_BITS | kind
     }
@@ -51,12 +54,13 @@ impl Token {
         let id = InstanceId(data >> KIND_BITS);
         match data & ((1 << KIND_BITS) - 1) {
             0 => Some(Token::Signal),
-            1 => Some(Token::Supervisor),
-            2 => Some(Token::SupervisorEnd),
+            1 => Some(Token::Supervisor(u32::try_from(id.0).ok()?)),
+            2 => Some(Token::SupervisorEnd(u32::try_from(id.0).ok()?)),
             3 => Some(Token::InstanceEnd(id)),
             4 => Some(Token::InstanceOom(id)),
             5 => Some(Token::Standby(id)),
             6 => Some(Token::Secrets),
+            7 => Some(Token::CheckEnd),
             _ => None,
         }
     }
@@ -145,15 +149,16 @@ mod tests {
         let id = InstanceId(Token::MAX_ID);
         for token in [
             Token::Signal,
-            Token::Supervisor,
-            Token::SupervisorEnd,
+            Token::Supervisor(u32::MAX),
+            Token::SupervisorEnd(3),
             Token::InstanceEnd(id),
             Token::InstanceOom(id),
             Token::Standby(id),
             Token::Secrets,
+            Token::CheckEnd,
         ] {
             assert_eq!(Token::decode(token.encode()), Some(token));
         }
-        assert_eq!(Token::decode(7), None);
+        assert_eq!(Token::decode(u64::MAX << KIND_BITS | 1), None, "no generation");
     }
 }

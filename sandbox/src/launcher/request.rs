@@ -18,27 +18,41 @@ const MAX_COPIES: usize = 4096;
 
 impl Launcher {
     /// Reads what the supervisor sent, and sends what waits for it.
-    pub(super) fn on_supervisor_socket(&mut self) {
-        self.flush_supervisor();
+    pub(super) fn on_supervisor_socket(&mut self, generation: u32) {
+        self.flush_supervisor(generation);
         for _ in 0..BATCH {
-            let Some(socket) = self
+            // Not by `by_generation`, as what is read into is another part of this.
+            let old = self.old.as_ref().map(|old| &old.supervisor);
+            let supervisor = self
                 .supervisor
-                .as_ref()
-                .and_then(|supervisor| supervisor.socket())
-            else {
+                .iter()
+                .chain(old)
+                .find(|it| it.generation == generation);
+            let Some(socket) = supervisor.and_then(|supervisor| supervisor.socket()) else {
                 return;
             };
+            self.asking = generation;
             match wire::recv(socket, &mut self.message) {
                 Ok(Some((request, fds))) => self.on_request(request, fds),
                 // It ended, or is about to; how is told by its pidfd.
-                Ok(None) => return self.let_supervisor_go(),
+                Ok(None) => return self.let_supervisor_go(generation),
                 Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => return,
-                Err(e) => return self.end_supervisor(&format!("it sent what is no message: {e}")),
+                Err(e) => {
+                    return self.end_supervisor(generation, &format!("it sent what is no message: {e}"));
+                }
             }
         }
     }
 
     fn on_request(&mut self, request: Request, fds: Vec<OwnedFd>) {
+        // While two supervisors have requests in the same instances.
+        if let Some(request) = self.put_off(request) {
+            self.act(request, fds);
+        }
+    }
+
+    pub(super) fn act(&mut self, request: Request, fds: Vec<OwnedFd>) {
+        let asker = self.asking;
         match request {
             Request::Store { ticket } => self.on_store(ticket, fds),
             Request::Retain { artifacts } => {
@@ -73,26 +87,32 @@ impl Launcher {
             // A bounded queue: who asks faster than it can be answered asks in vain.
             Request::Usage { ids } => {
                 let room = (2 * self.host.max_instances).saturating_sub(self.usage.len());
-                self.usage.extend(ids.into_iter().take(room));
+                self.usage
+                    .extend(ids.into_iter().take(room).map(|id| (asker, id)));
             }
             Request::Look { id } => {
                 if let Some(instance) = self.instances.get(&id) {
                     let condition = instance.sandbox.condition();
-                    self.tell(&Event::Looked { id, condition }, Vec::new());
+                    self.tell(asker, &Event::Looked { id, condition }, Vec::new());
                 }
             }
-            Request::Serving => self.on_serving(),
+            Request::Serving => self.on_serving(asker),
             Request::Pulse => self.notify.answered(),
             Request::Goodbye => match self.phase {
+                _ if asker != self.generation => {}
                 Phase::Draining(_) | Phase::Over => self.phase = Phase::Over,
-                Phase::Serving => self.end_supervisor("it said goodbye unasked"),
+                Phase::Serving => self.end_supervisor(asker, "it said goodbye unasked"),
             },
+            Request::Upgrade { ticket } => self.upgrade(Some(ticket)),
+            Request::Yielded => self.on_yielded(asker),
+            Request::Pass { id } => self.pass(asker, id, fds),
         }
     }
 
     /// Callers are accepted now. A supervisor may say so as often as it likes.
-    fn on_serving(&mut self) {
-        if self.phase == Phase::Serving {
+    fn on_serving(&mut self, asker: u32) {
+        if self.phase == Phase::Serving && asker == self.generation {
+            self.on_ready();
             self.notify.ready();
         }
     }
@@ -126,15 +146,17 @@ impl Launcher {
         let Ok([file]) = <[OwnedFd; 1]>::try_from(fds) else {
             // Or none came, because there is no room for it.
             let what = "exactly one file must come with the request: raise the limit of open files of funcd";
-            return self.tell(&refuse(what), Vec::new());
+            return self.tell(self.asking, &refuse(what), Vec::new());
         };
         if self.copies.len() >= MAX_COPIES {
             return self.tell(
+                self.asking,
                 &refuse("too many executables wait to be stored: try again"),
                 Vec::new(),
             );
         }
-        self.copies.push_back((ticket, CopyState::Waiting(file)));
+        self.copies
+            .push_back((self.asking, ticket, CopyState::Waiting(file)));
     }
 
     /// An instance that is gone gets no answer: its end was told before.
@@ -157,6 +179,10 @@ impl Launcher {
             }
             Vec::new()
         });
-        self.tell(&Event::Sockets { id }, sockets.into_iter().map(Rc::new).collect());
+        self.tell(
+            self.asking,
+            &Event::Sockets { id },
+            sockets.into_iter().map(Rc::new).collect(),
+        );
     }
 }

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::AT_FDCWD;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use serde::{Deserialize, Serialize};
 
 use super::log;
 use crate::floor::Refusal;
@@ -43,7 +44,7 @@ pub(super) struct Secrets {
 const PAUSE: Duration = Duration::from_millis(250);
 
 /// An instance with secrets.
-#[derive(Debug)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 struct Holder {
     function: String,
     owner: Option<(u32, u32)>,
@@ -51,7 +52,35 @@ struct Holder {
     delivered: BTreeMap<String, Stamp>,
 }
 
+/// Who has been given what, as one launcher leaves it to the next.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(super) struct Carried {
+    mounted: bool,
+    holders: Vec<(InstanceId, Holder)>,
+}
+
 impl Secrets {
+    /// For the next launcher, which is in the same mount namespace.
+    pub(super) fn carry(&self) -> Carried {
+        Carried {
+            mounted: self.mounted,
+            holders: self
+                .holders
+                .iter()
+                .map(|(id, holder)| (*id, holder.clone()))
+                .collect(),
+        }
+    }
+
+    /// From the launcher before. What was replaced meanwhile is delivered now.
+    pub(super) fn take_over(&mut self, carried: Carried) {
+        self.mounted = carried.mounted;
+        self.holders = carried.holders.into_iter().collect();
+        if !self.holders.is_empty() {
+            self.renew();
+        }
+    }
+
     /// No instance has any yet; nothing is mounted or watched before one asks.
     pub(super) fn new(folder: PathBuf, credentials: Option<PathBuf>, run: &Path) -> Secrets {
         Secrets {

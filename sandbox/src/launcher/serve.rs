@@ -10,13 +10,16 @@ use nix::sys::signalfd::SignalFd;
 use super::exits::{Leaving, OOM_LOOK};
 use super::folders::Folders;
 use super::handover::Descriptors;
+use super::image::Image;
 use super::listeners::Listeners;
 use super::network::{Network, Networks};
 use super::notify::{Due, Notify};
 use super::poll::{Poll, Token};
+use super::retire::Old;
 use super::secrets::Secrets;
 use super::standby::Waiting;
 use super::supervisor::Supervisor;
+use super::upgrade::Upgrade;
 use super::{Host, LauncherError, log};
 use crate::cgroup::{Pool, Tree};
 use crate::floor::Floor;
@@ -59,14 +62,23 @@ pub(super) struct Launcher {
     pub(super) leaving: Vec<Leaving>,
     /// Instances whose memory limit was reached, until the kernel's kill is seen.
     pub(super) short_of_memory: Vec<(InstanceId, Instant)>,
-    pub(super) copies: VecDeque<(u64, CopyState)>,
-    pub(super) usage: VecDeque<InstanceId>,
+    /// Who asked for it, under which ticket, and how far it is.
+    pub(super) copies: VecDeque<(u32, u64, CopyState)>,
+    pub(super) usage: VecDeque<(u32, InstanceId)>,
     /// Nothing is made ahead before then.
     pub(super) rest_until: Instant,
     /// Instances that were prepared and let go of their status socket, and when they are looked at.
     pub(super) gone_on: VecDeque<(Instant, InstanceId)>,
     pub(super) last_id: u64,
     pub(super) supervisor: Option<Supervisor>,
+    /// The one before it, while both live.
+    pub(super) old: Option<Old>,
+    /// The generation of the supervisor whose request is being answered.
+    pub(super) asking: u32,
+    pub(super) image: Image,
+    pub(super) upgrade: Upgrade,
+    /// Instances that were asked to stop later than they should have been, and when they are killed.
+    pub(super) late_kills: Vec<(Instant, InstanceId)>,
     pub(super) generation: u32,
     pub(super) short_lives: u32,
     pub(super) restart_at: Option<Instant>,
@@ -100,6 +112,10 @@ pub(super) struct Instance {
     pub(super) with_supervisor: bool,
     /// Its end is nothing that the supervisor must be told any more.
     pub(super) end_is_told: bool,
+    /// The generation of the supervisor that started it, or took it over.
+    pub(super) owner: u32,
+    /// Whether the supervisor before that has requests in it too.
+    pub(super) shared: bool,
 }
 
 impl Instance {
@@ -152,8 +168,9 @@ impl Launcher {
     fn handle(&mut self, token: Token) {
         match token {
             Token::Signal => self.on_signals(),
-            Token::Supervisor => self.on_supervisor_socket(),
-            Token::SupervisorEnd => self.on_supervisor_end(),
+            Token::Supervisor(generation) => self.on_supervisor_socket(generation),
+            Token::SupervisorEnd(generation) => self.on_supervisor_end(generation),
+            Token::CheckEnd => self.on_check_end(),
             Token::InstanceEnd(id) => self.on_instance_end(id),
             Token::InstanceOom(id) => self.on_oom(id),
             Token::Standby(id) => self.on_standby_event(id),
@@ -171,6 +188,9 @@ impl Launcher {
             Phase::Serving | Phase::Over => None,
         };
         let stuck = self.supervisor.as_ref().and_then(Supervisor::stuck_at);
+        let upgrade = self.upgrade.due();
+        let retiring = self.old.as_ref().and_then(Old::due);
+        let kills = self.late_kills.iter().map(|(at, _)| *at).min();
         let looks = self.short_of_memory.first().map(|_| now + OOM_LOOK);
         let leaving = self.leaving.iter().map(|leaving| leaving.next).min();
         let refill = self.is_low().then_some(self.rest_until);
@@ -185,6 +205,9 @@ impl Launcher {
             refill,
             secrets,
             gone_on,
+            upgrade,
+            retiring,
+            kills,
             self.notify.look_at(),
         ]
         .into_iter()
@@ -213,8 +236,10 @@ impl Launcher {
             .and_then(Supervisor::stuck_at)
             .is_some_and(|at| now >= at)
         {
-            self.end_supervisor("it does not read its messages, or does not end");
+            self.end_supervisor(self.generation, "it does not read its messages, or does not end");
         }
+        self.on_old_time(now);
+        self.on_upgrade_time(now);
         self.notify.on_time(now);
         self.look_after_supervisor(now);
         if self.secrets.look_at().is_some_and(|at| now >= at) {
@@ -239,10 +264,11 @@ impl Launcher {
     fn look_after_supervisor(&mut self, now: Instant) {
         match self.notify.watchdog.as_mut().map(|watchdog| watchdog.due(now)) {
             None | Some(Due::Nothing) => {}
-            Some(Due::Ask) => self.tell(&Event::Pulse, Vec::new()),
-            Some(Due::Stuck) => {
-                self.end_supervisor("it does not answer, and the service manager's watchdog waits")
-            }
+            Some(Due::Ask) => self.tell(self.generation, &Event::Pulse, Vec::new()),
+            Some(Due::Stuck) => self.end_supervisor(
+                self.generation,
+                "it does not answer, and the service manager's watchdog waits",
+            ),
         }
     }
 
@@ -275,17 +301,21 @@ impl Launcher {
             if let Err(e) = self.uids.save() {
                 log(format_args!("{e}"));
             }
-        } else if let Some(id) = self.usage.pop_front() {
-            if let Some(instance) = self.instances.get(&id) {
-                let usage = instance.sandbox.leaf().usage();
-                self.tell(&Event::Usage { id, usage }, Vec::new());
-            }
-        } else if let Some((ticket, state)) = self.copies.pop_front() {
-            self.copy(ticket, state);
+        } else if let Some((asker, id)) = self.usage.pop_front() {
+            self.tell_usage(asker, id);
+        } else if let Some((asker, ticket, state)) = self.copies.pop_front() {
+            self.copy(asker, ticket, state);
         }
     }
 
-    fn copy(&mut self, ticket: u64, state: CopyState) {
+    pub(super) fn tell_usage(&mut self, asker: u32, id: InstanceId) {
+        if let Some(instance) = self.instances.get(&id) {
+            let usage = instance.sandbox.leaf().usage();
+            self.tell(asker, &Event::Usage { id, usage }, Vec::new());
+        }
+    }
+
+    fn copy(&mut self, asker: u32, ticket: u64, state: CopyState) {
         let progress = match state {
             CopyState::Waiting(source) => self
                 .store
@@ -306,7 +336,7 @@ impl Launcher {
         };
         let result = match progress {
             Ok(Progress::More(copy)) => {
-                self.copies.push_front((ticket, CopyState::Running(copy)));
+                self.copies.push_front((asker, ticket, CopyState::Running(copy)));
                 return;
             }
             Ok(Progress::Stored(digest, size)) => Ok((digest, size)),
@@ -315,7 +345,7 @@ impl Launcher {
         if self.copies.is_empty() {
             self.buffer = Vec::new();
         }
-        self.tell(&Event::Stored { ticket, result }, Vec::new());
+        self.tell(asker, &Event::Stored { ticket, result }, Vec::new());
     }
 
     fn on_signals(&mut self) {
@@ -323,10 +353,9 @@ impl Launcher {
             match info.ssi_signo as i32 {
                 libc::SIGTERM | libc::SIGINT => self.on_stop(),
                 libc::SIGHUP => {
-                    self.notify.reloading();
                     self.secrets.renew();
-                    self.tell(&Event::Reload, Vec::new());
-                    self.notify.ready();
+                    self.tell(self.generation, &Event::Reload, Vec::new());
+                    self.upgrade(None);
                 }
                 libc::SIGCHLD => self.reap(),
                 _ => {}
@@ -339,13 +368,14 @@ impl Launcher {
             Phase::Serving => {
                 let until = Instant::now() + Duration::from_millis(self.host.drain_millis) + DRAIN_MARGIN;
                 self.phase = Phase::Draining(until);
+                self.give_up_upgrade();
                 self.notify
                     .stopping(until.saturating_duration_since(Instant::now()) + super::end::PATIENCE);
                 if self.supervisor.is_none() {
                     // Nobody is there to drain.
                     self.phase = Phase::Over;
                 }
-                self.tell(&Event::Shutdown, Vec::new());
+                self.tell(self.generation, &Event::Shutdown, Vec::new());
             }
             Phase::Draining(_) | Phase::Over => {
                 log(format_args!("told to stop again: ending everything at once"));
@@ -364,12 +394,10 @@ impl Launcher {
             }
             if let Some(&id) = self.children.get(&pid) {
                 self.on_instance_end(id);
-            } else if self
-                .supervisor
-                .as_ref()
-                .is_some_and(|supervisor| supervisor.pid == pid)
-            {
-                self.on_supervisor_end();
+            } else if let Some(generation) = self.generation_of(pid) {
+                self.on_supervisor_end(generation);
+            } else if self.upgrade.is_checked_by(pid) {
+                self.on_check_end();
             } else if process::wait(Child::Pid(pid), true).is_err() {
                 return;
             }

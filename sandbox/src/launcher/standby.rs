@@ -98,14 +98,15 @@ impl Launcher {
                     }
                     // Below a mini-init it was not known before.
                     instance.sandbox.pid = waiting.standby.main().unwrap_or(instance.sandbox.pid);
-                    self.tell(&Event::Prepared { id }, fds);
+                    let owner = instance.owner;
+                    self.tell(owner, &Event::Prepared { id }, fds);
                 }
                 Progress::Executed => {
                     let gifts = instance.waiting.take().map(|waiting| waiting.gifts);
                     let mut descriptors = instance.descriptors();
                     descriptors.extend(gifts.into_iter().flatten());
-                    let pid = instance.sandbox.pid;
-                    self.tell(&Event::Launched { id, pid }, descriptors);
+                    let (pid, owner) = (instance.sandbox.pid, instance.owner);
+                    self.tell(owner, &Event::Launched { id, pid }, descriptors);
                     self.rest_until = Instant::now() + REST;
                 }
                 Progress::Failed(failure) => {
@@ -113,7 +114,8 @@ impl Launcher {
                     instance.waiting = None;
                     instance.end_is_told = true;
                     instance.sandbox.kill_all();
-                    self.tell(&failed(&function, id, explain(failure)), Vec::new());
+                    let owner = instance.owner;
+                    self.tell(owner, &failed(&function, id, explain(failure)), Vec::new());
                 }
             }
         }
@@ -121,8 +123,10 @@ impl Launcher {
 
     /// A new supervisor knows nothing of them, and prepares its own. One that was woken by the last request of the old one
     /// is an instance like any other, unless that had its pipes: it answers nobody.
-    pub(super) fn drop_standbys(&mut self) {
-        for instance in self.instances.values_mut() {
+    /// Those of `except` are left to that, which lives.
+    pub(super) fn drop_standbys(&mut self, except: Option<u32>) {
+        let theirs = |instance: &&mut super::serve::Instance| Some(instance.owner) != except;
+        for instance in self.instances.values_mut().filter(theirs) {
             let executed = |mut waiting: Waiting| matches!(waiting.standby.progress(), Progress::Executed);
             let waits = instance.waiting.take().is_some_and(|waiting| !executed(waiting));
             if waits || instance.with_supervisor {

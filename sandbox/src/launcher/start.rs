@@ -12,14 +12,16 @@ use nix::sys::stat::{Mode, umask};
 
 use super::folders::{self, Folders};
 use super::handover::{self, Descriptors};
+use super::image::Image;
 use super::listeners::{self, Listeners};
 use super::network::Networks;
 use super::notify::Notify;
 use super::poll::{Poll, Token};
 use super::secrets::Secrets;
 use super::serve::{Launcher, Phase};
+use super::upgrade::Upgrade;
 use super::{Host, LauncherError, examine, log};
-use crate::cgroup::{Join, Tree};
+use crate::cgroup::{Join, Pool, Tree};
 use crate::floor::Floor;
 use crate::probe::{Grade, Plan};
 use crate::store::Store;
@@ -39,7 +41,7 @@ pub(super) fn start(mut host: Host) -> Result<Launcher, LauncherError> {
         host.supervisor = None;
     }
     crate::sys::ballast::take();
-    let signals = prepare_process()?;
+    let signals = prepare_process(false)?;
     let folders = folders::prepare(&host)?;
     let uids = Uids::load(&folders.uids, host.uid_first, host.uid_count)?;
     let store = Store::open(&folders.store).map_err(|source| LauncherError::Folder {
@@ -48,7 +50,7 @@ pub(super) fn start(mut host: Host) -> Result<Launcher, LauncherError> {
         source,
         fix: "make it readable for the user that funcd runs as",
     })?;
-    let listeners = listeners::bind_after(&host, folders.crashed)?;
+    let mut listeners = listeners::bind_after(&host, folders.crashed)?;
     let lines: String = listeners
         .addresses
         .iter()
@@ -60,7 +62,18 @@ pub(super) fn start(mut host: Host) -> Result<Launcher, LauncherError> {
     }
     confine::drop_inheritable().map_err(kernel("dropping privileges that children could inherit"))?;
     let tree = Tree::create(&subtree_name(&folders), Join::Always);
-    let mut launcher = build(host, folders, listeners, (signals, store, uids), tree)?;
+    let made = Made {
+        descriptors: descriptors(&mut listeners, &folders)?,
+        folders,
+        listeners,
+        signals,
+        store,
+        uids,
+        pool: tree.pool(),
+        tree,
+        image: Image::of_this_process(None)?,
+    };
+    let mut launcher = build(host, made)?;
     match launcher.begin() {
         Ok(()) => Ok(launcher),
         Err(e) => {
@@ -70,7 +83,11 @@ pub(super) fn start(mut host: Host) -> Result<Launcher, LauncherError> {
     }
 }
 
-fn check(host: &Host) -> Result<(), LauncherError> {
+/// Whether a configuration can work at all.
+///
+/// # Errors
+/// [`LauncherError::Config`].
+pub(super) fn check(host: &Host) -> Result<(), LauncherError> {
     let refuse = |what: String| Err(LauncherError::Config(what));
     let root = nix::unistd::geteuid().is_root();
     let last = host.uid_first.checked_add(host.uid_count);
@@ -93,8 +110,11 @@ fn check(host: &Host) -> Result<(), LauncherError> {
 }
 
 /// Signals, descriptors and namespaces of this process. Without privileges it first enters a user namespace, in which it
-/// then does the same as root with what it has.
-fn prepare_process() -> Result<SignalFd, LauncherError> {
+/// then does the same as root with what it has; `again`: the program before this one in this process did so.
+///
+/// # Errors
+/// Those of the kernel.
+pub(super) fn prepare_process(again: bool) -> Result<SignalFd, LauncherError> {
     let mut set = SigSet::empty();
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGCHLD] {
         set.add(signal);
@@ -116,7 +136,8 @@ fn prepare_process() -> Result<SignalFd, LauncherError> {
         // Three descriptors for each instance; what instances themselves get is in their spec.
         let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
     }
-    if !nix::unistd::geteuid().is_root()
+    if !again
+        && !nix::unistd::geteuid().is_root()
         && let Err(e) = namespace::enter_user_namespace()
     {
         log(format_args!(
@@ -138,25 +159,46 @@ fn subtree_name(folders: &Folders) -> String {
     format!("funcd-{digits}")
 }
 
-fn build(
-    host: Host,
-    folders: Folders,
-    mut listeners: Listeners,
-    (signals, store, uids): (SignalFd, Store, Uids),
-    tree: Tree,
-) -> Result<Launcher, LauncherError> {
+/// What a launcher is built from.
+pub(super) struct Made {
+    pub(super) folders: Folders,
+    pub(super) listeners: Listeners,
+    pub(super) descriptors: Descriptors,
+    pub(super) signals: SignalFd,
+    pub(super) store: Store,
+    pub(super) uids: Uids,
+    pub(super) tree: Tree,
+    pub(super) pool: Pool,
+    pub(super) image: Image,
+}
+
+/// Builds a launcher in which nothing runs yet.
+///
+/// # Errors
+/// Those of the kernel, and of what tests say that the host is without.
+pub(super) fn build(host: Host, made: Made) -> Result<Launcher, LauncherError> {
+    let Made {
+        folders,
+        listeners,
+        descriptors,
+        signals,
+        store,
+        uids,
+        tree,
+        pool,
+        image,
+    } = made;
     let has_uids = host.supervisor.is_some() && host.uid_count > 0;
     let without = Without::of_environment().map_err(|e| LauncherError::Config(e.to_string()))?;
     let (facts, grades) = examine(&tree, folders.store_owned_by_root, has_uids, &without);
     tell_what_is_missing(&host, &grades);
-    let descriptors = descriptors(&mut listeners, &folders)?;
     Ok(Launcher {
         floor: Floor::new(&host, &grades),
         descriptors,
         poll: Poll::new().map_err(kernel("epoll"))?,
         signals,
         counts_pids: facts.cgroup.pids,
-        pool: tree.pool(),
+        pool,
         tree: Some(tree),
         networks: Networks::default(),
         plan: Plan::new(&facts),
@@ -175,6 +217,11 @@ fn build(
         gone_on: VecDeque::new(),
         last_id: 0,
         supervisor: None,
+        old: None,
+        asking: 0,
+        image,
+        upgrade: Upgrade::None,
+        late_kills: Vec::new(),
         generation: 0,
         short_lives: 0,
         restart_at: None,

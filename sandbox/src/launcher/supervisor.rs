@@ -6,12 +6,14 @@ use std::ffi::{CString, OsStr};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
-use super::{Host, LauncherError, notify};
+use super::poll::Token;
+use super::{Host, LauncherError, carried, notify};
 use crate::cgroup::Tree;
 use crate::confine::{self, Confinement};
 use crate::sys::ballast;
@@ -33,25 +35,34 @@ const FEW: usize = 64;
 /// A running supervisor.
 #[derive(Debug)]
 pub(super) struct Supervisor {
+    /// 0 for the first of this host, then 1, 2, …
+    pub(super) generation: u32,
+    /// [`wire::VERSION`] of its program.
+    pub(super) wire: u32,
+    /// The last id that it gave to an instance, or that was given before it.
+    pub(super) last_id: u64,
+    /// What its ids may not be above.
+    pub(super) max_id: u64,
     /// Its pid.
     pub(super) pid: i32,
     /// When it was started.
     pub(super) started: Instant,
-    pidfd: OwnedFd,
+    pub(super) pidfd: OwnedFd,
     /// `None` once it was given up: it only has to end.
-    socket: Option<OwnedFd>,
-    queue: VecDeque<Outgoing>,
+    pub(super) socket: Option<OwnedFd>,
+    pub(super) queue: VecDeque<Outgoing>,
     /// Messages that may wait.
-    capacity: usize,
-    stalled: Option<Instant>,
+    pub(super) capacity: usize,
+    pub(super) stalled: Option<Instant>,
     /// Set when the connection is over: by then it must have ended.
-    end_by: Option<Instant>,
+    pub(super) end_by: Option<Instant>,
 }
 
+/// A message that waits.
 #[derive(Debug)]
-struct Outgoing {
-    bytes: Vec<u8>,
-    fds: Vec<Rc<OwnedFd>>,
+pub(super) struct Outgoing {
+    pub(super) bytes: Vec<u8>,
+    pub(super) fds: Vec<Rc<OwnedFd>>,
 }
 
 /// Why a supervisor has to be ended.
@@ -69,11 +80,15 @@ pub(super) enum LinkError {
 }
 
 impl Supervisor {
-    /// Starts the host's program as the supervisor.
+    /// Starts the host's program as the supervisor, which gives ids above `last_id`.
     ///
     /// # Errors
     /// When it can't be executed.
-    pub(super) fn start(host: &Host, tree: &Tree) -> Result<Supervisor, LauncherError> {
+    pub(super) fn start(
+        host: &Host,
+        tree: &Tree,
+        (generation, last_id): (u32, u64),
+    ) -> Result<Supervisor, LauncherError> {
         let failed = |why: String| LauncherError::Supervisor {
             program: host.program.first().cloned().unwrap_or_default(),
             why,
@@ -119,13 +134,16 @@ impl Supervisor {
             failed(format!("step {}: {why}", failure.step.as_str()))
         })?;
         Ok(Supervisor {
+            generation,
+            wire: wire::VERSION,
+            last_id,
+            max_id: Token::MAX_ID,
             pid: spawned.pid,
             started: Instant::now(),
             pidfd: spawned.pidfd,
             socket: Some(ours),
             queue: VecDeque::new(),
-            // The inventory, and a few answers for each instance.
-            capacity: 4096 + 8 * host.max_instances,
+            capacity: capacity(host),
             stalled: None,
             end_by: None,
         })
@@ -226,6 +244,11 @@ impl Supervisor {
     }
 }
 
+/// Messages that may wait: the inventory, and a few answers for each instance.
+pub(super) fn capacity(host: &Host) -> usize {
+    4096 + 8 * host.max_instances
+}
+
 /// The pause before the next supervisor, after `short` short lives in a row.
 pub(super) fn pause(short: u32) -> Duration {
     match short {
@@ -253,28 +276,33 @@ fn is_full(e: &io::Error) -> bool {
 /// # Errors
 /// When it is not there.
 pub(super) fn open_program(host: &Host) -> io::Result<OwnedFd> {
-    use std::os::unix::fs::OpenOptionsExt;
     let program = host.program.first().ok_or(io::ErrorKind::InvalidInput)?;
+    open_path(Path::new(OsStr::from_bytes(program.as_bytes())))
+}
+
+/// A file, only to be executed.
+///
+/// # Errors
+/// When it is not there.
+pub(super) fn open_path(path: &Path) -> io::Result<OwnedFd> {
+    use std::os::unix::fs::OpenOptionsExt;
     let mut options = std::fs::OpenOptions::new();
-    let file = options
-        .read(true)
-        .custom_flags(libc::O_PATH)
-        .open(OsStr::from_bytes(program.as_bytes()))?;
+    let file = options.read(true).custom_flags(libc::O_PATH).open(path)?;
     Ok(file.into())
 }
 
 /// The launcher's own environment, without what changes how a program is loaded, claims descriptors or speaks to the service
 /// manager.
-fn environment() -> Vec<CString> {
+pub(super) fn environment() -> Vec<CString> {
     std::env::vars_os()
         .filter(|(name, _)| !name.as_bytes().starts_with(b"LD_") && !notify::is_ours_alone(name))
         // Where this one may look, and it may not.
-        .filter(|(name, _)| name != "CREDENTIALS_DIRECTORY")
+        .filter(|(name, _)| name != "CREDENTIALS_DIRECTORY" && !carried::is_ours(name))
         .filter_map(|(name, value)| CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()).ok())
         .collect()
 }
 
-fn rlimits() -> Vec<(u32, u64)> {
+pub(super) fn rlimits() -> Vec<(u32, u64)> {
     let (_, files) =
         nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).unwrap_or((1024, 1024));
     vec![(crate::rlimit::CORE, 1), (crate::rlimit::NOFILE, files)]

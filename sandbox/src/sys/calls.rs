@@ -451,6 +451,54 @@ pub(crate) fn has_capability(capability: u32) -> bool {
     call(libc::SYS_capget, args).is_ok() && data.get(word).is_some_and(|set| set >> bit & 1 == 1)
 }
 
+/// The capabilities that this thread may have in effect, in two words; `None` for old kernels.
+fn permitted() -> Result<([u32; 6], [u32; 2])> {
+    let header = [CAPABILITY_VERSION_3, 0];
+    let mut data = [0u32; 6];
+    let args = [header.as_ptr() as usize, data.as_mut_ptr() as usize, 0, 0, 0, 0];
+    call(libc::SYS_capget, args)?;
+    Ok((data, [data[1], data[4]]))
+}
+
+/// Makes all permitted capabilities inheritable, which changes nothing until they are made ambient.
+pub(crate) fn inherit_capabilities() -> Result<()> {
+    let (mut data, permitted) = permitted()?;
+    [data[2], data[5]] = permitted;
+    let header = [CAPABILITY_VERSION_3, 0];
+    call(
+        libc::SYS_capset,
+        [header.as_ptr() as usize, data.as_ptr() as usize, 0, 0, 0, 0],
+    )
+    .map(drop)
+}
+
+/// The next exec keeps all permitted capabilities, or none: `false`.
+pub(crate) fn keep_capabilities(keep: bool) -> Result<()> {
+    if !keep {
+        return prctl(
+            libc::PR_CAP_AMBIENT,
+            [libc::PR_CAP_AMBIENT_CLEAR_ALL as usize, 0, 0, 0],
+        )
+        .map(drop);
+    }
+    let (_, words) = permitted()?;
+    let has = |capability: &usize| words[capability / 32] >> (capability % 32) & 1 == 1;
+    (0..64).filter(has).try_for_each(|capability| {
+        prctl(
+            libc::PR_CAP_AMBIENT,
+            [libc::PR_CAP_AMBIENT_RAISE as usize, capability, 0, 0],
+        )
+        .map(drop)
+    })
+}
+
+/// Whether a descriptor stays open when this process executes another program.
+pub(crate) fn stay_open(fd: RawFd, open: bool) -> Result<()> {
+    let flags = if open { 0 } else { libc::FD_CLOEXEC };
+    let args = [fd as usize, libc::F_SETFD as usize, flags as usize, 0, 0, 0];
+    call(libc::SYS_fcntl, args).map(drop)
+}
+
 /// Empties the effective, permitted and inheritable sets, and with them the ambient set.
 pub(crate) fn clear_capabilities() -> Result {
     let header = [CAPABILITY_VERSION_3, 0];

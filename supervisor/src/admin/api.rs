@@ -1,4 +1,4 @@
-//! The routes of the admin API and of its TCP part: each asks one source and answers with one document. All are GET.
+//! The routes of the admin API and of its TCP part: each asks one source and answers with one document. All but one are GET.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -12,7 +12,7 @@ use axum::body::Body;
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use bytes::Bytes;
 use http_body::Frame;
 use serde::{Deserialize, Serialize};
@@ -21,8 +21,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use super::explain::explain;
 use super::host::{brownout, now as host_now};
 use super::requests::{Now, Requests};
-use super::view::{ConfigView, Document, Instances, Problem, Snapshot, Version, functions};
-use super::{Ask, Readiness, Sources};
+use super::view::{ConfigView, Document, Instances, Problem, Snapshot, Upgraded, Version, functions};
+use super::{Ask, Readiness, Sources, Upgrade};
 use crate::admission::brownout::Stage;
 use crate::ledger::Wanted;
 use crate::name::FunctionName;
@@ -65,6 +65,7 @@ pub fn full(sources: Arc<Sources>) -> Router {
         .route("/v1/host", get(host))
         .route("/v1/config", get(config))
         .route("/v1/version", get(version))
+        .route("/v1/upgrade", post(upgrade))
         .with_state(context);
     own.merge(observe(sources)).method_not_allowed_fallback(only_get)
 }
@@ -89,7 +90,7 @@ pub fn observe(sources: Arc<Sources>) -> Router {
 async fn only_get() -> Response {
     problem(
         StatusCode::METHOD_NOT_ALLOWED,
-        "all requests are GET: functions come and go with their files in the functions folder",
+        "all requests but POST /v1/upgrade are GET: functions come and go with their files in the functions folder",
     )
 }
 
@@ -239,6 +240,27 @@ async fn doctor(State(context): State<Shared>) -> Response {
 async fn config(State(context): State<Shared>) -> Response {
     let config = context.sources.config.borrow().as_ref().clone();
     document(ConfigView { config })
+}
+
+/// Answered once another supervisor serves, or when it is known that none will.
+async fn upgrade(State(context): State<Shared>) -> Result<Response, Response> {
+    let (answer, answered) = oneshot::channel();
+    let asked = context.sources.upgrades.send(Upgrade(answer)).await;
+    let result = match asked {
+        Ok(()) => answered.await.ok(),
+        Err(_) => None,
+    };
+    match result {
+        Some(Ok(funcd)) => Ok(document(Upgraded {
+            funcd,
+            before: Version::of_this_program().funcd,
+        })),
+        Some(Err(why)) => Err(problem(StatusCode::CONFLICT, format!("not upgraded: {why}"))),
+        None => Err(problem(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the control thread does not answer: look at funcd's own log",
+        )),
+    }
 }
 
 async fn version() -> Response {

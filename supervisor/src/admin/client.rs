@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use axum::http::{Request, StatusCode, header};
+use axum::http::{Method, Request, StatusCode, header};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Incoming;
@@ -109,14 +109,7 @@ impl Client {
     /// [`ClientError`]; anything but a success is [`ClientError::Refused`].
     pub fn get<T: DeserializeOwned>(&self, target: &str) -> Result<T, ClientError> {
         let (status, body) = self.fetch(target)?;
-        if !status.is_success() {
-            return Err(self.refused(status, &body));
-        }
-        let document: Document<T> = serde_json::from_slice(&body).map_err(|e| self.strange(e))?;
-        match document.version {
-            VERSION => Ok(document.body),
-            other => Err(self.strange(format!("it has version {other}, and this is {VERSION}"))),
-        }
+        self.document(status, &body)
     }
 
     /// Asks for text, whatever the status.
@@ -138,11 +131,11 @@ impl Client {
         each: &mut dyn FnMut(&[u8]) -> io::Result<()>,
     ) -> Result<(), ClientError> {
         self.runtime.block_on(async {
-            let response = self.within(self.send(target)).await?;
+            let response = self.within(TIMEOUT, self.send(Method::GET, target)).await?;
             let status = response.status();
             let mut body = response.into_body();
             if !status.is_success() {
-                let bytes = self.within(self.collect(body)).await?;
+                let bytes = self.within(TIMEOUT, self.collect(body)).await?;
                 return Err(self.refused(status, &bytes));
             }
             let mut held: Vec<u8> = Vec::new();
@@ -169,24 +162,49 @@ impl Client {
     }
 
     fn fetch(&self, target: &str) -> Result<(StatusCode, Bytes), ClientError> {
-        self.runtime.block_on(self.within(async {
-            let response = self.send(target).await?;
+        self.runtime.block_on(self.within(TIMEOUT, async {
+            let response = self.send(Method::GET, target).await?;
             let status = response.status();
             Ok((status, self.collect(response.into_body()).await?))
         }))
     }
 
-    async fn within<T>(
-        &self,
-        answer: impl Future<Output = Result<T, ClientError>>,
-    ) -> Result<T, ClientError> {
-        match tokio::time::timeout(TIMEOUT, answer).await {
-            Ok(answer) => answer,
-            Err(_) => Err(self.unreachable(format!("no answer within {} s", TIMEOUT.as_secs()))),
+    /// Asks for a change, which may take as long as `within`; what became of it.
+    ///
+    /// # Errors
+    /// [`ClientError`]; anything but a success is [`ClientError::Refused`].
+    pub fn post<T: DeserializeOwned>(&self, target: &str, within: Duration) -> Result<T, ClientError> {
+        let (status, body) = self.runtime.block_on(self.within(within, async {
+            let response = self.send(Method::POST, target).await?;
+            let status = response.status();
+            Ok((status, self.collect(response.into_body()).await?))
+        }))?;
+        self.document(status, &body)
+    }
+
+    fn document<T: DeserializeOwned>(&self, status: StatusCode, body: &[u8]) -> Result<T, ClientError> {
+        if !status.is_success() {
+            return Err(self.refused(status, body));
+        }
+        let document: Document<T> = serde_json::from_slice(body).map_err(|e| self.strange(e))?;
+        match document.version {
+            VERSION => Ok(document.body),
+            other => Err(self.strange(format!("it has version {other}, and this is {VERSION}"))),
         }
     }
 
-    async fn send(&self, target: &str) -> Result<hyper::Response<Incoming>, ClientError> {
+    async fn within<T>(
+        &self,
+        within: Duration,
+        answer: impl Future<Output = Result<T, ClientError>>,
+    ) -> Result<T, ClientError> {
+        match tokio::time::timeout(within, answer).await {
+            Ok(answer) => answer,
+            Err(_) => Err(self.unreachable(format!("no answer within {} s", within.as_secs()))),
+        }
+    }
+
+    async fn send(&self, method: Method, target: &str) -> Result<hyper::Response<Incoming>, ClientError> {
         let stream = UnixStream::connect(&self.path)
             .await
             .map_err(|e| match e.kind() {
@@ -197,7 +215,9 @@ impl Client {
         let (mut sender, connection) = handshake.map_err(|e| self.unreachable(e))?;
         // Driven by the same thread while it waits for the answer; its error is the answer's error too.
         tokio::spawn(connection);
-        let request = Request::get(target)
+        let request = Request::builder()
+            .method(method)
+            .uri(target)
             .header(header::HOST, "funcd")
             .body(Empty::<Bytes>::new())
             .map_err(|e| self.strange(e))?;

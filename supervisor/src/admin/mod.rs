@@ -1,5 +1,5 @@
 //! How operators look at a running host: the admin API on a Unix socket, its small part on TCP, and the client that
-//! the command line uses. Changes nothing; the folder is how functions come and go.
+//! the command line uses. Changes nothing but the program itself; the folder is how functions come and go.
 
 mod advice;
 pub mod api;
@@ -63,4 +63,10 @@ pub struct Sources {
     pub host: watch::Receiver<HostState>,
     /// The configuration in use.
     pub config: watch::Receiver<Arc<Config>>,
+    /// The launcher upgrades for who asks here.
+    pub upgrades: mpsc::Sender<Upgrade>,
 }
+
+/// Put the program in place that lies there by now: its version, or why it is still this one.
+#[derive(Debug)]
+pub struct Upgrade(pub oneshot::Sender<Result<String, String>>);

@@ -36,6 +36,7 @@ pub async fn serve_unix(
     listener: std::os::unix::net::UnixListener,
     peers: Peers,
     sources: Arc<Sources>,
+    places: Places,
 ) -> io::Result<()> {
     listener.set_nonblocking(true)?;
     let listener = UnixListener::from_std(listener)?;
@@ -50,7 +51,24 @@ pub async fn serve_unix(
         let router = if admitted { &router } else { &refusal };
         Ok(serve(stream, router.clone()))
     };
-    serve_all(accept).await
+    serve_all(accept, places.0).await
+}
+
+/// Connections of the Unix socket.
+#[derive(Debug, Clone)]
+pub struct Places(Arc<Semaphore>);
+
+impl Default for Places {
+    fn default() -> Places {
+        Places(Arc::new(Semaphore::new(MAX_CONNECTIONS)))
+    }
+}
+
+impl Places {
+    /// Waits until all have ended, when no more are accepted.
+    pub async fn all_free(&self) {
+        let _ = self.0.acquire_many(MAX_CONNECTIONS as u32).await;
+    }
 }
 
 /// Serves metrics and health on a TCP socket. Runs until dropped; needs a tokio runtime.
@@ -69,7 +87,7 @@ pub async fn serve_tcp(listener: std::net::TcpListener, sources: Arc<Sources>) -
             let _ = tokio::time::timeout(TCP_LIFE, serve).await;
         })
     };
-    serve_all(accept).await
+    serve_all(accept, Places::default().0).await
 }
 
 /// What who may not use the API is answered, whatever the request.
@@ -81,11 +99,10 @@ fn refusal() -> Router {
     })
 }
 
-async fn serve_all<F>(accept: impl AsyncFn() -> io::Result<F>) -> io::Result<()>
+async fn serve_all<F>(accept: impl AsyncFn() -> io::Result<F>, places: Arc<Semaphore>) -> io::Result<()>
 where
     F: Future<Output = ()> + Send + 'static,
 {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let place = Arc::clone(&places);
         let place = place

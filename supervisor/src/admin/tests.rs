@@ -61,7 +61,7 @@ impl Host {
             runtime.block_on(async {
                 let sources = Arc::new(sources(logs, readiness_seen, answer_seen));
                 tokio::select! {
-                    _ = server::serve_unix(listener, peers, Arc::clone(&sources)) => {}
+                    _ = server::serve_unix(listener, peers, Arc::clone(&sources), server::Places::default()) => {}
                     _ = server::serve_tcp(tcp, sources) => {}
                     _ = stopped => {}
                 }
@@ -123,6 +123,7 @@ fn sources(
         ("hello".to_owned(), Entry::Accepted),
     ]);
     Sources {
+        upgrades: mpsc::channel(1).0,
         control,
         entries: watch::channel(entries).1,
         doctor: doctor(),

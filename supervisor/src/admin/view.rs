@@ -441,6 +441,15 @@ impl Version {
     }
 }
 
+/// `POST /v1/upgrade`: another program is in place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Upgraded {
+    /// The version of funcd that serves now.
+    pub funcd: String,
+    /// The version that served before.
+    pub before: String,
+}
+
 /// `GET /v1/config`: the configuration in use.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ConfigView {

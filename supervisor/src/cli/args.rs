@@ -74,6 +74,12 @@ pub enum Command {
     Run(Run),
     /// Take a function out of the functions folder and wait until it is gone
     Rm(Rm),
+    /// Put the executable of funcd that lies in its place by now in place, without losing a request
+    ///
+    /// The executable at the path that funcd was started from takes over the running host: the listening sockets, the running
+    /// functions and the configuration, which is read again. Functions are not restarted. What was begun is finished by the
+    /// process before. An executable that does not come up changes nothing: the one before goes on, and this command says why.
+    Upgrade,
     /// Install this program, its units, completions and man pages, or bring them up to date
     Install(Install),
     /// Remove what `install` installed; data stays
@@ -90,6 +96,16 @@ pub enum Command {
     },
     /// Print the version
     Version,
+    /// What an executable says of itself before an upgrade, asked by the launcher with descriptor 3
+    #[command(hide = true)]
+    UpgradeCheck {
+        /// Where the host that runs was started
+        #[arg(long, value_name = "DIR")]
+        folder: PathBuf,
+        /// The arguments of the host that runs
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<std::ffi::OsString>,
+    },
     /// The supervisor, started by the launcher with descriptor 3
     #[command(hide = true)]
     Supervisor {

@@ -17,6 +17,7 @@ mod logs;
 mod ls;
 mod ps;
 mod requests;
+mod upgrade;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -35,6 +36,8 @@ use exit::{Code, Failure};
 pub struct Hooks {
     /// The launcher: runs until told to stop.
     pub serve: fn(&Global, &Serve) -> Result<(), Failure>,
+    /// Whether the host that runs could go on with this program: what it says of itself, as JSON.
+    pub check: fn(&Global, &Serve) -> Result<String, String>,
     /// The supervisor: runs until told to stop.
     pub supervise: fn() -> Result<(), Failure>,
     /// What this machine can enforce, for `doctor` without a host: the grades and the Landlock ABI.
@@ -89,6 +92,8 @@ fn run(cli: &Cli, hooks: &Hooks) -> Result<(), Failure> {
         Command::Config(command) => config::run(global, command),
         Command::Run(run) => deploy::run(global, run),
         Command::Rm(rm) => deploy::rm(global, rm),
+        Command::Upgrade => upgrade::run(global),
+        Command::UpgradeCheck { folder, arguments } => upgrade::check(folder, arguments, hooks),
         Command::Install(command) => install::install(global, command),
         Command::Uninstall(command) => install::uninstall(global, command),
         Command::Completions { shell } => docs::completions(*shell),

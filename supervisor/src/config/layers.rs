@@ -88,7 +88,11 @@ fn of_variables(
     for (name, value) in environment.vars.iter().filter(|(_, value)| !value.is_empty()) {
         if let Some((key, _)) = KEYS.iter().find(|(key, _)| variable(key) == *name) {
             layers.push(one_key(Place::Env(name.clone()), key, value)?);
-        } else if name.starts_with("FUNCD_") && !name.starts_with("FUNCD_TEST_") && name != "FUNCD_CONFIG" {
+        } else if name.starts_with("FUNCD_")
+            && !name.starts_with("FUNCD_TEST_")
+            && !name.starts_with("FUNCD_CARRIED")
+            && name != "FUNCD_CONFIG"
+        {
             let near = error::nearest(name, &known).map(|near| format!("; did you mean {near}?"));
             let near = near.unwrap_or_default();
             warnings.push(format!("environment variable {name} sets nothing{near}"));

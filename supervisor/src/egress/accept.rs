@@ -41,12 +41,26 @@ pub(super) async fn each<F: Future<Output = ()> + 'static>(
     };
     let places = Arc::new(Semaphore::new(places as usize));
     let mut connections = JoinSet::new();
+    let mut open = exit.open.clone();
     loop {
         while connections.try_join_next().is_some() {}
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+        let next = async {
+            let place = Arc::clone(&places).acquire_owned().await;
+            (place, accept(&listener).await)
+        };
+        let (Ok(place), accepted) = (tokio::select! {
+            biased;
+            Ok(_) = open.wait_for(|open| !open) => {
+                // The next supervisor has the same socket.
+                drop(listener);
+                while connections.join_next().await.is_some() {}
+                return;
+            }
+            next = next => next,
+        }) else {
             return;
         };
-        match accept(&listener).await {
+        match accepted {
             Ok(stream) => match exit.outside.place(&exit.share) {
                 Some(of_all) => drop(connections.spawn_local(serve(stream, (place, of_all)))),
                 None => {

@@ -14,6 +14,7 @@ mod accept;
 pub mod bound;
 mod dial;
 pub mod http;
+pub mod live;
 mod metrics;
 mod names;
 mod policy;
@@ -101,8 +102,15 @@ pub struct Whose {
 /// The bindings of an instance, as others hold them: all connections end when this is dropped.
 #[derive(Debug)]
 pub struct Exits {
-    /// Dropped with this, which those at the other end see.
-    _open: watch::Sender<()>,
+    /// Dropped with this, which those at the other end see. False: no more connections.
+    open: watch::Sender<bool>,
+}
+
+impl Exits {
+    /// Takes no more connections; those that are there go on.
+    pub fn close(&self) {
+        self.open.send_replace(false);
+    }
 }
 
 /// One binding of one instance, as its tasks share it.
@@ -112,6 +120,8 @@ struct Exit {
     instance: InstanceId,
     binding: Binding,
     outside: Rc<Outside>,
+    /// False: it takes no more connections.
+    open: watch::Receiver<bool>,
     /// Of the places outside, those that the function may take.
     share: Arc<Semaphore>,
     metrics: Metrics,
@@ -133,7 +143,7 @@ struct Seed {
     listeners: Vec<OwnedFd>,
     /// What is known of those that carry HTTP, in the order of the bindings.
     bounds: Vec<Option<Arc<Bound>>>,
-    open: watch::Receiver<()>,
+    open: watch::Receiver<bool>,
 }
 
 impl Seed {
@@ -150,6 +160,7 @@ impl Seed {
                 binding: binding.clone(),
                 share: outside.share(&self.whose.function),
                 outside: Rc::clone(&outside),
+                open: self.open.clone(),
                 metrics: Metrics::new(&self.whose.function, &binding.name),
             });
             match (&binding.to, bound) {
@@ -206,6 +217,7 @@ mod tests {
                 retry: Retry::Never,
             },
             outside,
+            open: watch::channel(true).1,
         })
     }
 }

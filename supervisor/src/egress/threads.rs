@@ -50,7 +50,7 @@ impl Egress {
     /// Serves the bindings of an instance at these listening sockets, in the order of its manifest, for as long as what is
     /// returned is kept.
     pub fn open(&self, whose: Whose, listeners: Vec<OwnedFd>) -> Exits {
-        let (open, is_open) = watch::channel(());
+        let (open, is_open) = watch::channel(true);
         let (function, instance) = (whose.function.clone(), whose.instance.id);
         let bindings = &whose.instance.revision.manifest.bindings;
         let (given, named) = (listeners.len(), bindings.len());
@@ -67,7 +67,7 @@ impl Egress {
         if let Err(error) = self.plant(seed) {
             tracing::error!(%function, %instance, %error, "no thread for its bindings: raise the limit of tasks of funcd");
         }
-        Exits { _open: open }
+        Exits { open }
     }
 
     /// What is known of a binding that carries HTTP, for all who have it.

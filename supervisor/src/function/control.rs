@@ -29,6 +29,7 @@ use super::standby::Standbys;
 use super::starts::Bucket;
 use super::state::State;
 use super::status::{self, FunctionStatus};
+use super::succession::Later;
 use super::sweep::Agenda;
 use crate::admission::brownout::Brownout;
 use crate::catalog::manifest::Defaults;
@@ -53,6 +54,10 @@ pub enum Ask {
     Status(oneshot::Sender<Vec<FunctionStatus>>),
     /// End every instance, then say goodbye to the launcher.
     Drain,
+    /// Put the program in place that lies there by now; what came of it.
+    Upgrade(oneshot::Sender<Result<String, String>>),
+    /// Leave what instances ask and write to the next supervisor.
+    Yield,
     /// Tell the launcher that callers are accepted.
     Serving,
 }
@@ -61,6 +66,8 @@ pub enum Ask {
 pub struct Parts {
     /// The socket to the launcher, past its handover.
     pub launcher: Launcher,
+    /// Whether no other supervisor serves.
+    pub alone: bool,
     /// Instances that earlier supervisors started.
     pub inventory: Vec<Inherited>,
     /// The host's defaults for manifests, to read those of the inventory again.
@@ -104,6 +111,8 @@ pub enum Notice {
     Shutdown,
     /// The launcher wants the configuration read again.
     Reload,
+    /// The next supervisor serves.
+    Retire,
     /// The launcher is gone.
     LauncherGone,
 }
@@ -141,6 +150,8 @@ pub struct Control {
     pub(super) storing: HashMap<u64, Candidate>,
     pub(super) next_ticket: u64,
     pub(super) next_id: u64,
+    /// To read the memos of instances.
+    pub(super) defaults: Defaults,
     pub(super) synced: Sync,
     /// Functions, their bindings, and the functions that those lead to and that do not exist.
     pub(super) astray: BTreeSet<(FunctionName, String, FunctionName)>,
@@ -149,6 +160,12 @@ pub struct Control {
     pub(super) draining: bool,
     /// The launcher was told that nothing is left.
     pub(super) said_goodbye: bool,
+    /// The next supervisor serves; this one finishes what it has.
+    pub(super) retired: bool,
+    /// What is left to the supervisor before this one until that yields; `None`: nothing any more.
+    pub(super) later: Option<Vec<Later>>,
+    /// Who waits for an upgrade, by ticket.
+    pub(super) upgrades: HashMap<u64, oneshot::Sender<Result<String, String>>>,
     pub(super) routes: Arc<ArcSwap<Routes>>,
     pub(super) sockets: PathBuf,
     pub(super) _sockets: OwnedFd,
@@ -204,11 +221,15 @@ impl Control {
             storing: HashMap::new(),
             next_ticket: 0,
             next_id: parts.next_id,
+            defaults: Defaults::default(),
             synced: Sync::Reading,
             astray: BTreeSet::new(),
             tidiness: Tidiness::new(Instant::now()),
             draining: false,
             said_goodbye: false,
+            retired: false,
+            later: (!parts.alone).then(Vec::new),
+            upgrades: HashMap::new(),
             routes: parts.routes,
             // The folder may lie where this user can't walk to; the descriptor always leads there, and the path stays
             // short enough for a socket address.
@@ -450,9 +471,13 @@ impl Control {
     /// Asks what the instances use, tells how many there are in each state, tidies the store, and renews what waits.
     fn on_survey(&mut self) {
         let now = Instant::now();
-        self.tidy(now);
+        if !self.retired {
+            self.tidy(now);
+        }
         self.look_for_woken();
-        self.renew_standbys();
+        if !self.retired {
+            self.renew_standbys();
+        }
         self.read_host(now);
         self.look_for_use(now);
         let mut ids: Vec<InstanceId> = self.owners.keys().copied().collect();
@@ -480,6 +505,13 @@ impl Control {
                 }
                 self.draining = true;
             }
+            Ask::Upgrade(answer) => {
+                let ticket = self.next_ticket;
+                self.next_ticket += 1;
+                self.upgrades.insert(ticket, answer);
+                self.requests.push(Request::Upgrade { ticket });
+            }
+            Ask::Yield => self.yield_to_next(),
             Ask::Serving => self.requests.push(Request::Serving),
         }
     }

@@ -2,16 +2,18 @@
 //! the part of `control` that deals with the store and the inventory.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use funcd_sandbox::spec::Digest;
+use funcd_sandbox::spec::{Digest, InstanceId};
 use funcd_sandbox::wire::{Request, StoreError};
 
 use super::control::{Control, Inherited, Notice};
 use super::entry::Entry;
 use super::handle::Revision;
 use super::start::Memo;
+use super::succession::Later;
 use crate::catalog::binding::Target;
 use crate::catalog::manifest::Defaults;
 use crate::catalog::{self, Candidate, Change};
@@ -32,7 +34,7 @@ pub(super) enum Sync {
 impl Control {
     pub(super) fn on_change(&mut self, change: Change) {
         // What is deployed now would bring back what is on its way out, and the drain would never end.
-        if self.draining || self.said_goodbye {
+        if self.draining || self.said_goodbye || self.retired {
             return;
         }
         match change {
@@ -199,8 +201,39 @@ impl Control {
         self.astray = astray;
     }
 
+    /// One that the supervisor before this one started after this one knew of all others.
+    pub(super) fn inherit_late(
+        &mut self,
+        (id, pid): (InstanceId, i32),
+        (terminating, frozen): (bool, bool),
+        memo: Vec<u8>,
+        fds: Vec<OwnedFd>,
+    ) {
+        let known = Memo::read(&memo, &self.defaults).ok().filter(|_| !terminating);
+        let mut fds = fds.into_iter();
+        let (Some((name, revision)), Some(stdout), Some(stderr)) = (known, fds.next(), fds.next()) else {
+            return self.requests.push(Request::Kill { id });
+        };
+        let current = self.entries.get(&name).map(|entry| entry.current().id);
+        if current != Some(revision.id) {
+            return self.requests.push(Request::Kill { id });
+        }
+        let inherited = Inherited {
+            id,
+            pid,
+            terminating,
+            frozen,
+            memo,
+            stdout,
+            stderr,
+            ports: fds.collect(),
+        };
+        self.adopt(&name, inherited);
+    }
+
     /// Takes over what earlier supervisors left running: it serves at once, whatever the folder says by now.
     pub(super) fn inherit(&mut self, inventory: Vec<Inherited>, defaults: &Defaults) {
+        self.defaults = defaults.clone();
         let mut known: HashMap<FunctionName, Vec<(Inherited, Arc<Revision>)>> = HashMap::new();
         for inherited in inventory {
             match Memo::read(&inherited.memo, defaults) {
@@ -234,7 +267,7 @@ impl Control {
         self.publish_routes();
     }
 
-    fn adopt(&mut self, name: &FunctionName, inherited: Inherited) {
+    pub(super) fn adopt(&mut self, name: &FunctionName, inherited: Inherited) {
         let Inherited {
             id,
             pid,
@@ -249,11 +282,17 @@ impl Control {
         };
         let revision = Arc::clone(entry.current());
         tracing::info!(function = %name, instance = %id, pid, "taken over");
-        self.report
-            .attach(name, &revision, id, [Some(stdout), Some(stderr)]);
         let instance = self.make_instance(name, id, revision);
-        self.take_ports(name, &instance, ports);
         self.owners.insert(id, name.clone());
+        let shared = Later {
+            id,
+            output: [Some(stdout), Some(stderr)],
+            ports,
+        };
+        match &mut self.later {
+            Some(later) => later.push(shared),
+            None => self.take_shared(name, &instance, shared),
+        }
         self.watch_over(name, &instance);
         self.with(name, |entry, effects| {
             entry.adopt((id, pid), frozen, instance, effects)

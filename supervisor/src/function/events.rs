@@ -56,9 +56,27 @@ impl Control {
             }
             Event::Shutdown => drop(self.notices.send(Notice::Shutdown)),
             Event::Reload => drop(self.notices.send(Notice::Reload)),
+            Event::Upgraded { ticket, result } => {
+                if let Some(answer) = self.upgrades.remove(&ticket) {
+                    let _ = answer.send(result);
+                }
+            }
+            Event::Retire => {
+                self.retired = true;
+                let _ = self.notices.send(Notice::Retire);
+            }
+            Event::Alone => self.on_alone(),
+            Event::Passed { id } => self.on_passed(id, fds),
+            Event::Inventory {
+                id,
+                pid,
+                terminating,
+                frozen,
+                memo,
+            } => self.inherit_late((id, pid), (terminating, frozen), memo, fds),
             // Sent with everything else, when this turn of control has come to its end.
             Event::Pulse => self.requests.push(Request::Pulse),
-            Event::Welcome(_) | Event::Descriptors | Event::Inventory { .. } | Event::InventoryEnd => {
+            Event::Welcome(_) | Event::Descriptors | Event::InventoryEnd => {
                 tracing::warn!("the launcher sent a part of the handover again; ignored");
             }
         }
@@ -73,7 +91,7 @@ impl Control {
         self.report.usage(name, total, cpu_micros);
     }
 
-    fn instance(&self, id: InstanceId) -> Option<&Arc<Instance>> {
+    pub(super) fn instance(&self, id: InstanceId) -> Option<&Arc<Instance>> {
         self.entries
             .get(self.owners.get(&id)?)?
             .slot(id)?

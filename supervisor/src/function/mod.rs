@@ -44,6 +44,7 @@ pub(crate) mod start;
 pub mod starts;
 pub mod state;
 pub mod status;
+mod succession;
 mod sweep;
 mod tally;
 mod usage;

@@ -216,7 +216,7 @@ impl Control {
             return;
         };
         // Nothing is prepared for later on a host that is short of what it would hold.
-        if self.draining || self.said_goodbye || self.brownout.reclaim_idle {
+        if self.draining || self.said_goodbye || self.retired || self.brownout.reclaim_idle {
             return;
         }
         match self.standbys.room(was_used) {

@@ -11,7 +11,8 @@ use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use http::{Request, Response};
+use http::header::{self, HeaderValue};
+use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -165,11 +166,21 @@ fn answer(
         ))),
         _ => Ok((Visit::begin(connection), asked)),
     };
+    let connection = Rc::clone(connection);
     async move {
-        match visit {
+        let mut answer = match visit {
             Ok((visit, asked)) => request::handle(visit, asked).await,
             Err(call) => call.await,
+        };
+        if let Ok(response) = &mut answer
+            && connection.worker.shared.is_retiring()
+            && !connection.h2
+            && response.status() != StatusCode::SWITCHING_PROTOCOLS
+        {
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(header::CONNECTION, close);
         }
+        answer
     }
 }
 
@@ -209,13 +220,18 @@ where
 /// Serves the connection to its end.
 async fn run<C: Served>(worker: &Worker, connection: &Connection, served: Pin<&mut C>) {
     // Polled once, to be woken when the drain begins; after that the flag is looked at.
-    let mut draining = pin!(worker.draining());
-    std::future::poll_fn(|cx| Poll::Ready(draining.as_mut().poll(cx)))
-        .await
-        .is_ready();
+    let (mut draining, mut retiring) = (pin!(worker.draining()), pin!(worker.retiring()));
+    std::future::poll_fn(|cx| {
+        let _ = retiring.as_mut().poll(cx);
+        Poll::Ready(draining.as_mut().poll(cx))
+    })
+    .await
+    .is_ready();
     let mut told = false;
     let ended = guarded(&connection.watch, served, |served| {
-        if worker.is_draining() && !std::mem::replace(&mut told, true) {
+        // HTTP/2 can say so at any time; HTTP/1 with the next answer.
+        let ends = worker.is_draining() || (connection.h2 && worker.shared.is_retiring());
+        if ends && !std::mem::replace(&mut told, true) {
             served.wind_down();
         }
     })

@@ -48,7 +48,7 @@ mod worker;
 pub(crate) use heard::Heard;
 pub use route::{Conflict, Match, Routes, Target};
 pub use trust::BadNetwork;
-pub use worker::{Shared, Workers, spawn_workers};
+pub use worker::{LINGER, Shared, Workers, spawn_workers};
 
 #[cfg(test)]
 pub(crate) mod tests;

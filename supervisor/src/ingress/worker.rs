@@ -8,7 +8,7 @@ use std::net::TcpListener;
 use std::os::fd::RawFd;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -34,6 +34,10 @@ use crate::name::FunctionName;
 /// How often idle upstream connections are looked through.
 const SWEEP: Duration = Duration::from_secs(5);
 
+/// A connection on which nothing is asked is kept for so long when another supervisor takes the callers: who asks meanwhile is
+/// answered, and told that this is the last answer here. Closed at once, it could be closed while a request is on its way.
+pub const LINGER: Duration = Duration::from_secs(2);
+
 /// Of what may come in floods, a worker writes one to the log in this time, at most; of requests that fail, [`FAILURES`].
 const SELDOM: Duration = Duration::from_secs(1);
 /// Enough to tell each of them apart until it is clear that something is wrong.
@@ -58,6 +62,8 @@ pub struct Shared {
     held: AtomicUsize,
     /// The value of `x-funcd-brownout`; 0: none.
     brownout_header: Arc<AtomicU8>,
+    /// Another supervisor takes the callers from now on.
+    retiring: AtomicBool,
     /// A connection whose descriptor is this or above is one too many: what is above is for the functions' sockets.
     last_descriptor: RawFd,
 }
@@ -78,6 +84,7 @@ impl Shared {
             connections: AtomicUsize::new(0),
             held: AtomicUsize::new(0),
             brownout_header: Arc::default(),
+            retiring: AtomicBool::new(false),
             last_descriptor: last_descriptor(getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft)),
         }))
     }
@@ -102,6 +109,7 @@ impl Shared {
             connections: AtomicUsize::new(0),
             held: AtomicUsize::new(0),
             brownout_header: Arc::default(),
+            retiring: AtomicBool::new(false),
             last_descriptor: RawFd::MAX,
         })
     }
@@ -114,6 +122,17 @@ impl Shared {
     /// What functions are told of the host, for whoever knows: 1 to 100; 0 is nothing.
     pub fn brownout_header(&self) -> Arc<AtomicU8> {
         Arc::clone(&self.brownout_header)
+    }
+
+    /// From now on each answer is the last of its connection: the next one is for another supervisor. Before
+    /// [`Workers::begin_drain`], whose deadline is then preceded by [`LINGER`].
+    pub fn retire(&self) {
+        self.retiring.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether another supervisor takes the callers.
+    pub(super) fn is_retiring(&self) -> bool {
+        self.retiring.load(Ordering::Relaxed)
     }
 
     /// What functions are told of the host now.
@@ -258,6 +277,7 @@ pub(super) struct Worker {
     routes: RefCell<Cache<Arc<ArcSwap<Routes>>, Arc<Routes>>>,
     is_draining: Cell<bool>,
     drain: Notify,
+    retire: Notify,
     /// Connections and tunnels.
     active: Cell<usize>,
     settled: Notify,
@@ -304,6 +324,7 @@ impl Worker {
             failures: Seldom::of(FAILURES),
             is_draining: Cell::new(false),
             drain: Notify::new(),
+            retire: Notify::new(),
             active: Cell::new(0),
             settled: Notify::new(),
         })
@@ -318,6 +339,11 @@ impl Worker {
 
     pub(super) fn is_draining(&self) -> bool {
         self.is_draining.get()
+    }
+
+    /// Resolves when another supervisor takes the callers.
+    pub(super) fn retiring(&self) -> impl Future<Output = ()> {
+        self.retire.notified()
     }
 
     /// Resolves when the drain begins.
@@ -350,14 +376,20 @@ impl Worker {
     }
 
     async fn drain(&self, deadline: Instant) {
+        if self.shared.is_retiring() {
+            self.retire.notify_waiters();
+            let until = (Instant::now() + LINGER).min(deadline);
+            let _ = tokio::time::timeout_at(until.into(), self.all_gone()).await;
+        }
         self.is_draining.set(true);
         self.drain.notify_waiters();
-        let all_gone = async {
-            while self.active.get() > 0 {
-                self.settled.notified().await;
-            }
-        };
-        let _ = tokio::time::timeout_at(deadline.into(), all_gone).await;
+        let _ = tokio::time::timeout_at(deadline.into(), self.all_gone()).await;
+    }
+
+    async fn all_gone(&self) {
+        while self.active.get() > 0 {
+            self.settled.notified().await;
+        }
     }
 
     /// Answers what others ask about the last requests.

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 use funcd_sandbox::spec::InstanceId;
 use tokio::net::unix::pipe;
 use tokio::runtime::Handle;
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 
 use super::escape::escape;
 use super::journal::Journal;
@@ -44,6 +44,8 @@ struct Shared {
     runtime: Handle,
     journal: Option<Arc<Journal>>,
     functions: Mutex<HashMap<FunctionName, Arc<FunctionLog>>>,
+    /// True: nothing is read any more.
+    stopped: watch::Sender<bool>,
 }
 
 /// Who writes.
@@ -71,7 +73,13 @@ impl Logs {
             runtime,
             journal: journal.map(Arc::new),
             functions: Mutex::new(HashMap::new()),
+            stopped: watch::channel(false).0,
         }))
+    }
+
+    /// Reads no more of what instances write: somebody else has the same pipes.
+    pub fn stop(&self) {
+        self.0.stopped.send_replace(true);
     }
 
     /// Reads both pipes until their other ends are closed. Returns at once; may be called from any thread.
@@ -80,7 +88,12 @@ impl Logs {
         for (stream, pipe) in [Stream::Stdout, Stream::Stderr].into_iter().zip(outputs) {
             let Some(pipe) = pipe else { continue };
             log.lock().readers += 1;
-            let task = read_all(Arc::clone(&log), writer.clone(), stream, pipe);
+            let task = read_all(
+                Arc::clone(&log),
+                writer.clone(),
+                stream,
+                (pipe, self.0.stopped.subscribe()),
+            );
             self.0.runtime.spawn(task);
         }
     }
@@ -294,8 +307,18 @@ impl FunctionLog {
 }
 
 /// Reads one pipe to its end.
-async fn read_all(log: Arc<FunctionLog>, writer: Writer, stream: Stream, pipe: OwnedFd) {
-    if let Err(error) = read_lines(&log, &writer, stream, pipe).await {
+async fn read_all(
+    log: Arc<FunctionLog>,
+    writer: Writer,
+    stream: Stream,
+    (pipe, mut stopped): (OwnedFd, watch::Receiver<bool>),
+) {
+    let read = tokio::select! {
+        biased;
+        _ = stopped.wait_for(|stopped| *stopped) => Ok(()),
+        read = read_lines(&log, &writer, stream, pipe) => read,
+    };
+    if let Err(error) = read {
         tracing::warn!(
             function = %writer.function, instance = %writer.instance, stream = stream.as_str(), %error,
             "an instance's output can't be read any more"

@@ -42,7 +42,7 @@ pub(super) struct Secret {
 }
 
 /// A state of a file.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(super) struct Stamp {
     place: (u64, u64),
     size: u64,

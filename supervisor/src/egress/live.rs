@@ -1,0 +1,28 @@
+//! How many connections of TCP bindings carry bytes, in this process: who is about to end waits for them.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+static LIVE: AtomicUsize = AtomicUsize::new(0);
+
+/// One of them, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Live(());
+
+impl Live {
+    /// It begins.
+    pub(super) fn begin() -> Live {
+        LIVE.fetch_add(1, Ordering::Relaxed);
+        Live(())
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        LIVE.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// How many there are.
+pub fn count() -> usize {
+    LIVE.load(Ordering::Relaxed)
+}
