@@ -11,6 +11,9 @@ use crate::run::{root, target};
 /// The example functions that the guests' tests use.
 const EXAMPLES: [&str; 6] = ["hello", "echo", "hog", "crash", "slow", "forkbomb"];
 
+/// The version of the package that guests upgrade to.
+const NEXT: &str = "99.0.0";
+
 /// What a guest is given.
 #[derive(Debug)]
 pub(super) struct Payload {
@@ -37,13 +40,11 @@ pub(super) fn stage(folder: &Path, binary: Option<&Path>) -> Result<Payload, Str
         copy(&scripts.join(name), &staged)?;
     }
     let triple = format!("{}-unknown-linux-musl", std::env::consts::ARCH);
-    // Twice, so that one can be upgraded to the other.
     let binary = match binary {
         Some(binary) => binary.to_owned(),
         None => build(&triple)?,
     };
-    package(&binary, &product, None)?;
-    package(&binary, &product, Some("99.0.0"))?;
+    package(&binary, &product)?;
     let examples = match std::env::var_os("CARGO_TARGET_DIR") {
         Some(_) => target().join("examples"),
         None => root().join("examples/target"),
@@ -116,29 +117,33 @@ fn build(triple: &str) -> Result<PathBuf, String> {
     Ok(stripped)
 }
 
-/// `xtask package`, whose package gets a name that guests know: `funcd.deb`, or `funcd-next.deb` for a newer version.
-fn package(binary: &Path, product: &Path, version: Option<&str>) -> Result<(), String> {
+/// `xtask package`: `funcd.deb`, and `funcd-next.deb`, which is the same but for its version, so that there is something to
+/// upgrade to.
+fn package(binary: &Path, product: &Path) -> Result<(), String> {
     let this = std::env::current_exe().map_err(|why| format!("this executable: {why}"))?;
     let out = product.join("out");
-    let mut package = Command::new(this);
-    package
+    run(Command::new(this)
         .args(["package", "--binary"])
         .arg(binary)
         .arg("--out")
-        .arg(&out);
-    package.args(version.map(|version| format!("--version={version}")));
-    run(&mut package)?;
+        .arg(&out))?;
     let made = fs::read_dir(&out).ok().into_iter().flatten().flatten();
     let deb = made
         .map(|entry| entry.path())
         .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
         .ok_or_else(|| format!("{}: xtask package made no package", out.display()))?;
-    let name = if version.is_some() {
-        "funcd-next.deb"
-    } else {
-        "funcd.deb"
-    };
-    fs::rename(&deb, product.join(name))
+    let unpacked = out.join("next");
+    run(Command::new("dpkg-deb")
+        .arg("--raw-extract")
+        .args([&deb, &unpacked]))?;
+    run(Command::new("sed")
+        .args(["-i", &format!("s/^Version: .*/Version: {NEXT}/")])
+        .arg(unpacked.join("DEBIAN/control")))?;
+    // Packed by nothing: it is unpacked again a minute later.
+    run(Command::new("dpkg-deb")
+        .args(["--root-owner-group", "-Znone", "--build"])
+        .args([&unpacked, &product.join("funcd-next.deb")]))?;
+    fs::rename(&deb, product.join("funcd.deb"))
         .and_then(|()| fs::remove_dir_all(&out))
         .map_err(|why| format!("{}: {why}", deb.display()))
 }

@@ -4,7 +4,7 @@
 /// A suite: its name, its steps, what it shows.
 type Suite = (&'static str, &'static [&'static str], &'static str);
 
-const SUITES: [Suite; 12] = [
+const SUITES: [Suite; 13] = [
     (
         "machine",
         &["machine"],
@@ -22,6 +22,11 @@ const SUITES: [Suite; 12] = [
         "systemctl",
         &["systemctl"],
         "restart, reload, kill, stop: what each leaves",
+    ),
+    (
+        "journald",
+        &["journald"],
+        "the journal has functions' lines by name",
     ),
     ("upgrade", &["upgrade"], "a newer package under load"),
     ("doctor", &["doctor"], "what `funcd doctor` says is so"),
