@@ -9,7 +9,7 @@ use super::caller::Caller;
 use super::image::{self, Image};
 use super::machine::{Heard, Machine, Parts, Ports};
 use super::payload::Payload;
-use super::report::Report;
+use super::report::{Protocol, Report};
 use super::run;
 
 /// How it ended.
@@ -37,8 +37,7 @@ pub(super) fn hold(
     steps: &[&str],
     limit: Duration,
     verbose: bool,
-    report: &mut Report,
-) -> Result<Ended, String> {
+) -> Result<(Ended, Report), String> {
     let logs = image.folder.join("logs").join(image.release.name());
     let _ = fs::remove_dir_all(&logs);
     fs::create_dir_all(&logs).map_err(|why| format!("{}: {why}", logs.display()))?;
@@ -55,7 +54,7 @@ pub(super) fn hold(
     fs::File::create(&parts.results)
         .and_then(|file| file.set_len(64 << 20))
         .map_err(|why| format!("{}: {why}", parts.results.display()))?;
-    report.begin(image.release);
+    let mut protocol = Protocol::new(image.release);
     let mut guest = Guest {
         machine: Machine::start(&parts)?,
         parts: &parts,
@@ -67,14 +66,15 @@ pub(super) fn hold(
         tried_again: false,
         comes_back: false,
     };
-    let ended = guest.listen(limit, report);
+    let ended = guest.listen(limit, &mut protocol);
     drop(guest);
-    report.end(ended);
     if ended != Ended::Done {
         let console = fs::read_to_string(&parts.console).unwrap_or_default();
         let lines: Vec<&str> = console.lines().collect();
-        println!("the end of {}:", parts.console.display());
-        println!("{}", lines[lines.len().saturating_sub(30)..].join("\n"));
+        protocol.show(&format!("the end of {}:", parts.console.display()));
+        for line in &lines[lines.len().saturating_sub(30)..] {
+            protocol.show(line);
+        }
     }
     // There is nothing in it when the guest never got that far.
     let _ = run(Command::new("tar")
@@ -85,7 +85,7 @@ pub(super) fn hold(
     for file in [&parts.disk, &parts.results] {
         let _ = fs::remove_file(file);
     }
-    Ok(ended)
+    Ok((ended, protocol.end(ended)))
 }
 
 struct Guest<'a> {
@@ -103,7 +103,7 @@ struct Guest<'a> {
 }
 
 impl Guest<'_> {
-    fn listen(&mut self, limit: Duration, report: &mut Report) -> Ended {
+    fn listen(&mut self, limit: Duration, report: &mut Protocol) -> Ended {
         let mut boot_by = Instant::now() + BOOT;
         let end = Instant::now() + limit;
         loop {
@@ -114,7 +114,7 @@ impl Guest<'_> {
                     Ok(true) => return Ended::Done,
                     Ok(false) => false,
                     Err(why) => {
-                        println!("{why}");
+                        report.show(&why);
                         return Ended::Died;
                     }
                 },
@@ -129,7 +129,7 @@ impl Guest<'_> {
                     report.note("the first boot did not come through, and was tried once more");
                     boot_by = Instant::now() + BOOT;
                     if let Err(why) = image::copy(&self.parts.image.disk, &self.parts.disk) {
-                        println!("{why}");
+                        report.show(&why);
                         return Ended::Died;
                     }
                     true
@@ -137,7 +137,7 @@ impl Guest<'_> {
                 Heard::Nothing | Heard::Ended => return Ended::Died,
             };
             if again && let Err(why) = self.start() {
-                println!("{why}");
+                report.show(&why);
                 return Ended::Died;
             }
         }
@@ -151,10 +151,10 @@ impl Guest<'_> {
     }
 
     /// Whether this was its last word.
-    fn heard(&mut self, line: &str, report: &mut Report) -> Result<bool, String> {
+    fn heard(&mut self, line: &str, report: &mut Protocol) -> Result<bool, String> {
         let Some(word) = line.strip_prefix("@@ ") else {
             if self.verbose {
-                println!("    {line}");
+                report.show(&format!("    {line}"));
             }
             return Ok(false);
         };

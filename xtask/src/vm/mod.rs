@@ -15,10 +15,11 @@ mod suites;
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::run::target;
-use image::Release;
+use image::{Image, Release};
 use report::Report;
 
 /// Runs the tests on a real systemd and cgroup v2 under QEMU.
@@ -35,6 +36,9 @@ pub(crate) struct Vm {
     /// Give up on a release after so many seconds.
     #[arg(long, value_name = "S", default_value_t = 900)]
     timeout: u64,
+    /// So many machines at once; each takes a core and 1.3 GB.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    jobs: usize,
     /// Write what came as JUnit XML.
     #[arg(long, value_name = "FILE")]
     junit: Option<PathBuf>,
@@ -95,16 +99,24 @@ impl Vm {
         let building = Instant::now();
         let payload = payload::stage(&folder, self.binary.as_deref())?;
         println!("payload staged in {} s", building.elapsed().as_secs());
+        let limit = Duration::from_secs(self.timeout);
+        let hold = |image: &Image| dialogue::hold(image, &payload, &steps, limit, self.verbose);
         let mut report = Report::default();
         let mut worst = 0;
-        for image in &images {
-            let limit = Duration::from_secs(self.timeout);
-            let ended = dialogue::hold(image, &payload, &steps, limit, self.verbose, &mut report)?;
-            worst = worst.max(match ended {
-                dialogue::Ended::Done => 0,
-                dialogue::Ended::TimedOut => TIMED_OUT,
-                dialogue::Ended::Died => DIED,
+        for few in images.chunks(self.jobs.max(1)) {
+            let held: Vec<_> = thread::scope(|scope| {
+                let begun: Vec<_> = few.iter().map(|image| scope.spawn(|| hold(image))).collect();
+                begun.into_iter().map(|one| one.join()).collect()
             });
+            for one in held {
+                let (ended, came) = one.map_err(|_| "a thread panicked: look above".to_owned())??;
+                report = report.and(came);
+                worst = worst.max(match ended {
+                    dialogue::Ended::Done => 0,
+                    dialogue::Ended::TimedOut => TIMED_OUT,
+                    dialogue::Ended::Died => DIED,
+                });
+            }
         }
         print!("{}", report.table());
         fs::write(folder.join("report.txt"), report.table()).map_err(|why| format!("report.txt: {why}"))?;

@@ -31,31 +31,43 @@ struct Check {
 pub(super) struct Report {
     checks: Vec<Check>,
     notes: Vec<(Release, String)>,
-    now: Option<Release>,
-    suite: String,
-    since: Option<Instant>,
 }
 
-impl Report {
-    /// What follows is of this release.
-    pub(super) fn begin(&mut self, release: Release) {
-        println!("== {}", release.name());
-        self.now = Some(release);
-        self.suite = "machine".to_owned();
-        self.since = Some(Instant::now());
+/// What is checked on one release, as it comes.
+#[derive(Debug)]
+pub(super) struct Protocol {
+    release: Release,
+    report: Report,
+    suite: String,
+    since: Instant,
+}
+
+impl Protocol {
+    /// Nothing yet.
+    pub(super) fn new(release: Release) -> Protocol {
+        Protocol {
+            release,
+            report: Report::default(),
+            suite: "machine".to_owned(),
+            since: Instant::now(),
+        }
+    }
+
+    /// Shows a line to who waits; machines may run side by side.
+    pub(super) fn show(&self, line: &str) {
+        println!("{:8} {line}", self.release.name());
     }
 
     /// What follows is of this suite.
     pub(super) fn suite(&mut self, name: &str) {
         name.clone_into(&mut self.suite);
-        println!("{name}");
+        self.show(name);
     }
 
     /// A remark for whoever reads the report.
     pub(super) fn note(&mut self, text: &str) {
-        println!("  # {text}");
-        self.notes
-            .extend(self.now.map(|release| (release, text.to_owned())));
+        self.show(&format!("  # {text}"));
+        self.report.notes.push((self.release, text.to_owned()));
     }
 
     /// A check held.
@@ -70,11 +82,11 @@ impl Report {
 
     /// More about the check that failed last.
     pub(super) fn because(&mut self, line: &str) {
-        println!("         {line}");
+        self.show(&format!("         {line}"));
         if let Some(Check {
             outcome: Outcome::Failed(why),
             ..
-        }) = self.checks.last_mut()
+        }) = self.report.checks.last_mut()
         {
             why.push_str(line);
             why.push('\n');
@@ -96,10 +108,10 @@ impl Report {
         }
     }
 
-    /// The machine has ended.
-    pub(super) fn end(&mut self, ended: Ended) {
+    /// The machine has ended: what came.
+    pub(super) fn end(mut self, ended: Ended) -> Report {
         let why = match ended {
-            Ended::Done => return,
+            Ended::Done => return self.report,
             Ended::TimedOut => "it took longer than it may: --timeout",
             Ended::Died => "the virtual machine ended before its tests did: this says nothing of funcd",
         };
@@ -107,26 +119,34 @@ impl Report {
             "the guest does all its steps",
             Outcome::Failed(format!("{why}\n")),
         );
+        self.report
     }
 
     fn add(&mut self, name: &str, outcome: Outcome) {
-        let Some(release) = self.now else { return };
-        let seconds = self
-            .since
-            .replace(Instant::now())
-            .map_or(0.0, |since| since.elapsed().as_secs_f64());
-        match &outcome {
-            Outcome::Ok => println!("  ok     {name}"),
-            Outcome::Failed(why) => println!("  FAILED {name} {}", why.trim_end()),
-            Outcome::Skipped(why) => println!("  skipped: {name}: {why}"),
-        }
-        self.checks.push(Check {
-            release,
+        let seconds = std::mem::replace(&mut self.since, Instant::now())
+            .elapsed()
+            .as_secs_f64();
+        self.show(&match &outcome {
+            Outcome::Ok => format!("  ok     {name}"),
+            Outcome::Failed(why) => format!("  FAILED {name} {}", why.trim_end()),
+            Outcome::Skipped(why) => format!("  skipped: {name}: {why}"),
+        });
+        self.report.checks.push(Check {
+            release: self.release,
             suite: self.suite.clone(),
             name: name.to_owned(),
             outcome,
             seconds,
         });
+    }
+}
+
+impl Report {
+    /// With what came on another release.
+    pub(super) fn and(mut self, other: Report) -> Report {
+        self.checks.extend(other.checks);
+        self.notes.extend(other.notes);
+        self
     }
 
     /// Whether a check did not hold.
@@ -261,18 +281,18 @@ mod tests {
 
     #[test]
     fn a_check_that_failed_is_told_with_why_everywhere() {
-        let mut report = Report::default();
-        report.begin(Release::Trixie);
-        report.suite("install");
-        report.ok("the unit is active");
-        report.failed("curl <answers>");
-        report.because("HTTP/1.1 503 & more");
+        let mut protocol = Protocol::new(Release::Trixie);
+        protocol.suite("install");
+        protocol.ok("the unit is active");
+        protocol.failed("curl <answers>");
+        protocol.because("HTTP/1.1 503 & more");
+        let report = Report::default().and(protocol.end(Ended::Done));
         assert!(report.has_failed());
-        assert!(
-            report.table().contains("install: curl <answers>     FAILED"),
-            "{}",
-            report.table()
-        );
+        let line = report
+            .table()
+            .lines()
+            .any(|line| line.starts_with("install: curl <answers>") && line.ends_with("FAILED"));
+        assert!(line, "{}", report.table());
         assert!(report.table().contains("HTTP/1.1 503 & more"));
         assert!(report.junit().contains("name=\"curl &lt;answers&gt;\""));
         assert!(report.junit().contains("<failure>HTTP/1.1 503 &amp; more"));
@@ -280,11 +300,12 @@ mod tests {
 
     #[test]
     fn a_machine_that_died_is_a_failure() {
-        let mut report = Report::default();
-        report.begin(Release::Bookworm);
-        report.ok("the unit is active");
-        assert!(!report.has_failed());
-        report.end(Ended::Died);
-        assert!(report.has_failed());
+        let begun = || {
+            let mut protocol = Protocol::new(Release::Bookworm);
+            protocol.ok("the unit is active");
+            protocol
+        };
+        assert!(!begun().end(Ended::Done).has_failed());
+        assert!(begun().end(Ended::Died).has_failed());
     }
 }
