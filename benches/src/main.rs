@@ -1,4 +1,4 @@
-//! `funcd-benches cold|warm|contracts|memory|instances|spawn|leaks|overload|neighbours|binding|all`: measures every number that SPECIFICATION.md promises,
+//! `funcd-benches cold|warm|contracts|memory|instances|spawn|leaks|overload|neighbours|binding|upgrade|all`: measures every number that SPECIFICATION.md promises,
 //! beside its peers in the same run; `chaos` breaks things for ten minutes, `simulate` shows what admission does under overload.
 //! Installs nothing, and never calls a number good that it did not measure.
 
@@ -50,6 +50,7 @@ mod spawn;
 mod stats;
 mod sys;
 mod table;
+mod upgrade;
 mod warm;
 
 /// Measure what funcd promises, beside its peers, and print goal, measured and verdict.
@@ -75,6 +76,9 @@ struct Flags {
     /// Registered functions in `memory`, running instances in `instances`.
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
     functions: u32,
+    /// Requests in `upgrade`, without and with upgrades each.
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..))]
+    requests: u32,
     /// What chance is drawn from in `overload`, `neighbours` and `chaos`.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -117,6 +121,8 @@ enum What {
     Refusals,
     /// A call by a binding, beside the same call made directly.
     Binding,
+    /// Requests while another program is put in place, beside the same without.
+    Upgrade,
     /// All of these.
     All,
     /// Kills, stops, floods, deploys and a full disk under a steady load: not one of `all`.
@@ -170,6 +176,7 @@ fn run(flags: &Flags) -> Outcome<()> {
         What::Neighbours,
         What::Refusals,
         What::Binding,
+        What::Upgrade,
         What::Chaos,
     ] {
         if flags.what == what || (flags.what == What::All && !matches!(what, What::Chaos | What::Refusals)) {
@@ -205,6 +212,7 @@ fn measure(what: What, flags: &Flags, artifacts: &Artifacts) -> Outcome<Vec<Tabl
         What::Instances => Ok(vec![instances::measure(artifacts, flags.functions as usize)?]),
         What::Neighbours => Ok(vec![neighbours::measure(artifacts, &flags.only, flags.seed)?]),
         What::Binding => Ok(vec![binding::measure(artifacts, rounds(20))?]),
+        What::Upgrade => Ok(vec![upgrade::measure(artifacts, flags.requests as usize)?]),
         What::Chaos => Ok(vec![chaos::measure(artifacts, &flags.chaos, flags.seed)?]),
         What::Refusals => Ok(vec![overload::refusals_alone(artifacts, flags.seed)?]),
         What::Overload => overload::measure(artifacts, flags.seed),

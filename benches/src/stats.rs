@@ -12,6 +12,11 @@ impl Samples {
         self.0.push(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
     }
 
+    /// Adds those of another.
+    pub(crate) fn add(&mut self, other: &Samples) {
+        self.0.extend_from_slice(&other.0);
+    }
+
     /// How many there are.
     pub(crate) fn len(&self) -> usize {
         self.0.len()

@@ -441,8 +441,10 @@ async fn retire(
     };
     let mut drain = std::pin::pin!(drain);
     // Almost everybody has asked for the last time by then: functions may turn to the other one.
-    let drained = tokio::time::timeout(LINGER, drain.as_mut()).await.is_ok();
-    let _ = asks.send(Ask::Yield);
+    let mut drained = tokio::time::timeout(LINGER, drain.as_mut()).await.is_ok();
+    while !leave(asks).await && !drained {
+        drained = tokio::time::timeout(5 * LOOK, drain.as_mut()).await.is_ok();
+    }
     if !drained {
         drain.await;
     }
@@ -465,6 +467,24 @@ async fn answer(mut questions: mpsc::Receiver<admin::Ask>, asks: mpsc::Unbounded
             let _ = reply.send(snapshot(&functions));
         }
     }
+}
+
+/// Leaves what instances ask and write to the other supervisor; `false`: not yet.
+async fn leave(asks: &mpsc::UnboundedSender<Ask>) -> bool {
+    let (answer, answered) = oneshot::channel();
+    let _ = asks.send(Ask::Leave(answer));
+    let Ok(Some(waited)) = answered.await else {
+        return false;
+    };
+    let mut left = Vec::new();
+    for (id, connections) in waited {
+        // One that has ended has none.
+        left.push((id, connections.await.unwrap_or_default()));
+    }
+    let (done, is_done) = oneshot::channel();
+    let _ = asks.send(Ask::Left(left, done));
+    let _ = is_done.await;
+    true
 }
 
 /// Passes wishes for an upgrade on to `control`.

@@ -16,7 +16,7 @@ use tempfile::TempDir;
 
 use crate::http::{Connection, Request, Response};
 use crate::leftovers::Belongings;
-pub use crate::plan::Plan;
+pub use crate::plan::{Plan, put_program};
 use crate::process::Process;
 use crate::{artifacts, eventually, until};
 
@@ -286,6 +286,7 @@ impl Host {
     #[track_caller]
     pub fn start_again(self) -> Host {
         self.wait_ended();
+        let self_program = self.path().join("funcd").exists();
         let (this, _) = self.take_apart();
         Plan {
             log: this.path().join("log"),
@@ -293,6 +294,7 @@ impl Host {
             arguments: Vec::new(),
             environment: Vec::new(),
             open_files: None,
+            own_program: self_program,
         }
         .start()
     }

@@ -33,12 +33,16 @@ pub struct Tally {
     pub bodies: BTreeSet<String>,
 }
 
-fn ask(connection: &mut Option<Connection>, address: SocketAddr, target: &str) -> std::io::Result<Response> {
+fn ask(
+    connection: &mut Option<Connection>,
+    address: SocketAddr,
+    request: &Request,
+) -> std::io::Result<Response> {
     let mut open = match connection.take() {
         Some(open) => open,
         None => Connection::tcp(address)?,
     };
-    let response = open.ask(&Request::get(target))?;
+    let response = open.ask(request)?;
     if response
         .header("connection")
         .is_none_or(|value| !value.eq_ignore_ascii_case("close"))
@@ -48,11 +52,11 @@ fn ask(connection: &mut Option<Connection>, address: SocketAddr, target: &str) -
     Ok(response)
 }
 
-fn call(shared: &Shared, address: SocketAddr, target: &str) -> Tally {
+fn call(shared: &Shared, address: SocketAddr, request: &Request) -> Tally {
     let mut tally = Tally::default();
     let mut connection = None;
     while !shared.stop.load(Ordering::Relaxed) {
-        let failure = match ask(&mut connection, address, target) {
+        let failure = match ask(&mut connection, address, request) {
             Ok(response) if response.status() == 200 => {
                 tally.answered += 1;
                 shared.answered.fetch_add(1, Ordering::Relaxed);
@@ -72,10 +76,19 @@ fn call(shared: &Shared, address: SocketAddr, target: &str) -> Tally {
 impl Load {
     /// As many callers of one target, each on its own connection, one request after the other.
     pub fn start(address: SocketAddr, target: &str, callers: usize) -> Load {
+        Load::of(address, &Request::get(target), callers)
+    }
+
+    /// The same with a POST, which nobody may send twice.
+    pub fn posts(address: SocketAddr, target: &str, callers: usize) -> Load {
+        Load::of(address, &Request::post(target, "a body"), callers)
+    }
+
+    fn of(address: SocketAddr, request: &Request, callers: usize) -> Load {
         let shared = Arc::new(Shared::default());
         let caller = |_| {
-            let (shared, target) = (Arc::clone(&shared), target.to_owned());
-            std::thread::spawn(move || call(&shared, address, &target))
+            let (shared, request) = (Arc::clone(&shared), request.clone());
+            std::thread::spawn(move || call(&shared, address, &request))
         };
         let callers = (0..callers).map(caller).collect();
         Load { shared, callers }

@@ -22,6 +22,8 @@ pub struct Plan {
     pub(crate) arguments: Vec<String>,
     pub(crate) environment: Vec<(String, String)>,
     pub(crate) open_files: Option<u64>,
+    /// Whether it runs from a copy of funcd in its own folder.
+    pub(crate) own_program: bool,
 }
 
 impl Default for Plan {
@@ -54,6 +56,7 @@ impl Plan {
             arguments: Vec::new(),
             environment: Vec::new(),
             open_files: None,
+            own_program: false,
         }
     }
 
@@ -76,6 +79,16 @@ impl Plan {
         self
     }
 
+    /// From a copy of funcd in its own folder, which a test may replace: `funcd`.
+    ///
+    /// # Panics
+    /// When it can't be copied.
+    pub fn own_program(mut self) -> Plan {
+        self.own_program = true;
+        put_program(self.path(), &artifacts::funcd());
+        self
+    }
+
     /// With at most so many open descriptors in each of its processes; takes prlimit(1).
     pub fn open_files(mut self, most: u64) -> Plan {
         self.open_files = Some(most);
@@ -90,16 +103,18 @@ impl Plan {
     /// The command that starts it.
     fn command(&self) -> Command {
         let at = |name: &str| self.folder.path().join(name);
+        let program = match self.own_program {
+            true => at("funcd"),
+            false => artifacts::funcd(),
+        };
         let mut command = match self.open_files {
             // It executes what it is given: the pid stays.
             Some(most) => {
                 let mut limited = Command::new("prlimit");
-                limited
-                    .arg(format!("--nofile={most}:{most}"))
-                    .arg(artifacts::funcd());
+                limited.arg(format!("--nofile={most}:{most}")).arg(program);
                 limited
             }
-            None => Command::new(artifacts::funcd()),
+            None => Command::new(program),
         };
         command
             .env_clear()
@@ -202,6 +217,24 @@ impl Plan {
             .spawn();
         finished(child.expect("funcd was built"), "the host to refuse to start")
     }
+}
+
+/// Puts a program in the place of the one that a host in this folder runs from, at once, as package managers do.
+///
+/// # Panics
+/// When it can't be copied.
+pub fn put_program(folder: &Path, program: &Path) {
+    let staged = folder.join("funcd.staged");
+    // Not by this process: what it has open for writing, a child that another thread starts has open too, until it executes; and
+    // what somebody has open for writing can't be executed.
+    let copied = Command::new("cp").arg(program).arg(&staged).status();
+    assert!(
+        copied.is_ok_and(|status| status.success()),
+        "cp to {}",
+        staged.display()
+    );
+    fs::set_permissions(&staged, Permissions::from_mode(0o755)).expect("the file is ours");
+    fs::rename(&staged, folder.join("funcd")).expect("both are in the same folder");
 }
 
 /// The output of a child that ends by itself; killed, and a panic, when it doesn't.

@@ -420,3 +420,108 @@ fn execute(image: &OwnedFd, memory: BorrowedFd<'_>, why: Option<&str>) -> io::Er
     let _ = sys::calls::keep_capabilities(false);
     io::Error::from_raw_os_error(errno)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// What funcd 0.1.0 wrote, state version 1: never to be changed. Each later version reads it, or says that it is too far away.
+    const VERSION_1: &str = include_str!("carried_1.json");
+
+    fn changed(change: impl FnOnce(&mut Value)) -> Vec<u8> {
+        let mut document: Value = serde_json::from_str(VERSION_1).unwrap();
+        change(&mut document);
+        serde_json::to_vec(&document).unwrap()
+    }
+
+    #[test]
+    fn what_version_1_wrote_is_read() {
+        let document = read(VERSION_1.as_bytes()).unwrap();
+        assert_eq!(
+            (document.head.version, document.head.program.as_str()),
+            (1, "0.1.0")
+        );
+        assert_eq!(document.instances.len(), 2);
+        let instance = &document.instances[0];
+        assert_eq!((instance.id, instance.has_port), (InstanceId(1), false));
+        assert!(instance.memo.starts_with(b"{\"function\":\"hello\""));
+        let waiting = document.instances[1].waiting.as_ref().unwrap();
+        assert_eq!(waiting.function, "two");
+        assert_eq!(document.supervisor.as_ref().unwrap().wire, 1);
+        // Each descriptor that is named is in the list.
+        for fd in [
+            instance.stderr,
+            document.descriptors[0].1,
+            document.supervisor.unwrap().pidfd,
+        ] {
+            assert!(document.head.fds.contains(&fd), "{fd}");
+        }
+    }
+
+    #[test]
+    fn what_a_later_version_adds_is_nothing_to_this_one() {
+        let later = changed(|document| {
+            document["version"] = json!(7);
+            document["something_new"] = json!({ "deep": [1, 2] });
+            document["instances"][0]["something_new"] = json!("text");
+            document["supervisor"]["something_new"] = json!(null);
+        });
+        assert_eq!(read(&later).unwrap().head.version, 7);
+    }
+
+    #[test]
+    fn what_only_later_versions_understand_is_refused_by_name() {
+        let later = changed(|document| {
+            document["version"] = json!(9);
+            document["readable_by"] = json!(VERSION + 1);
+            document["program"] = json!("3.0.0");
+            // Nothing else of it is looked at.
+            document["instances"] = json!("of another kind");
+        });
+        let why = read(&later).unwrap_err();
+        assert!(
+            why.contains("funcd 3.0.0") && why.contains("smaller steps"),
+            "{why}"
+        );
+        let earlier = changed(|document| document["version"] = json!(OLDEST - 1));
+        assert!(read(&earlier).unwrap_err().contains("too far apart"));
+    }
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        let document = read(VERSION_1.as_bytes()).unwrap();
+        let memory = write(&document).unwrap();
+        let again = read_from(memory.as_fd()).unwrap();
+        assert_eq!(
+            serde_json::to_value(&again).unwrap(),
+            serde_json::to_value(&document).unwrap()
+        );
+        // The position of the descriptor is nothing that counts.
+        assert!(read_from(memory.as_fd()).is_ok());
+    }
+
+    #[test]
+    fn bytes_are_as_they_were() {
+        let all: Vec<u8> = (0..=255).collect();
+        let outgoing = Outgoing {
+            bytes: all.clone(),
+            fds: vec![7],
+        };
+        let text = serde_json::to_string(&outgoing).unwrap();
+        assert_eq!(serde_json::from_str::<Outgoing>(&text).unwrap().bytes, all);
+        assert!(serde_json::from_str::<Outgoing>("{\"bytes\":\"\u{100}\",\"fds\":[]}").is_err());
+    }
+
+    #[test]
+    fn descriptors_that_are_no_memory_of_ours_are_not_taken() {
+        let file = tempfile::tempfile().unwrap();
+        assert!(!is_memory(file.as_raw_fd()));
+        let other = memfd_create(c"other", MFdFlags::MFD_CLOEXEC).unwrap();
+        assert!(!is_memory(other.as_raw_fd()));
+        let ours = memfd_create(MEMORY, MFdFlags::MFD_CLOEXEC).unwrap();
+        assert!(is_memory(ours.as_raw_fd()));
+        assert!(!is_memory(-1) && !is_memory(0));
+    }
+}

@@ -61,3 +61,41 @@ impl Checked {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_that_could_not_be_gone_back_from_is_refused() {
+        let now = Checked::of_this_program();
+        assert_eq!(now.fits(), Ok(()));
+        // A later version that this one can read.
+        let later = Checked {
+            version: "9.0.0".to_owned(),
+            state: carried::VERSION + 3,
+            wire: crate::wire::VERSION + 3,
+            ..now.clone()
+        };
+        assert_eq!(later.fits(), Ok(()));
+        let unreadable = Checked {
+            readable_by: carried::VERSION + 1,
+            ..later.clone()
+        };
+        let deaf = Checked {
+            wire_oldest: crate::wire::VERSION + 1,
+            ..later
+        };
+        for refused in [unreadable, deaf] {
+            let why = refused.fits().unwrap_err();
+            assert!(why.contains("9.0.0") && why.contains("too old"), "{why}");
+        }
+    }
+
+    #[test]
+    fn what_a_later_version_says_beside_is_nothing_to_this_one() {
+        let mut said = serde_json::to_value(Checked::of_this_program()).unwrap();
+        said["something_new"] = serde_json::json!([1]);
+        assert!(serde_json::from_value::<Checked>(said).is_ok());
+    }
+}

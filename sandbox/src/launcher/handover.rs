@@ -30,7 +30,7 @@ impl Launcher {
             version: wire::VERSION,
             generation: self.generation,
             next_id: InstanceId(self.supervisor.as_ref().map_or(self.last_id, |it| it.last_id) + 1),
-            alone: self.old.is_none() || self.is_retiring(),
+            alone: self.old.as_ref().is_none_or(|old| old.yielded),
             grades: self.grades.clone(),
             can_stand_by: standby::can_stand_by(&self.plan),
             can_freeze: self.tree.as_ref().is_some_and(Tree::can_freeze),

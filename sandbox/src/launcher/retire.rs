@@ -27,7 +27,7 @@ pub(super) struct Old {
     /// Set once it was told to retire: it must be gone by then.
     until: Option<Instant>,
     /// It accepts nothing and reads nothing any more.
-    yielded: bool,
+    pub(super) yielded: bool,
     /// What the new one asked for and has to wait.
     put_off: Vec<Request>,
 }

@@ -145,6 +145,8 @@ impl Running {
             buffer: Box::new([0; MAX_MESSAGE]),
             next: 1,
             handover: Handover {
+                version: 0,
+                alone: true,
                 config: Vec::new(),
                 descriptors: Vec::new(),
                 generation: 0,

@@ -77,7 +77,7 @@ pub(super) fn a_prepared_instance_executes_when_it_is_told(who: As) {
     );
     assert_eq!(fds.len(), 3, "stdout, stderr and its listener");
     assert_eq!(read_all(caller), "hello\n");
-    assert_eq!(waiting(&host), []);
+    assert_eq!(waiting(&host), [0; 0]);
     drop(fds);
     host.send(&Request::Terminate { id: ready.id }, &[]);
     assert_eq!(host.exit_of(ready.id), Exit::Stopped);

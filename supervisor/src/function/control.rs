@@ -29,7 +29,7 @@ use super::standby::Standbys;
 use super::starts::Bucket;
 use super::state::State;
 use super::status::{self, FunctionStatus};
-use super::succession::Later;
+use super::succession::{Later, Waited};
 use super::sweep::Agenda;
 use crate::admission::brownout::Brownout;
 use crate::catalog::manifest::Defaults;
@@ -56,8 +56,10 @@ pub enum Ask {
     Drain,
     /// Put the program in place that lies there by now; what came of it.
     Upgrade(oneshot::Sender<Result<String, String>>),
-    /// Leave what instances ask and write to the next supervisor.
-    Yield,
+    /// Leave what instances ask and write to the next supervisor; what of it has to be passed on. `None`: not yet.
+    Leave(oneshot::Sender<Option<Waited>>),
+    /// That was done, and is passed on here; told once it was.
+    Left(Vec<(InstanceId, Vec<OwnedFd>)>, oneshot::Sender<()>),
     /// Tell the launcher that callers are accepted.
     Serving,
 }
@@ -511,7 +513,12 @@ impl Control {
                 self.upgrades.insert(ticket, answer);
                 self.requests.push(Request::Upgrade { ticket });
             }
-            Ask::Yield => self.yield_to_next(),
+            Ask::Leave(answer) => drop(answer.send(self.leave())),
+            Ask::Left(waited, done) => {
+                // Without the launcher everything ends.
+                let _ = self.left(waited);
+                let _ = done.send(());
+            }
             Ask::Serving => self.requests.push(Request::Serving),
         }
     }

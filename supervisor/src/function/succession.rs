@@ -1,13 +1,17 @@
 //! From one supervisor to the next while both live: what instances write and ask is one's alone, the old one's until it yields.
 
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use funcd_sandbox::spec::InstanceId;
-use funcd_sandbox::wire::Request;
+use funcd_sandbox::wire::{MAX_FDS, Request};
+use tokio::sync::oneshot;
 
 use super::control::Control;
+use super::entry::Entry;
 use super::instance::{Address, Instance};
+use crate::catalog::manifest::Contract;
 use crate::name::FunctionName;
 
 /// What belongs to an instance and is read, or listened to, by one supervisor at a time.
@@ -19,6 +23,9 @@ pub(super) struct Later {
     /// Where it asks the supervisor, within its network namespace.
     pub(super) ports: Vec<OwnedFd>,
 }
+
+/// The connections that instances wait on, from their desks.
+pub(super) type Waited = Vec<(InstanceId, oneshot::Receiver<Vec<OwnedFd>>)>;
 
 impl Control {
     /// Reads what an instance writes, and listens to what it asks.
@@ -39,21 +46,52 @@ impl Control {
         }
     }
 
-    /// The next supervisor takes what instances write and ask from here on.
-    pub(super) fn yield_to_next(&mut self) {
+    /// The next supervisor takes what instances write and ask from here on: what Lambda functions wait on goes there too. `None`:
+    /// not yet, as there are requests that only this one's desks can have answered.
+    pub(super) fn leave(&self) -> Option<Waited> {
+        let is_asked = |entry: &Entry| {
+            let is_lambda = matches!(entry.current().manifest.contract, Contract::Lambda { .. });
+            is_lambda && entry.handle.admitted() + entry.handle.waiting() > 0
+        };
+        if self.entries.values().any(is_asked) {
+            return None;
+        }
         self.report.logs.stop();
         for exits in self.exits.values() {
             exits.close();
         }
-        self.requests.push(Request::Yielded);
+        let mut waited = Vec::new();
+        for id in self.owners.keys() {
+            if let Some(instance) = self.instance(*id)
+                && let Address::Lambda(api) = &instance.address
+            {
+                waited.push((*id, api.leave()));
+            }
+        }
+        Some(waited)
+    }
+
+    /// All of it was left.
+    ///
+    /// # Errors
+    /// When the launcher is gone.
+    pub(super) fn left(&mut self, waited: Vec<(InstanceId, Vec<OwnedFd>)>) -> io::Result<()> {
+        for (id, mut connections) in waited {
+            while !connections.is_empty() {
+                let rest = connections.split_off(connections.len().min(MAX_FDS));
+                self.launcher.send(&Request::Pass { id }, connections)?;
+                connections = rest;
+            }
+        }
+        self.launcher.send(&Request::Yielded, Vec::new())
     }
 
     /// Connections of an instance that the supervisor before this one had.
     pub(super) fn on_passed(&mut self, id: InstanceId, fds: Vec<OwnedFd>) {
         if let Some(instance) = self.instance(id)
-            && let Address::Lambda(_api) = &instance.address
+            && let Address::Lambda(api) = &instance.address
         {
-            drop(fds);
+            fds.into_iter().for_each(|fd| api.take(fd));
         }
     }
 }

@@ -154,7 +154,7 @@ fn script(host: &Host, name: &str, text: &str) -> PathBuf {
     file
 }
 
-fn deploy_asker(host: &Host, name: &str, bindings: &str) {
+pub(super) fn deploy_asker(host: &Host, name: &str, bindings: &str) {
     let asker = script(host, "asker", ASKER);
     host.drop_folder(name, &asker, &format!("contract = \"port\"\n{bindings}"));
     host.wait_live(name);

@@ -42,6 +42,7 @@ mod service;
 mod standby;
 mod strangers;
 mod streams;
+mod upgrade;
 mod websocket;
 
 use funcd_tests::suite::Suite;
@@ -77,6 +78,7 @@ fn main() -> std::process::ExitCode {
     cli::register(&mut suite);
     explain::register(&mut suite);
     launcher::register(&mut suite);
+    upgrade::register(&mut suite);
     examples::register(&mut suite);
     grading::register(&mut suite);
     guides::register(&mut suite);

@@ -28,7 +28,7 @@ fn host() -> Arc<Host> {
 }
 
 /// An open socket.
-struct Socket {
+pub(super) struct Socket {
     client: Child,
     stdin: ChildStdin,
     stdout: BufReader<ChildStdout>,
@@ -55,7 +55,7 @@ impl Socket {
     }
 
     #[track_caller]
-    fn open(host: &Host, target: &str) -> Socket {
+    pub(super) fn open(host: &Host, target: &str) -> Socket {
         let (socket, answer) = Socket::ask(host, target);
         assert_eq!(answer, "open 101", "{}", host.log_tail());
         socket
@@ -68,7 +68,7 @@ impl Socket {
     }
 
     /// What comes of a command.
-    fn say(&mut self, command: &str) -> String {
+    pub(super) fn say(&mut self, command: &str) -> String {
         writeln!(self.stdin, "{command}").unwrap();
         self.line()
     }

@@ -1,9 +1,11 @@
 //! One instance's desk: accepts the connections of its process and those of workers, and sees that nothing is late.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::net::TcpListener;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -17,10 +19,11 @@ use rand::rngs::SmallRng;
 use serde::Deserialize;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 
 use super::environment::REGION;
 use super::invocations::Invocations;
+use super::link::Link;
 use super::{Message, invoke, runtime_api};
 use crate::function::handle::{Revision, ToControl};
 use crate::name::FunctionName;
@@ -86,6 +89,40 @@ pub(super) struct Desk {
     control: mpsc::UnboundedSender<ToControl>,
     complained: Cell<Option<Instant>>,
     held: Cell<u64>,
+    /// Another supervisor is asked from now on.
+    pub(super) has_left: Cell<bool>,
+    /// The connections on which the process waits for something to do.
+    waiting: RefCell<HashMap<u64, (Link, AbortHandle)>>,
+    next_connection: Cell<u64>,
+}
+
+/// A connection of the process, as the requests on it see it.
+#[derive(Debug)]
+pub(super) struct Asking {
+    number: u64,
+    link: Link,
+    task: RefCell<Option<AbortHandle>>,
+}
+
+impl Asking {
+    /// The process waits on it for something to do, until what is given back is dropped.
+    pub(super) fn waits<'d>(&self, desk: &'d Desk) -> Waits<'d> {
+        if let Some(task) = &*self.task.borrow() {
+            desk.waiting
+                .borrow_mut()
+                .insert(self.number, (self.link.clone(), task.clone()));
+        }
+        Waits(desk, self.number)
+    }
+}
+
+/// While the process waits on a connection.
+pub(super) struct Waits<'d>(&'d Desk, u64);
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.borrow_mut().remove(&self.1);
+    }
 }
 
 impl Desk {
@@ -102,6 +139,9 @@ impl Desk {
             control: setting.control,
             complained: Cell::new(None),
             held: Cell::new(0),
+            has_left: Cell::new(false),
+            waiting: RefCell::default(),
+            next_connection: Cell::new(0),
         })
     }
 
@@ -128,11 +168,20 @@ impl Desk {
                         Ok(listening) => listener = Some(listening),
                         Err(error) => tracing::error!(function = self.function, instance = %self.instance, %error, "can't listen for a Lambda function"),
                     },
+                    Some(Message::Passed(fd)) => match Link::passed(fd) {
+                        Ok(link) => self.serve_process(&mut processes, link),
+                        Err(error) => self.complain(format_args!("a connection can't be taken over: {error}")),
+                    },
+                    Some(Message::Yield(reply)) => {
+                        listener = None;
+                        let _ = reply.send(self.leave());
+                    }
                     None => break,
                 },
                 accepted = accept(&listener), if room => match accepted {
                     Ok(stream) => {
-                        processes.spawn_local(Rc::clone(&self).serve_process(stream));
+                        let _ = stream.set_nodelay(true);
+                        self.serve_process(&mut processes, Link::new(stream));
                     }
                     // Out of descriptors, which others give back: not at once again.
                     Err(error) => {
@@ -177,13 +226,37 @@ impl Desk {
         self.invocations.is_watched.set(self.invocations.running() > 0);
     }
 
-    async fn serve_process(self: Rc<Self>, stream: TcpStream) {
-        let _ = stream.set_nodelay(true);
-        let service = service_fn(|request| runtime_api::answer(Rc::clone(&self), request));
-        let mut server = http1::Builder::new();
-        server.half_close(false).max_buf_size(BUFFER);
-        // What is wrong with the connection is the process's own business.
-        let _ = server.serve_connection(TokioIo::new(stream), service).await;
+    fn serve_process(self: &Rc<Self>, processes: &mut JoinSet<()>, link: Link) {
+        let number = self.next_connection.replace(self.next_connection.get() + 1);
+        let asking = Rc::new(Asking {
+            number,
+            link: link.clone(),
+            task: RefCell::default(),
+        });
+        let (desk, shared) = (Rc::clone(self), Rc::clone(&asking));
+        let task = processes.spawn_local(async move {
+            let service =
+                service_fn(|request| runtime_api::answer(Rc::clone(&desk), Rc::clone(&shared), request));
+            let mut server = http1::Builder::new();
+            server.half_close(false).max_buf_size(BUFFER);
+            // What is wrong with the connection is the process's own business.
+            let _ = server.serve_connection(TokioIo::new(link), service).await;
+        });
+        *asking.task.borrow_mut() = Some(task);
+    }
+
+    /// Another supervisor is asked from now on. What the process waits on goes there as it is; all else ends with its next answer.
+    fn leave(&self) -> Vec<OwnedFd> {
+        self.has_left.set(true);
+        let waiting = std::mem::take(&mut *self.waiting.borrow_mut());
+        // Nothing may be given out on them any more.
+        self.invocations.forget_pollers();
+        let pass = |(link, task): (Link, AbortHandle)| {
+            let fd = link.pass();
+            task.abort();
+            fd.ok()
+        };
+        waiting.into_values().filter_map(pass).collect()
     }
 
     async fn serve_caller(self: Rc<Self>, stream: std::os::unix::net::UnixStream) {

@@ -145,6 +145,11 @@ impl Invocations {
         given
     }
 
+    /// Nobody asks any more: who does is asking somebody else.
+    pub(super) fn forget_pollers(&self) {
+        self.state.borrow_mut().pollers.clear();
+    }
+
     /// Gives out what waits to who asks.
     fn match_up(&self) {
         let mut state = self.state.borrow_mut();

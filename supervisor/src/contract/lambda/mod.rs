@@ -16,6 +16,7 @@ mod event;
 pub mod fuzzing;
 mod invocations;
 mod invoke;
+mod link;
 mod out;
 mod reply;
 mod runtime_api;
@@ -29,7 +30,7 @@ use std::time::Instant;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 use tokio::net::UnixStream;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use desk::Desk;
 pub use desk::Setting;
@@ -64,6 +65,10 @@ enum Message {
     Caller(Pair),
     /// The socket that the function asks at.
     Listen(OwnedFd),
+    /// A connection on which the function has asked another supervisor for something to do.
+    Passed(OwnedFd),
+    /// Another supervisor is asked from now on; those connections on which the function waits are for it.
+    Yield(oneshot::Sender<Vec<OwnedFd>>),
 }
 
 /// An instance's desk, as others see it. It ends when this is dropped or closed.
@@ -78,6 +83,18 @@ impl Api {
     /// The function's process can ask now, at this listening socket.
     pub fn listen(&self, listener: OwnedFd) {
         let _ = self.messages.send(Message::Listen(listener));
+    }
+
+    /// The function waits on this connection, which another supervisor had.
+    pub fn take(&self, connection: OwnedFd) {
+        let _ = self.messages.send(Message::Passed(connection));
+    }
+
+    /// Listens no more; the connections on which the function waits for something to do.
+    pub fn leave(&self) -> oneshot::Receiver<Vec<OwnedFd>> {
+        let (reply, connections) = oneshot::channel();
+        let _ = self.messages.send(Message::Yield(reply));
+        connections
     }
 
     /// A connection that takes HTTP requests, as those to other instances do.

@@ -6,12 +6,13 @@ use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode, Version};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 
 use super::Desk;
+use super::desk::Asking;
 use super::invocations::{Answer, Claim, Piece, Unwanted};
 use super::out::Out;
 
@@ -35,14 +36,18 @@ pub(super) const INTEGRATION: &str = "application/vnd.awslambda.http-integration
 const LARGEST_DRAINED: usize = 64 << 20;
 
 /// Answers one request of the function's process.
-pub(super) async fn answer(desk: Rc<Desk>, request: Request<Incoming>) -> Result<Response<Out>, Infallible> {
+pub(super) async fn answer(
+    desk: Rc<Desk>,
+    asking: Rc<Asking>,
+    request: Request<Incoming>,
+) -> Result<Response<Out>, Infallible> {
     let (parts, mut body) = request.into_parts();
     let (method, path) = (&parts.method, parts.uri.path());
     let body = &mut body;
-    let response = if let Some(path) = path.strip_prefix(RUNTIME) {
+    let mut response = if let Some(path) = path.strip_prefix(RUNTIME) {
         let path: Vec<&str> = path.split('/').collect();
         match (method, path.as_slice()) {
-            (&Method::GET, ["invocation", "next"]) => next(&desk).await,
+            (&Method::GET, ["invocation", "next"]) => next(&desk, &asking, parts.version).await,
             (&Method::POST, ["invocation", id, "response"]) => respond(&desk, id, &parts.headers, body).await,
             (&Method::POST, ["invocation", id, "error"]) => fail(&desk, id, &parts.headers, body).await,
             (&Method::POST, ["init", "error"]) => init_error(&desk, &parts.headers, body).await,
@@ -60,6 +65,11 @@ pub(super) async fn answer(desk: Rc<Desk>, request: Request<Incoming>) -> Result
         unknown()
     };
     drain(body).await;
+    if desk.has_left.get() {
+        // It asks somebody else next.
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(header::CONNECTION, close);
+    }
     Ok(response)
 }
 
@@ -76,9 +86,13 @@ async fn drain(body: &mut Incoming) {
 }
 
 /// Waits, for as long as it takes, for something to do.
-async fn next(desk: &Rc<Desk>) -> Response<Out> {
+async fn next(desk: &Rc<Desk>, asking: &Asking, version: Version) -> Response<Out> {
     desk.note_asked();
-    let Ok(invocation) = desk.invocations.ask().await else {
+    // Who takes the connection over answers as HTTP/1.1.
+    let waits = (version == Version::HTTP_11).then(|| asking.waits(desk));
+    let given = desk.invocations.ask().await;
+    drop(waits);
+    let Ok(invocation) = given else {
         return error(
             StatusCode::INTERNAL_SERVER_ERROR,
             "InternalServerError",
