@@ -61,6 +61,7 @@ impl Host {
                 ledgers: Default::default(),
                 host: watch::channel(funcd::host::State::new(std::time::UNIX_EPOCH)).1,
                 config: watch::channel(Arc::new(config)).1,
+                upgrades: mpsc::channel(1).0,
             });
             let peers = Peers {
                 trusted: vec![nix::unistd::geteuid().as_raw()],
@@ -120,6 +121,7 @@ fn config(dir: &Path) -> Config {
         secrets: "/etc/funcd/secrets".into(),
         degraded: vec![],
         brownout: true,
+        journal: false,
         max_instances: 1,
         standbys: 8,
         client: ClientBounds {

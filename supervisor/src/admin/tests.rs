@@ -221,6 +221,7 @@ pub(crate) fn config() -> Config {
         max_instances: 100,
         standbys: 0,
         brownout: true,
+        journal: false,
         client: ClientBounds {
             head_timeout: second,
             body_idle: second,

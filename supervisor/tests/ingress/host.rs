@@ -101,6 +101,7 @@ impl Host {
             secrets: "/etc/funcd/secrets".into(),
             degraded: vec![],
             brownout: true,
+            journal: false,
             max_instances: 1,
             standbys: 0,
             client,
