@@ -61,7 +61,6 @@ impl Host {
                 ledgers: Default::default(),
                 host: watch::channel(funcd::host::State::new(std::time::UNIX_EPOCH)).1,
                 config: watch::channel(Arc::new(config)).1,
-                upgrades: mpsc::channel(1).0,
             });
             let peers = Peers {
                 trusted: vec![nix::unistd::geteuid().as_raw()],
