@@ -179,6 +179,9 @@ pub(crate) fn measure(artifacts: &Artifacts, options: &Options, seed: u64) -> Ou
         "not the platform's: what fails of a function while it crashes, outgrows its memory, is flooded or is not there".into(),
         "callers send safe requests again, once, when a connection that had served breaks before any answer, as HTTP clients do".into(),
     ];
+    if !blame.of_platform.is_empty() {
+        notes.push(format!("reasons of all refusals: {}", seen.reasons()));
+    }
     if let Err(failure) = &disk {
         notes.push(format!("no full disk: {failure}"));
     }

@@ -246,7 +246,7 @@ impl Run<'_> {
             Ok(Step::Answered { status, closes }) => {
                 place.served = true;
                 if let Some(ticket) = place.ticket.take() {
-                    if status == 503 {
+                    if status >= 500 {
                         *self.reasons.entry(why(&place.answer)).or_default() += 1;
                     }
                     self.book.answered(ticket, self.start.elapsed(), status);

@@ -93,7 +93,7 @@ fn is_later(error: &io::Error) -> bool {
     )
 }
 
-/// Why an answer refuses: funcd's `x-funcd-shed`, or the type of the problem for what is refused before it is read.
+/// Why an answer is none of the function's: funcd's `x-funcd-shed`, or the type of the problem; else its status.
 pub(super) fn why(answer: &[u8]) -> String {
     let text = String::from_utf8_lossy(answer);
     let after = |mark: &str| {
@@ -102,7 +102,7 @@ pub(super) fn why(answer: &[u8]) -> String {
     };
     let shed = after("x-funcd-shed: ");
     shed.or_else(|| after("urn:funcd:error:"))
-        .unwrap_or_else(|| "503".to_owned())
+        .unwrap_or_else(|| text.split(' ').nth(1).unwrap_or_default().to_owned())
 }
 
 #[cfg(test)]

@@ -238,9 +238,11 @@ impl Quarantine {
     const BLAME: f64 = 1.0;
     /// For how long it is refused after the last death, and remembered.
     pub const WHILE: Duration = Duration::from_secs(300);
-    /// How often one is let through meanwhile: it may have been something else of the request that killed, which the fingerprint
-    /// does not tell, and then nobody is to be refused for it.
-    pub const TRY: Duration = Duration::from_secs(15);
+    /// After this one is let through: it may have been something else of the request that killed, or nothing of it, which the
+    /// fingerprint does not tell, and then nobody is to be refused for it.
+    pub const FIRST_TRY: Duration = Duration::from_millis(500);
+    /// After each that kills too it is twice as long until the next, and this at most.
+    pub const LAST_TRY: Duration = Duration::from_secs(15);
     /// Fingerprints that are remembered at most.
     const MOST: usize = 1024;
 
@@ -304,7 +306,9 @@ impl Quarantine {
         let Some(suspect) = self.suspects.get_mut(&fingerprint) else {
             return true;
         };
-        let may = now.saturating_duration_since(suspect.tried) >= Self::TRY;
+        let doubled = suspect.deaths.saturating_sub(Self::DEATHS).min(8);
+        let wait = (Self::FIRST_TRY * (1 << doubled)).min(Self::LAST_TRY);
+        let may = now.saturating_duration_since(suspect.tried) >= wait;
         if may {
             suspect.tried = now;
         }

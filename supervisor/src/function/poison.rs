@@ -375,16 +375,22 @@ mod tests {
             poison.ended(id(n), true, 0, now);
         }
         assert_eq!(poison.judge(&get, now), Verdict::Refuse);
-        let later = now + Quarantine::TRY;
+        let mut later = now + Quarantine::FIRST_TRY;
         assert_eq!(poison.judge(&get, later), Verdict::Pass);
         assert_eq!(poison.judge(&get, later), Verdict::Refuse, "one is enough");
-        // It kills again.
-        poison.broke(id(3), &get, "r".to_owned(), later);
-        poison.ended(id(3), true, 0, later);
-        assert_eq!(poison.judge(&get, later + Quarantine::TRY / 2), Verdict::Refuse);
+        // It kills again and again: each time it is longer until the next.
+        let mut wait = Quarantine::FIRST_TRY;
+        for n in 3..10 {
+            poison.broke(id(n), &get, "r".to_owned(), later);
+            poison.ended(id(n), true, 0, later);
+            wait = (2 * wait).min(Quarantine::LAST_TRY);
+            let early = later + wait - Duration::from_millis(1);
+            assert_eq!(poison.judge(&get, early), Verdict::Refuse, "{n}");
+            later += wait;
+            assert_eq!(poison.judge(&get, later), Verdict::Pass, "{n}");
+        }
+        assert_eq!(wait, Quarantine::LAST_TRY);
         // It does not.
-        let later = later + Quarantine::TRY;
-        assert_eq!(poison.judge(&get, later), Verdict::Pass);
         poison.answered(&get);
         assert_eq!(poison.judge(&get, later), Verdict::Pass);
     }
