@@ -74,12 +74,13 @@ pub(super) struct Machine {
     lines: Receiver<String>,
 }
 
-/// One thread for both CPUs: with one each, QEMU 7.2 hung a boot now and then. The fastest model under emulation.
+/// One thread for both CPUs: with one each, QEMU 7.2 hung a boot now and then. The fastest model under emulation,
+/// without `cmpxchg16b`: QEMU 7.2 at times loses the flags that it sets, which ended Linux 6.12 in its allocator.
 const HARDWARE: [&str; 18] = [
     "-accel",
     "tcg,thread=single",
     "-cpu",
-    "Nehalem",
+    "Nehalem,-cx16",
     "-M",
     "q35",
     "-smp",
