@@ -21,7 +21,7 @@ pub(crate) fn register(suite: &mut Suite) {
         [
             a_bad_one_of_three_is_replaced_after_five_failures_at_most,
             if_all_are_bad_none_is_replaced,
-            a_request_that_kills_kills_two_at_most,
+            a_request_that_kills_two_is_refused,
             a_request_that_kills_who_has_just_begun_fails_no_other,
             one_that_hangs_is_replaced_and_one_that_is_stopped_is_not,
             one_that_hangs_in_a_debugger_is_replaced_only_once_that_is_gone: &[Need::Root],
@@ -135,29 +135,29 @@ fn if_all_are_bad_none_is_replaced() {
     assert_eq!(counter(&host, "funcd_ejections_total", &["\"all-bad\""]), 0.0);
 }
 
-fn a_request_that_kills_kills_two_at_most() {
+fn a_request_that_kills_two_is_refused() {
     let host = host();
     deploy(&host, "poisoned", 3, "");
     let ask = || host.ask(&Request::post("/poisoned/die?how=fast", "now"));
     let kind = |answer: &Response| answer.json()["type"].as_str().unwrap_or_default().to_owned();
-    for _ in 0..2 {
+    // On a slow machine half a second passes in between, and one more is sent to see.
+    let (mut killed, mut refused) = (0, Vec::new());
+    while refused.len() < 3 {
         let answer = ask();
-        assert_eq!(
-            (answer.status(), &*kind(&answer)),
-            (502, "urn:funcd:error:connection-terminated")
-        );
+        assert_eq!(answer.status(), 502, "{}", answer.text());
+        match &*kind(&answer) {
+            "urn:funcd:error:connection-terminated" => killed += 1,
+            "urn:funcd:error:quarantined" => refused.push(answer),
+            other => panic!("{other}"),
+        }
+        assert!((2..6).contains(&killed) || refused.is_empty(), "{killed}");
     }
-    for _ in 0..3 {
-        let answer = ask();
-        assert_eq!(
-            (answer.status(), &*kind(&answer)),
-            (502, "urn:funcd:error:quarantined")
-        );
+    for answer in &refused {
         assert_eq!(answer.header("x-funcd-shed"), Some("quarantined"));
     }
     // Only the like of it: another target is sent, and so is the same with another method.
     host.get_ok("/poisoned/?how=fast");
-    until("two to have been started again", || {
+    until("those to have been started again", || {
         host.instances("poisoned").len() == 3
     });
     let exits = counter(
@@ -165,8 +165,8 @@ fn a_request_that_kills_kills_two_at_most() {
         "funcd_instance_exits_total",
         &["\"poisoned\"", "\"signal\""],
     );
-    assert_eq!(exits, 2.0);
-    assert_eq!(counter(&host, "funcd_quarantines_total", &["\"poisoned\""]), 1.0);
+    assert_eq!(exits, f64::from(killed));
+    assert!(counter(&host, "funcd_quarantines_total", &["\"poisoned\""]) >= 1.0);
     let shed = counter(
         &host,
         "funcd_requests_shed_total",
@@ -179,12 +179,8 @@ fn a_request_that_kills_kills_two_at_most() {
         "{}",
         host.log_tail()
     );
-    let answer = ask();
-    let id = answer
-        .header("x-request-id")
-        .expect("each answer has one")
-        .to_owned();
-    let explained = host.json(&["explain", &id]).unwrap().to_string();
+    let id = refused[0].header("x-request-id").expect("each answer has one");
+    let explained = host.json(&["explain", id]).unwrap().to_string();
     assert!(explained.contains("quarantined"), "{explained}");
 }
 
@@ -194,15 +190,15 @@ const ASKED: &str = "[health]\npath = \"/healthz\"\nperiod = \"1s\"\n";
 fn a_request_that_kills_who_has_just_begun_fails_no_other() {
     let host = host();
     host.deploy("idle-poisoned", "sour", "");
-    for _ in 0..6 {
-        assert_eq!(host.get("/idle-poisoned/die").status(), 502);
-    }
-    let answer = host.get("/idle-poisoned/die");
-    assert_eq!(
-        answer.header("x-funcd-shed"),
-        Some("quarantined"),
-        "{}",
-        answer.text()
+    let mut refused = 0;
+    until(
+        "five to be refused, though one is sent to see now and then",
+        || {
+            let answer = host.get("/idle-poisoned/die");
+            assert_eq!(answer.status(), 502, "{}", answer.text());
+            refused += usize::from(answer.header("x-funcd-shed") == Some("quarantined"));
+            refused >= 5
+        },
     );
     host.get_ok("/idle-poisoned/");
     assert_eq!(counter(&host, "funcd_gave_up_total", &["\"idle-poisoned\""]), 0.0);

@@ -73,6 +73,10 @@ fn what_install_brings_uninstall_takes_away() {
         ["kept", "removed"]
     );
     assert!(!installed.exists() && folder.path().join("etc/funcd/funcd.toml").exists());
+    // Data of what is not installed may be somebody else's.
+    json(&["uninstall", "--json", "--purge", "--root", root]);
+    assert!(folder.path().join("etc/funcd").exists());
+    json(&["install", "--json", "--root", root]);
     json(&["uninstall", "--json", "--purge", "--root", root]);
     assert!(!folder.path().join("etc/funcd").exists() && !folder.path().join("var/lib/funcd").exists());
     let refused = funcd(&["install", "--prefix", "/home/me", "--root", root]);
