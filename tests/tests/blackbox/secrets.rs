@@ -127,7 +127,8 @@ fn nobody_gets_the_secret_of_another() {
 }
 
 fn a_replaced_secret_arrives_without_a_restart() {
-    let host = host();
+    // Its own: a reload is a new supervisor, which knows no last exits of others.
+    let host = Host::start();
     let path = host.secret("rotating", "key", "first");
     host.deploy("rotating", "echo", KEY);
     shows(&host, "rotating", "first");
