@@ -2,6 +2,7 @@
 
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -9,6 +10,10 @@ use crate::cgroup::{self, Leaf};
 use crate::confine::Spawned;
 use crate::exit::Exit;
 use crate::sys::process::{self, Child, Status};
+use crate::wire::{Spent, Strain, Usage};
+
+/// What an instance was short of is read this often, at most.
+const STRAIN_EVERY: Duration = Duration::from_secs(4);
 
 /// A running instance.
 #[derive(Debug)]
@@ -22,6 +27,8 @@ pub(crate) struct Sandbox {
     leaf: Leaf,
     asked: Asked,
     frozen: bool,
+    /// What it was short of, and when that was read.
+    strain: Option<(Instant, Strain)>,
 }
 
 /// An instance as one launcher leaves it to the next.
@@ -57,6 +64,7 @@ impl Sandbox {
             leaf,
             asked: Asked::default(),
             frozen: false,
+            strain: None,
         }
     }
 
@@ -95,6 +103,7 @@ impl Sandbox {
             leaf: leaf(&carried.leaf),
             asked: carried.asked,
             frozen: carried.frozen,
+            strain: None,
         })
     }
 
@@ -106,6 +115,20 @@ impl Sandbox {
     /// Its leaf.
     pub(crate) fn leaf(&self) -> &Leaf {
         &self.leaf
+    }
+
+    /// What it uses. What it was short of is as of a few seconds ago: most who ask do so every tenth of a second, for its CPU time.
+    pub(crate) fn usage(&mut self, now: Instant) -> Usage {
+        let fresh = self
+            .strain
+            .filter(|(then, _)| now.saturating_duration_since(*then) < STRAIN_EVERY);
+        let (_, strain) = *self
+            .strain
+            .insert(fresh.unwrap_or_else(|| (now, self.leaf.strain())));
+        Usage {
+            strain,
+            ..self.leaf.usage()
+        }
     }
 
     /// What keeps it from answering, if something does.
@@ -170,16 +193,21 @@ impl Sandbox {
         let _ = process::signal(self.pidfd(), libc::SIGKILL);
     }
 
-    /// Reaps it if it has ended, kills what it left behind, and says why it ended. What is returned must be removed
-    /// until nothing of it is left.
-    pub(crate) fn try_end(&mut self) -> io::Result<Option<Exit>> {
-        let Some((_, child)) = process::wait(Child::Pidfd(self.pidfd()), true)? else {
+    /// Reaps it if it has ended, kills what it left behind, and says why it ended, and what it used in all. What is returned must be
+    /// removed until nothing of it is left.
+    pub(crate) fn try_end(&mut self) -> io::Result<Option<(Exit, Spent)>> {
+        let Some((_, child, cpu)) = process::wait_and_account(Child::Pidfd(self.pidfd()), true)? else {
             return Ok(None);
         };
         let status = self.reported().unwrap_or(child);
-        let oom = self.leaf.oom_kills() > 0;
+        let oom_kills = self.leaf.oom_kills();
         self.leaf.kill();
-        Ok(Some(why(status, oom, self.asked)))
+        let spent = Spent {
+            // Not from the cgroup: that would be one more file for each request of those that have a process for each.
+            cpu_micros: cpu.as_micros().try_into().unwrap_or(u64::MAX),
+            oom_kills,
+        };
+        Ok(Some((why(status, oom_kills > 0, self.asked), spent)))
     }
 
     /// Gives up the leaf, to be removed.

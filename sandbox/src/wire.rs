@@ -192,6 +192,8 @@ pub enum Event {
         /// Why.
         #[serde(with = "ExitOnWire")]
         exit: Exit,
+        /// What it used in all.
+        spent: Spent,
     },
     /// Answers [`Request::Sockets`], with as many descriptors as could be made.
     Sockets {
@@ -316,6 +318,29 @@ pub struct Usage {
     pub cpu_micros: u64,
     /// Processes and threads.
     pub pids: u64,
+    /// What it was short of, as of a few seconds ago.
+    pub strain: Strain,
+}
+
+/// What an instance was short of since its start, from its cgroup; 0 where the host can't tell.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Strain {
+    /// How long its CPU limit held it back, in microseconds.
+    pub throttled_micros: u64,
+    /// Processes that the kernel killed for memory.
+    pub oom_kills: u64,
+    /// For CPU, memory and input/output: how long some of its threads waited for it, and how long all did, in microseconds
+    /// (the kernel's accounting/psi.rst).
+    pub pressure_micros: [[u64; 2]; 3],
+}
+
+/// What an instance that has ended used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spent {
+    /// CPU time of its main process and of those that this, or its mini-init, has waited for, in microseconds.
+    pub cpu_micros: u64,
+    /// Processes that the kernel killed for memory.
+    pub oom_kills: u64,
 }
 
 /// What keeps an instance from answering for no fault of its own, and the CPU time that it took.
@@ -580,7 +605,8 @@ mod tests {
                 Exit::Ejected,
                 Exit::Unresponsive,
             ] {
-                let event = Event::Exited { id: InstanceId(id), exit };
+                let spent = Spent { cpu_micros: id, oom_kills: 1 };
+                let event = Event::Exited { id: InstanceId(id), exit, spent };
                 prop_assert_eq!(decode::<Event>(&encode(&event).unwrap()).unwrap(), event);
             }
         }

@@ -38,6 +38,7 @@ use crate::ingress::{self, LINGER, Routes, Shared, Workers};
 use crate::launcher::Launcher;
 use crate::snapshot::snapshot;
 use crate::telemetry::diary::Format;
+use crate::telemetry::journal::{self, Journal};
 use crate::telemetry::{self, Logs};
 
 /// The user that the supervisor becomes unless the configuration names another.
@@ -191,6 +192,7 @@ pub fn supervise() -> Result<(), DaemonError> {
     // Opened now, as nothing of /proc but its own, and no cgroup, can be opened afterwards.
     let facts = HostReader::open().map_err(supervisor("/proc/stat and /proc/meminfo"))?;
     let gauges = Gauges::open().map_err(supervisor("/proc/stat and /proc/meminfo"))?;
+    let journal = handover.settings.config.journal.then(journal).flatten();
     let enforced = own::confine_self(&access).map_err(supervisor("confining itself"))?;
     tracing::debug!(
         ?enforced,
@@ -199,17 +201,32 @@ pub fn supervise() -> Result<(), DaemonError> {
     );
 
     let control = runtime().map_err(supervisor("the runtime of control"))?;
-    let outcome = control.block_on(run(socket, handover, (facts, gauges), enforced.landlock_abi));
+    let outcome = control.block_on(run(
+        socket,
+        handover,
+        (facts, gauges, journal),
+        enforced.landlock_abi,
+    ));
     // Tasks that are left, such as followers of logs, end with the process.
     control.shutdown_background();
     outcome
+}
+
+/// The way to the journal, if there is one. Without it functions are served all the same.
+fn journal() -> Option<Journal> {
+    let connected = Journal::connect(Path::new(journal::SOCKET));
+    connected
+        .inspect_err(|error| {
+            tracing::warn!(socket = journal::SOCKET, %error, "`journal` is on, and there is no journal: functions' lines are in their own files alone");
+        })
+        .ok()
 }
 
 /// Builds everything, lets callers in once the folder is known, and drains when the launcher says so.
 async fn run(
     socket: OwnedFd,
     handover: Handover,
-    (facts, gauges): (HostReader, Gauges),
+    (facts, gauges, journal): (HostReader, Gauges, Option<Journal>),
     landlock_abi: Option<u32>,
 ) -> Result<(), DaemonError> {
     let Handover {
@@ -233,7 +250,7 @@ async fn run(
         Shared::new(&config, Arc::clone(&routes)).map_err(|e| supervisor("`trusted`")(invalid(&e)))?;
 
     let house = runtime().map_err(supervisor("the runtime of the house"))?;
-    let logs = Logs::new(logs, house.handle().clone());
+    let logs = Logs::with_journal(logs, house.handle().clone(), journal);
     let options = catalog::Options::new(&config.functions, config.rescan, defaults.clone());
     let (catalog, catalog_handle) = Catalog::start(functions, options);
     let (changed, changes) = mpsc::unbounded_channel();

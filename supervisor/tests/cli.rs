@@ -120,6 +120,7 @@ fn config(dir: &Path) -> Config {
         secrets: "/etc/funcd/secrets".into(),
         degraded: vec![],
         brownout: true,
+        journal: false,
         max_instances: 1,
         standbys: 8,
         client: ClientBounds {

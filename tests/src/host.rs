@@ -102,6 +102,15 @@ impl Host {
         &self.launcher
     }
 
+    /// What started it: the launcher itself, unless that was started [through](Plan::through) something else.
+    ///
+    /// # Panics
+    /// When that has ended.
+    pub fn starter(&self) -> Process {
+        let child = self.child.lock().unwrap_or_else(|poison| poison.into_inner());
+        Process::of(child.id() as i32).expect("it runs")
+    }
+
     /// The supervisor.
     #[track_caller]
     pub fn supervisor(&self) -> Process {
@@ -294,6 +303,8 @@ impl Host {
             arguments: Vec::new(),
             environment: Vec::new(),
             open_files: None,
+            given: None,
+            through: Vec::new(),
             own_program: self_program,
         }
         .start()
@@ -317,6 +328,14 @@ impl Host {
     fn stop(&self) -> Vec<String> {
         let belongings = self.belongings();
         let mut problems = Vec::new();
+        let mut child = self.child.lock().unwrap_or_else(|poison| poison.into_inner());
+        // What would start it again is told first.
+        if let (Ok(None), Some(starter)) = (child.try_wait(), Process::of(child.id() as i32))
+            && starter != self.launcher
+        {
+            starter.signal(Signal::SIGTERM);
+        }
+        drop(child);
         self.signal(Signal::SIGTERM);
         if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.wait_ended())).is_err() {
             problems.push(format!(

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, Permissions};
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -22,6 +23,9 @@ pub struct Plan {
     pub(crate) arguments: Vec<String>,
     pub(crate) environment: Vec<(String, String)>,
     pub(crate) open_files: Option<u64>,
+    pub(crate) given: Option<(OwnedFd, String)>,
+    /// The command that starts it, before its own; empty: nobody but the test.
+    pub(crate) through: Vec<String>,
     /// Whether it runs from a copy of funcd in its own folder.
     pub(crate) own_program: bool,
 }
@@ -56,6 +60,8 @@ impl Plan {
             arguments: Vec::new(),
             environment: Vec::new(),
             open_files: None,
+            given: None,
+            through: Vec::new(),
             own_program: false,
         }
     }
@@ -95,27 +101,54 @@ impl Plan {
         self
     }
 
+    /// Started by a command that gets the host's own as its last arguments.
+    pub fn through(mut self, command: &[&str]) -> Plan {
+        self.through = command.iter().map(|&word| word.to_owned()).collect();
+        self
+    }
+
+    /// With a descriptor from a service manager, by this name.
+    pub fn given(mut self, fd: OwnedFd, name: &str) -> Plan {
+        self.given = Some((fd, name.to_owned()));
+        self
+    }
+
     /// The host's own folder: `functions`, `state`, `run`, `log`, and whatever a test puts there.
     pub fn path(&self) -> &Path {
         self.folder.path()
     }
 
     /// The command that starts it.
-    fn command(&self) -> Command {
+    fn command(&mut self) -> Command {
         let at = |name: &str| self.folder.path().join(name);
         let program = match self.own_program {
             true => at("funcd"),
             false => artifacts::funcd(),
         };
-        let mut command = match self.open_files {
+        let limit = self.open_files.map(|most| format!("--nofile={most}:{most}"));
+        let mut command = match (limit, self.through.split_first()) {
             // It executes what it is given: the pid stays.
-            Some(most) => {
+            (Some(limit), _) => {
                 let mut limited = Command::new("prlimit");
-                limited.arg(format!("--nofile={most}:{most}")).arg(program);
+                limited.arg(limit).arg(program);
                 limited
             }
-            None => Command::new(program),
+            (None, Some((first, others))) => {
+                let mut starter = Command::new(first);
+                starter.args(others).arg(program);
+                starter
+            }
+            (None, None) => Command::new(program),
         };
+        let given = self.given.take();
+        if given.is_some() {
+            // A service manager in one line: descriptor 3, and the pid of who is meant.
+            const MANAGER: &str = r#"exec 3<&0 </dev/null; LISTEN_FDS=1 LISTEN_PID=$$ exec "$0" "$@""#;
+            let words = std::iter::once(command.get_program()).chain(command.get_args());
+            let mut manager = Command::new("/bin/sh");
+            manager.arg("-c").arg(MANAGER).args(words);
+            command = manager;
+        }
         command
             .env_clear()
             .env("PATH", "/usr/local/bin:/usr/bin:/bin")
@@ -140,6 +173,9 @@ impl Plan {
             command.args(["--degraded", property]);
         }
         command.args(&self.arguments).stdin(Stdio::null());
+        if let Some((fd, name)) = given {
+            command.env("LISTEN_FDNAMES", name).stdin(fd);
+        }
         command
     }
 
@@ -148,7 +184,7 @@ impl Plan {
     /// # Panics
     /// With its log, when it does not get ready.
     #[track_caller]
-    pub fn start(self) -> Host {
+    pub fn start(mut self) -> Host {
         let log = File::create(&self.log).expect("the folder is ours");
         let both = log.try_clone().expect("a descriptor is left");
         let mut child = self
@@ -157,7 +193,7 @@ impl Plan {
             .stderr(both)
             .spawn()
             .expect("funcd was built");
-        let launcher = Process::of(child.id() as i32).expect("it is a child that nobody has waited for");
+        let starter = Process::of(child.id() as i32).expect("it is a child that nobody has waited for");
         let path = self.folder.path().to_owned();
         let mut addresses = None;
         let ready = std::panic::AssertUnwindSafe(|| {
@@ -195,6 +231,10 @@ impl Plan {
             log()
         );
         let (http, admin_tcp) = addresses.expect("it was found before it was ready");
+        let launcher = match self.through.is_empty() {
+            true => starter,
+            false => launcher_of(&starter).expect("it is ready"),
+        };
         Host {
             folder: self.folder,
             child: Mutex::new(child),
@@ -209,7 +249,7 @@ impl Plan {
     /// # Panics
     /// When it can't be run, or goes on running.
     #[track_caller]
-    pub fn start_and_fail(self) -> Output {
+    pub fn start_and_fail(mut self) -> Output {
         let child = self
             .command()
             .stdout(Stdio::piped())
@@ -217,6 +257,15 @@ impl Plan {
             .spawn();
         finished(child.expect("funcd was built"), "the host to refuse to start")
     }
+}
+
+/// The first process below another one that runs funcd.
+fn launcher_of(starter: &Process) -> Option<Process> {
+    let runs_funcd = |process: &Process| {
+        fs::read_link(format!("/proc/{}/exe", process.pid)).is_ok_and(|path| path == artifacts::funcd())
+    };
+    let itself = std::iter::once(starter.clone());
+    itself.chain(starter.descendants()).find(runs_funcd)
 }
 
 /// Puts a program in the place of the one that a host in this folder runs from, at once, as package managers do.

@@ -128,3 +128,70 @@ fn a_link_to_no_heading_would_be_seen() {
         ["a", "what-x-y-says-to-whom"]
     );
 }
+
+/// What systemd says of the units, with an executable that is there.
+fn verify(change: impl Fn(&str) -> String) -> Option<String> {
+    let folder = tempfile::tempdir().expect("a place for temporary files");
+    let units = ["funcd.service", "funcd.socket", "funcd.slice"].map(|name| folder.path().join(name));
+    for unit in &units {
+        let from = root()
+            .join("systemd")
+            .join(unit.file_name().expect("it has a name"));
+        let text = fs::read_to_string(from).expect("it is in the checkout");
+        fs::write(unit, change(&text.replace("/usr/bin/funcd", "/bin/true"))).expect("the folder is ours");
+    }
+    let mut analyze = std::process::Command::new("systemd-analyze");
+    let output = analyze.args(["verify", "--man=no"]).args(&units).output().ok()?;
+    Some(String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[test]
+fn systemd_finds_nothing_wrong_with_the_units() {
+    match verify(str::to_owned) {
+        Some(said) => assert_eq!(said, ""),
+        None if std::env::var_os("FUNCD_TEST_REQUIRE").is_some() => {
+            panic!("systemd-analyze is missing: apt-get install systemd")
+        }
+        None => eprintln!("skipped: systemd_finds_nothing_wrong_with_the_units (systemd-analyze is missing)"),
+    }
+}
+
+#[test]
+fn a_unit_that_systemd_252_does_not_understand_would_be_seen() {
+    // Newer ones know it, and would not complain; what no version knows stands for it.
+    let newer = |text: &str| text.replace("Type=notify\n", "Type=notify-whatever\n");
+    if let Some(said) = verify(newer) {
+        assert!(said.contains("notify-whatever"), "{said}");
+    }
+}
+
+#[test]
+fn the_security_score_that_operations_state_is_that_of_the_unit() {
+    let unit = root().join("systemd/funcd.service");
+    let analyze = |arguments: &[&str]| {
+        let mut command = std::process::Command::new("systemd-analyze");
+        let output = command
+            .args(arguments)
+            .arg(&unit)
+            .env("SYSTEMD_COLORS", "0")
+            .output()
+            .ok()?;
+        Some(String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let version = analyze(&["--version"]).unwrap_or_default();
+    // Each version has points of its own.
+    if !version.starts_with("systemd 252 ") {
+        eprintln!("skipped: the_security_score_that_operations_state_is_that_of_the_unit (not systemd 252)");
+        return;
+    }
+    let said = analyze(&["security", "--offline=true", "--no-pager"]).unwrap_or_default();
+    let score = said.split("Overall exposure level for funcd.service: ").nth(1);
+    let score = score
+        .and_then(|rest| rest.split(' ').next())
+        .expect("it ends with the score");
+    let operations = fs::read_to_string(root().join("docs/operations.md")).expect("it is in the checkout");
+    assert!(
+        operations.contains(&format!("(252) says **{score}**")),
+        "it is {score}"
+    );
+}

@@ -102,7 +102,9 @@ fn build(sources: &Path, target: &Path, triple: &str) -> Result<(), String> {
         .arg(target)
         .current_dir(&sources)
         .env("CARGO_ENCODED_RUSTFLAGS", remap.join("\u{1f}"))
-        .env("SOURCE_DATE_EPOCH", epoch().to_string());
+        .env("SOURCE_DATE_EPOCH", epoch().to_string())
+        // It knows nothing of this checkout.
+        .env("FUNCD_SHIPPED", "1");
     // C code (ring): its compiler writes paths too. Only a cross compiler is one of its own name.
     let flags = format!("-ffile-prefix-map={}=funcd", sources.display());
     cargo.env(format!("CFLAGS_{}", triple.replace('-', "_")), flags);

@@ -3,6 +3,7 @@
 
 mod dist;
 mod package;
+mod rpm;
 mod run;
 mod vm;
 

@@ -1,4 +1,4 @@
-//! `xtask package`: a Debian package of an executable that is there. What is in it comes from that executable itself
+//! `xtask package`: a Debian package, or an RPM, of an executable that is there. What is in it comes from that executable itself
 //! (`funcd install`), so that both ways to install give the same files. The same input gives the same bytes.
 
 use std::fs::{self, Permissions};
@@ -25,6 +25,12 @@ pub(crate) struct Package {
     /// The version [default: that of the executable]; how an upgrade is tested
     #[arg(long, value_name = "VERSION")]
     version: Option<String>,
+    /// How it is compressed: Debian 11 can't read zstd
+    #[arg(long, value_name = "HOW", default_value = "xz", value_parser = ["xz", "gzip", "none"])]
+    compress: String,
+    /// Build an RPM instead, with rpmbuild(8)
+    #[arg(long)]
+    rpm: bool,
     /// The architecture [default: this machine's]
     #[arg(long, value_name = "ARCH")]
     arch: Option<String>,
@@ -44,9 +50,9 @@ impl Package {
         let stage = out.join(".stage");
         let made = self.build(&stage, &out);
         let _ = fs::remove_dir_all(&stage);
-        let deb = made?;
-        let size = fs::metadata(&deb).failed("read", &deb)?.len();
-        println!("{} ({:.2} MB)", deb.display(), size as f64 / 1e6);
+        let package = made?;
+        let size = fs::metadata(&package).failed("read", &package)?.len();
+        println!("{} ({:.2} MB)", package.display(), size as f64 / 1e6);
         Ok(ExitCode::SUCCESS)
     }
 
@@ -66,11 +72,7 @@ impl Package {
             Some(version) => version.clone(),
             None => version_of(&binary)?,
         };
-        let arch = match self.arch.as_deref().unwrap_or(std::env::consts::ARCH) {
-            "x86_64" => "amd64",
-            "aarch64" => "arm64",
-            other => other,
-        };
+        let arch = self.arch.as_deref().unwrap_or(std::env::consts::ARCH);
         let _ = fs::remove_dir_all(stage);
         fs::create_dir_all(stage).failed("make", stage)?;
         succeed(
@@ -79,7 +81,20 @@ impl Package {
                 .arg(stage)
                 .stdout(Stdio::null()),
         )?;
-        debianize(stage, &version)?;
+        match self.rpm {
+            true => crate::rpm::build(stage, out, (&version, arch), &self.compress),
+            false => self.deb(stage, out, &version, arch),
+        }
+    }
+
+    /// Makes a Debian package of the files.
+    fn deb(&self, stage: &Path, out: &Path, version: &str, arch: &str) -> Result<PathBuf, String> {
+        let arch = match arch {
+            "x86_64" => "amd64",
+            "aarch64" => "arm64",
+            other => other,
+        };
+        debianize(stage, version)?;
         let files = files(stage).failed("read", stage)?;
         let control = stage.join("DEBIAN");
         fs::create_dir(&control).failed("make", &control)?;
@@ -91,7 +106,7 @@ impl Package {
             .iter()
             .map(|path| fs::metadata(path).map_or(0, |meta| meta.size()))
             .sum();
-        write("control", self::control(&version, arch, bytes.div_ceil(1024)))?;
+        write("control", self::control(version, arch, bytes.div_ceil(1024)))?;
         write("conffiles", "/etc/funcd/funcd.toml\n".to_owned())?;
         write("md5sums", md5sums(stage, &files)?)?;
         for script in SCRIPTS {
@@ -103,10 +118,11 @@ impl Package {
         }
         set_modes_and_times(stage).failed("set the times of", stage)?;
         let deb = out.join(format!("funcd_{version}_{arch}.deb"));
-        // xz: Debian 11 can't read zstd. One thread: the bytes do not depend on the machine.
+        // One thread: the bytes do not depend on the machine.
         succeed(
             Command::new("dpkg-deb")
-                .args(["--root-owner-group", "-Zxz", "--threads-max=1", "--build"])
+                .args(["--root-owner-group", "--threads-max=1", "--build"])
+                .arg(format!("-Z{}", self.compress))
                 .arg(stage)
                 .arg(&deb)
                 .env("SOURCE_DATE_EPOCH", epoch().to_string())
@@ -146,7 +162,7 @@ fn debianize(stage: &Path, version: &str) -> Result<(), String> {
     )?;
     let of_package = doc.join("changelog.Debian");
     let text = format!(
-        "funcd ({version}) unstable; urgency=medium\n\n  * See changelog.gz.\n\n -- funcd <funcd@localhost>  {date}"
+        "funcd ({version}) unstable; urgency=medium\n\n  * See changelog.gz.\n\n -- funcd <funcd@users.noreply.github.com>  {date}"
     );
     fs::write(&of_package, text).failed("write", &of_package)?;
     compress(&of_package)?;
@@ -159,7 +175,8 @@ fn debianize(stage: &Path, version: &str) -> Result<(), String> {
     fs::write(&copyright, text).failed("write", &copyright)
 }
 
-fn compress(path: &Path) -> Result<(), String> {
+/// Compresses a file, always to the same bytes.
+pub(crate) fn compress(path: &Path) -> Result<(), String> {
     succeed(
         Command::new("gzip")
             .args(["-9", "--no-name", "--force"])
@@ -168,9 +185,10 @@ fn compress(path: &Path) -> Result<(), String> {
     .map(drop)
 }
 
+/// What dpkg(1) knows of the package.
 fn control(version: &str, arch: &str, kibibytes: u64) -> String {
     format!(
-        "Package: funcd\nVersion: {version}\nArchitecture: {arch}\nMaintainer: funcd <funcd@localhost>\n\
+        "Package: funcd\nVersion: {version}\nArchitecture: {arch}\nMaintainer: funcd <funcd@users.noreply.github.com>\n\
          Installed-Size: {kibibytes}\nRecommends: ca-certificates\nSection: net\nPriority: optional\nHomepage: https://github.com/funcd/funcd\n\
          Description: serverless process-per-function host for bare Linux\n \
          An executable copied into a folder answers HTTP: started on the first request,\n \
@@ -179,7 +197,7 @@ fn control(version: &str, arch: &str, kibibytes: u64) -> String {
 }
 
 /// All files below a folder, sorted.
-fn files(below: &Path) -> io::Result<Vec<PathBuf>> {
+pub(crate) fn files(below: &Path) -> io::Result<Vec<PathBuf>> {
     let mut all = Vec::new();
     for entry in fs::read_dir(below)? {
         let path = entry?.path();
@@ -192,6 +210,7 @@ fn files(below: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(all)
 }
 
+/// What `dpkg --verify` compares with.
 fn md5sums(stage: &Path, files: &[PathBuf]) -> Result<String, String> {
     let relative = |path: &PathBuf| path.strip_prefix(stage).map(Path::to_owned).unwrap_or_default();
     // The operator's files may change.
@@ -200,7 +219,7 @@ fn md5sums(stage: &Path, files: &[PathBuf]) -> Result<String, String> {
 }
 
 /// Permissions whatever the umask was, and the one time of everything.
-fn set_modes_and_times(at: &Path) -> io::Result<()> {
+pub(crate) fn set_modes_and_times(at: &Path) -> io::Result<()> {
     let meta = fs::symlink_metadata(at)?;
     if meta.is_dir() {
         for entry in fs::read_dir(at)? {

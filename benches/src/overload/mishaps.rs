@@ -1,8 +1,7 @@
-//! What else must hold: overload that ends, classes, a slow dependency, the cost of a refusal, nothing that runs yet, and instances
+//! What else must hold: overload that ends, classes, a slow dependency, nothing that runs yet, and instances
 //! that are killed. Each on a host of its own.
 
 use std::collections::BTreeMap;
-use std::slice;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,35 +10,32 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::contender::TRUSTING;
-use super::{DEADLINE_MILLIS, work_micros};
+use super::{DEADLINE_MILLIS, refusals, work_micros};
 use crate::artifacts::Artifacts;
 use crate::failure::Outcome;
 use crate::host::{Host, Plan};
 use crate::open::{Callers, Kind, Part, Phase, Seen};
-use crate::process::Cost;
 use crate::quiet::{Watch, cores};
 use crate::stats::Samples;
 use crate::table::{Row, Table, Unit};
 
 const DEADLINE: Duration = Duration::from_millis(DEADLINE_MILLIS);
 /// Where waiting is not what is tested.
-const PATIENT: Duration = Duration::from_secs(10);
+pub(super) const PATIENT: Duration = Duration::from_secs(10);
 /// Starts from zero.
 const STARTS: u64 = 30;
 /// Each kills an instance, and a second passes.
 const KILLS: u64 = 8;
 /// Of which one is killed each time.
 const INSTANCES: usize = 4;
-/// Nearly everybody is refused.
-const ONE_PLACE: &str = "[scale]\nmin = 1\nmax = 1\nconcurrency = 1\n";
 /// Of the rows that are told in the order of what was asked for.
 const CLASSES: [&str; 4] = ["critical", "degraded", "best-effort", "bulk"];
 
 /// The table, and the notes that belong to it.
 #[derive(Default)]
-struct Told {
-    rows: Vec<Row>,
-    notes: Vec<String>,
+pub(super) struct Told {
+    pub(super) rows: Vec<Row>,
+    pub(super) notes: Vec<String>,
 }
 
 impl Told {
@@ -83,7 +79,7 @@ pub(crate) fn measure(artifacts: &Artifacts, capacity: f64, seed: u64) -> Outcom
         "[scale]\nmin = {everywhere}\nmax = {everywhere}\nconcurrency = 256\n[request]\ntimeout = \"1s\"\n"
     );
     dependency(&host(artifacts, &waiting)?, seed, &mut told)?;
-    refusals(&host(artifacts, ONE_PLACE)?, seed, &mut told)?;
+    refusals::measure(artifacts, seed, &mut told)?;
     from_zero(
         &mut host(artifacts, "[scale]\nmax = 1\nidle = \"50ms\"\n")?,
         seed,
@@ -100,23 +96,6 @@ pub(crate) fn measure(artifacts: &Artifacts, capacity: f64, seed: u64) -> Outcom
     })
 }
 
-/// The cost of a refusal alone.
-///
-/// # Errors
-/// A host that does not start.
-pub(crate) fn refusals_alone(artifacts: &Artifacts, seed: u64) -> Outcome<Table> {
-    let watch = Watch::start();
-    let mut told = Told::default();
-    refusals(&host(artifacts, ONE_PLACE)?, seed, &mut told)?;
-    Ok(Table {
-        name: "refusals",
-        title: "four thousand a second for a function with one place".into(),
-        rows: told.rows,
-        notes: told.notes,
-        others: watch.finish(),
-    })
-}
-
 /// Why callers were refused, for a note.
 fn reasons(seen: &Seen) -> String {
     let reasons = seen.reasons();
@@ -126,7 +105,11 @@ fn reasons(seen: &Seen) -> String {
     format!(" (all refusals of this run: {reasons})")
 }
 
-fn host(artifacts: &Artifacts, manifest: &str) -> Outcome<Host> {
+/// One whose function `work` has this manifest, and has answered.
+///
+/// # Errors
+/// A host that does not start.
+pub(super) fn host(artifacts: &Artifacts, manifest: &str) -> Outcome<Host> {
     let plan = Plan::of(&artifacts.funcd)?.configured(TRUSTING);
     plan.with_manifest("work", &artifacts.work, manifest)?;
     let mut host = plan.start(None)?;
@@ -197,44 +180,6 @@ fn dependency(host: &Host, seed: u64, told: &mut Told) -> Outcome<()> {
         part.success(),
     );
     told.rows.push(row.at_least(0.99));
-    Ok(())
-}
-
-/// One place, held for 50 ms each; four thousand a second want it.
-fn refusals(host: &Host, seed: u64, told: &mut Told) -> Outcome<()> {
-    let own = host.own_processes()?;
-    let kind = Kind::get("/work/?wait_ms=50", "", PATIENT);
-    let callers = Callers::of(host.address());
-    // The queue is full before the clock starts.
-    callers.run(slice::from_ref(&kind), vec![Phase::of(0.5, &[1000.0])], seed)?;
-    let before = Cost::of(&own)?;
-    let seen = callers.run(&[kind], vec![Phase::of(3.0, &[4000.0])], seed)?;
-    let cost = Cost::of(&own)?.since(before);
-    let part = seen.whole(None);
-    eprintln!("overload: refusals: {} of {}", part.refused, part.offered);
-    let (p50, p99) = part
-        .refusals
-        .summary()
-        .map_or((f64::NAN, f64::NAN), |times| (times.p50, times.p99));
-    let cpu = cost.cpu_nanos as f64 / 1000.0 / part.refused as f64;
-    told.rows.extend([
-        Row::of(
-            "4,000 refusals a second: CPU each, of launcher and supervisor",
-            Unit::CpuMicros,
-            cpu,
-        )
-        .at_most(5.0),
-        Row::of("4,000 refusals a second: p50", Unit::Micros, p50 / 1000.0),
-        Row::of("4,000 refusals a second: p99", Unit::Micros, p99 / 1000.0).at_most(1000.0),
-        Row::of(
-            "4,000 refusals a second: the callers' own CPU",
-            Unit::CorePercent,
-            seen.share() * 100.0,
-        ),
-    ]);
-    told.notes.push(
-        "refusals: the function waits and takes no CPU; all that a refused request costs is counted, its bytes in and out too".into(),
-    );
     Ok(())
 }
 

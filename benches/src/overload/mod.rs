@@ -4,13 +4,14 @@
 mod contender;
 mod fronts;
 mod mishaps;
+mod refusals;
 mod sweep;
 
 use crate::artifacts::Artifacts;
 use crate::failure::Outcome;
 use crate::quiet::cores;
 use crate::table::Table;
-pub(crate) use mishaps::refusals_alone;
+pub(crate) use refusals::refusals_alone;
 
 /// Callers leave after this, in milliseconds.
 const DEADLINE_MILLIS: u64 = 250;

@@ -27,6 +27,10 @@ pub(crate) const ALL: &[Entry] = &[
         check: |offer, seeds| overload("io", scenario::io, offer, seeds),
     },
     Entry {
+        name: "steady",
+        check: steady,
+    },
+    Entry {
         name: "heavy",
         check: |offer, seeds| part("heavy", scenario::heavy, 0.90, offer, seeds),
     },
@@ -203,6 +207,20 @@ fn dependency(offer: f64, seeds: u64) -> Vec<Goal> {
         0.99,
         anchor,
     )]
+}
+
+/// Four nines where nothing is wrong: clusters of requests that chance makes are not overload.
+fn steady(offer: f64, seeds: u64) -> Vec<Goal> {
+    let goal = |load: f64| {
+        let scenario = Scenario {
+            length: WARM + 60.0,
+            ..scenario::cpu(load, offer)
+        };
+        let runs = runs(&scenario, Choice::Funcd, seeds);
+        let success = mean(runs.iter().map(|books| success(books, loaded(&scenario), None)));
+        Goal::at_least("steady", format!("{load} × load: success"), success, 0.9999, "")
+    };
+    vec![goal(0.7), goal(0.8)]
 }
 
 fn recovers(offer: f64, seeds: u64) -> Vec<Goal> {

@@ -321,11 +321,11 @@ impl Leaf {
         self.dirs.v2.as_ref().map(|v2| self.below(&v2.leaves()))
     }
 
-    fn v2_dir_of(&self, controller: Controller) -> Option<PathBuf> {
+    pub(super) fn v2_dir_of(&self, controller: Controller) -> Option<PathBuf> {
         self.dirs.v2(controller).map(|v2| self.below(&v2.leaves()))
     }
 
-    fn v1_dir_of(&self, controller: Controller) -> Option<PathBuf> {
+    pub(super) fn v1_dir_of(&self, controller: Controller) -> Option<PathBuf> {
         self.dirs.v1(controller).map(|v1| self.below(&v1.leaves()))
     }
 

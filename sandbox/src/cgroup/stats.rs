@@ -1,5 +1,6 @@
 //! What a leaf uses, read by cgroups-rs from directories that we made. Never on the start path.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -10,7 +11,7 @@ use cgroups_rs::pid::PidController;
 use cgroups_rs::{Cgroup, Hierarchy, Subsystem};
 
 use super::{Controller, Dirs, Leaf, keyed};
-use crate::wire::Usage;
+use crate::wire::{Strain, Usage};
 
 /// The directories of our leaves as cgroups-rs sees a hierarchy: each controller where we have it, so that hybrid
 /// machines read right.
@@ -95,6 +96,51 @@ impl Leaf {
                 (None, Some(dir)) => keyed(&dir.join(&self.name).join("cpu.stat"), "usage_usec").unwrap_or(0),
                 (None, None) => 0,
             },
+            strain: Strain::default(),
         }
+    }
+
+    /// What its processes were short of, together.
+    pub(crate) fn strain(&self) -> Strain {
+        let cpu = |controller| {
+            let v2 = self
+                .v2_dir_of(controller)
+                .map(|dir| keyed(&dir.join("cpu.stat"), "throttled_usec"));
+            let v1 = |dir: PathBuf| keyed(&dir.join("cpu.stat"), "throttled_time").map(|nanos| nanos / 1000);
+            v2.or_else(|| self.v1_dir_of(controller).map(v1)).flatten()
+        };
+        let pressure = |resource: &str| {
+            let v2 = self.dirs.v2.as_ref()?;
+            let file = v2.leaves().join(&self.name).join(format!("{resource}.pressure"));
+            Some(stalled(&fs::read_to_string(file).ok()?))
+        };
+        Strain {
+            throttled_micros: cpu(Controller::Cpu).unwrap_or(0),
+            oom_kills: self.oom_kills(),
+            pressure_micros: ["cpu", "memory", "io"].map(|resource| pressure(resource).unwrap_or_default()),
+        }
+    }
+}
+
+/// The totals of a pressure file: of `some` and of `full`.
+fn stalled(text: &str) -> [u64; 2] {
+    ["some ", "full "].map(|kind| {
+        let line = text.lines().find(|line| line.starts_with(kind));
+        line.and_then(|line| line.split_once("total=")?.1.trim().parse().ok())
+            .unwrap_or(0)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_totals_of_a_pressure_file() {
+        let text = "some avg10=0.00 avg60=0.12 avg300=0.00 total=4711\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=42\n";
+        assert_eq!(stalled(text), [4711, 42]);
+        // The CPU of the whole host has no line for all.
+        assert_eq!(stalled("some avg10=0.00 total=1\n"), [1, 0]);
+        assert_eq!(stalled("garbage"), [0, 0]);
     }
 }

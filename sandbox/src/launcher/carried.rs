@@ -24,7 +24,7 @@ use crate::exit::Exit;
 use crate::sandbox;
 use crate::spec::{Digest, InstanceId};
 use crate::sys;
-use crate::wire::Descriptor;
+use crate::wire::{Descriptor, Spent};
 
 /// The version of the document. It goes up with each change of it.
 pub(super) const VERSION: u32 = 1;
@@ -178,7 +178,7 @@ pub(super) struct Waiting {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Leaving {
     pub(super) leaf: CarriedLeaf,
-    pub(super) tell: Option<(InstanceId, Exit)>,
+    pub(super) tell: Option<(InstanceId, Exit, Spent)>,
 }
 
 /// A supervisor.

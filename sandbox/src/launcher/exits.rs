@@ -8,7 +8,7 @@ use super::serve::Launcher;
 use crate::cgroup::Leaf;
 use crate::exit::Exit;
 use crate::spec::InstanceId;
-use crate::wire::Event;
+use crate::wire::{Event, Spent};
 
 /// How long after a v1 out-of-memory event the kernel's kill is looked for.
 const OOM_WATCH: Duration = Duration::from_secs(1);
@@ -20,7 +20,7 @@ pub(super) const OOM_LOOK: Duration = Duration::from_millis(5);
 pub(super) struct Leaving {
     pub(super) leaf: Leaf,
     /// Who is to be told, and what.
-    pub(super) tell: Option<(InstanceId, Exit)>,
+    pub(super) tell: Option<(InstanceId, Exit, Spent)>,
     pub(super) tries: u32,
     pub(super) next: Instant,
 }
@@ -32,12 +32,12 @@ impl Launcher {
         let Some(instance) = self.instances.get_mut(&id) else {
             return;
         };
-        let exit = match instance.sandbox.try_end() {
-            Ok(Some(exit)) => exit,
+        let (exit, spent) = match instance.sandbox.try_end() {
+            Ok(Some(ended)) => ended,
             Ok(None) => return,
             Err(e) => {
                 log(format_args!("instance {id} can't be waited for: {e}"));
-                Exit::Lost
+                (Exit::Lost, Spent::default())
             }
         };
         let Some(instance) = self.instances.remove(&id) else {
@@ -47,18 +47,18 @@ impl Launcher {
         self.short_of_memory.retain(|(other, _)| *other != id);
         let _ = std::fs::remove_file(self.folders.socket(&id.to_string()));
         self.secrets.remove(id);
-        let mut tell = (!instance.end_is_told).then_some((id, exit));
+        let mut tell = (!instance.end_is_told).then_some((id, exit, spent));
         // Whoever waits for how it ended waits for no cgroup: what it left behind was killed.
         if instance.stdout.is_none()
-            && let Some((id, exit)) = tell.take()
+            && let Some((id, exit, spent)) = tell.take()
         {
-            self.tell_all(&Event::Exited { id, exit });
+            self.tell_all(&Event::Exited { id, exit, spent });
         }
         self.leave(instance.sandbox.into_leaf(), tell);
     }
 
     /// Removes a leaf now, or as soon as nothing is in it; then tells.
-    pub(super) fn leave(&mut self, leaf: Leaf, tell: Option<(InstanceId, Exit)>) {
+    pub(super) fn leave(&mut self, leaf: Leaf, tell: Option<(InstanceId, Exit, Spent)>) {
         let now = Instant::now();
         self.leaving.push(Leaving {
             leaf,
@@ -76,8 +76,8 @@ impl Launcher {
                 index += 1;
                 continue;
             }
-            if let Some((id, exit)) = self.leaving.swap_remove(index).tell {
-                self.tell_all(&Event::Exited { id, exit });
+            if let Some((id, exit, spent)) = self.leaving.swap_remove(index).tell {
+                self.tell_all(&Event::Exited { id, exit, spent });
             }
         }
     }

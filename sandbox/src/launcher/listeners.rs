@@ -14,6 +14,7 @@ use nix::sys::socket::{
     setsockopt, socket, sockopt,
 };
 
+use super::activation::{self, Given};
 use super::{Host, LauncherError};
 
 /// Connections that wait to be accepted: as many as net.core.somaxconn allows.
@@ -39,10 +40,11 @@ pub(super) struct Listeners {
 /// # Errors
 /// The one that can't be bound.
 pub(super) fn bind_after(host: &Host, crash: bool) -> Result<Listeners, LauncherError> {
+    let given = activation::take()?;
     const TRIES: u32 = 50;
     let mut tries = if crash { TRIES } else { 0 };
     loop {
-        match bind_all(host) {
+        match bind_all(host, &given) {
             Err(LauncherError::Listen { source, .. })
                 if source.kind() == io::ErrorKind::AddrInUse && tries > 0 =>
             {
@@ -54,10 +56,12 @@ pub(super) fn bind_after(host: &Host, crash: bool) -> Result<Listeners, Launcher
     }
 }
 
-fn bind_all(host: &Host) -> Result<Listeners, LauncherError> {
-    let mut callers = Vec::new();
-    let mut addresses = Vec::new();
-    for &address in &host.listen {
+/// Binds what was not given; what was given stays so, as this may have to be tried again.
+fn bind_all(host: &Host, given: &Given) -> Result<Listeners, LauncherError> {
+    let dup = |source| LauncherError::Kernel { what: "dup", source };
+    let (mut callers, mut addresses) = activation::deal(&given.callers, host.workers.max(1)).map_err(dup)?;
+    let bound = if callers.is_empty() { &host.listen[..] } else { &[] };
+    for &address in bound {
         let refused = |source| LauncherError::Listen {
             address: address.to_string(),
             source,
@@ -72,9 +76,10 @@ fn bind_all(host: &Host) -> Result<Listeners, LauncherError> {
         }
         addresses.push(bound);
     }
-    let admin_tcp = match host.admin_listen {
-        None => None,
-        Some(address) => {
+    let admin_tcp = match (&given.admin_tcp, host.admin_listen) {
+        (Some((fd, address)), _) => Some((fd.try_clone().map_err(dup)?, *address)),
+        (None, None) => None,
+        (None, Some(address)) => {
             let refused = |source| LauncherError::Listen {
                 address: address.to_string(),
                 source,
@@ -84,10 +89,13 @@ fn bind_all(host: &Host) -> Result<Listeners, LauncherError> {
             Some((listener, bound))
         }
     };
-    let admin = bind_admin(&host.admin, host.supervisor).map_err(|source| LauncherError::Listen {
-        address: host.admin.display().to_string(),
-        source,
-    })?;
+    let admin = match &given.admin {
+        Some(admin) => admin.try_clone().map_err(dup)?,
+        None => bind_admin(&host.admin, host.supervisor).map_err(|source| LauncherError::Listen {
+            address: host.admin.display().to_string(),
+            source,
+        })?,
+    };
     Ok(Listeners {
         callers,
         addresses,
@@ -113,9 +121,11 @@ impl Listeners {
         }
     }
 
-    /// Removes the admin API's socket from its folder.
+    /// Removes the admin API's socket from its folder, unless the service manager keeps it.
     pub(super) fn clear(&self) {
-        let _ = fs::remove_file(&self.admin_path);
+        if is_bound_here(&self.admin) {
+            let _ = fs::remove_file(&self.admin_path);
+        }
     }
 }
 
@@ -152,7 +162,7 @@ fn tcp(address: SocketAddr, share: bool) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
-fn local(fd: &OwnedFd) -> io::Result<SocketAddr> {
+pub(super) fn local(fd: &OwnedFd) -> io::Result<SocketAddr> {
     let name: SockaddrStorage = getsockname(fd.as_raw_fd())?;
     let v4 = name.as_sockaddr_in().map(|v4| SocketAddr::V4((*v4).into()));
     let bound = v4.or_else(|| name.as_sockaddr_in6().map(|v6| SocketAddr::V6((*v6).into())));
@@ -204,6 +214,13 @@ fn bind_admin(path: &Path, supervisor: Option<(u32, u32)>) -> io::Result<OwnedFd
     Ok(fd)
 }
 
+/// Whether a Unix socket was bound by a launcher, which does it by way of a directory's descriptor; of another program it has
+/// a name of its own. Asked of the socket, as a launcher that took over from another has nothing else to go by.
+fn is_bound_here(fd: &OwnedFd) -> bool {
+    let name = getsockname::<UnixAddr>(fd.as_raw_fd());
+    name.is_ok_and(|name| name.path().is_some_and(|path| path.starts_with("/proc/self/fd")))
+}
+
 /// Removes a socket that nobody answers on, and nothing but a socket.
 fn remove_socket(path: &Path) -> io::Result<()> {
     use std::os::unix::fs::FileTypeExt;
@@ -243,7 +260,10 @@ mod tests {
             io::ErrorKind::AddrInUse
         );
         drop(first);
-        bind_admin(&path, None).unwrap();
+        let ours = bind_admin(&path, None).unwrap();
+        // What a service manager bound stays when this launcher ends.
+        let another = std::os::unix::net::UnixListener::bind(dir.path().join("a")).unwrap();
+        assert!(is_bound_here(&ours) && !is_bound_here(&another.into()));
         let file = dir.path().join("file");
         fs::write(&file, "").unwrap();
         assert_eq!(

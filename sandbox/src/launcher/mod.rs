@@ -7,6 +7,7 @@
 //! end      kill every leaf, remove cgroups, sockets, run files
 //! ```
 
+mod activation;
 mod carried;
 mod check;
 mod end;
@@ -118,6 +119,19 @@ pub enum LauncherError {
         address: String,
         /// Why.
         source: io::Error,
+    },
+    /// A descriptor that the service manager passed is of no use.
+    #[error(
+        "descriptor {number} ({name:?}) from the service manager can't be used: {why}; pass listening stream sockets: TCP for callers, \
+         one Unix socket for the admin API"
+    )]
+    Given {
+        /// Which one.
+        number: i32,
+        /// Its name in `LISTEN_FDNAMES`.
+        name: String,
+        /// Why.
+        why: String,
     },
     /// The host's configuration can't work.
     #[error("{0}")]

@@ -311,8 +311,8 @@ impl Launcher {
     }
 
     pub(super) fn tell_usage(&mut self, asker: u32, id: InstanceId) {
-        if let Some(instance) = self.instances.get(&id) {
-            let usage = instance.sandbox.leaf().usage();
+        if let Some(instance) = self.instances.get_mut(&id) {
+            let usage = instance.sandbox.usage(Instant::now());
             self.tell(asker, &Event::Usage { id, usage }, Vec::new());
         }
     }

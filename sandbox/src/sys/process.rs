@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::time::Duration;
 
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +48,15 @@ pub(crate) enum Child<'fd> {
 /// # Errors
 /// Those of `waitid`; `ECHILD` when there is no such child.
 pub(crate) fn wait(child: Child<'_>, reap: bool) -> io::Result<Option<(i32, Status)>> {
+    let ended = wait_and_account(child, reap)?;
+    Ok(ended.map(|(pid, status, _)| (pid, status)))
+}
+
+/// The same, and the CPU time of the child and of the children that it has waited for: the kernel tells it in the same call.
+///
+/// # Errors
+/// As [`wait`].
+pub(crate) fn wait_and_account(child: Child<'_>, reap: bool) -> io::Result<Option<(i32, Status, Duration)>> {
     let (kind, id) = match child {
         Child::Pidfd(fd) => (libc::P_PIDFD, fd.as_raw_fd() as libc::id_t),
         Child::Pid(pid) => (libc::P_PID, pid as libc::id_t),
@@ -56,8 +66,11 @@ pub(crate) fn wait(child: Child<'_>, reap: bool) -> io::Result<Option<(i32, Stat
     let flags = libc::WEXITED | libc::WNOHANG | libc::__WALL | if reap { 0 } else { libc::WNOWAIT };
     // SAFETY: a zeroed siginfo_t is valid: it holds integers and pointers only.
     let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
-    // SAFETY: `info` lives through the call, which writes at most one siginfo_t to it.
-    if unsafe { libc::waitid(kind, id, &mut info, flags) } == -1 {
+    // SAFETY: a zeroed rusage is valid: it holds integers only.
+    let mut used: libc::rusage = unsafe { std::mem::zeroed() };
+    // Not the C library's: it leaves out the last argument.
+    // SAFETY: `info` and `used` live through the call, which writes at most one siginfo_t and one rusage to them.
+    if unsafe { libc::syscall(libc::SYS_waitid, kind, id, &mut info, flags, &mut used) } == -1 {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: waitid succeeded, so the SIGCHLD members of the union are set (or still zero: no child ended).
@@ -70,7 +83,14 @@ pub(crate) fn wait(child: Child<'_>, reap: bool) -> io::Result<Option<(i32, Stat
     } else {
         Status::Signal(status)
     };
-    Ok(Some((pid, status)))
+    let time = |spent: libc::timeval| {
+        let micros = spent
+            .tv_sec
+            .saturating_mul(1_000_000)
+            .saturating_add(spent.tv_usec);
+        Duration::from_micros(u64::try_from(micros).unwrap_or(0))
+    };
+    Ok(Some((pid, status, time(used.ru_utime) + time(used.ru_stime))))
 }
 
 /// Sends a signal to the process behind a pidfd, and to no other.
@@ -148,6 +168,29 @@ pub(crate) fn inherited_socket(fd: RawFd) -> io::Result<OwnedFd> {
         return Err(io::Error::last_os_error());
     }
     Ok(super::own(fd))
+}
+
+/// A descriptor that this process was started with, above standard error; close-on-exec from now on. `None` when it was
+/// taken before.
+///
+/// # Errors
+/// `EBADF` when there is none.
+pub(crate) fn take_descriptor(fd: RawFd) -> io::Result<Option<OwnedFd>> {
+    use std::sync::Mutex;
+    static TAKEN: Mutex<Vec<RawFd>> = Mutex::new(Vec::new());
+    if fd <= libc::STDERR_FILENO {
+        return Err(io::Error::from_raw_os_error(libc::EBADF));
+    }
+    // SAFETY: fcntl with an integer argument; on a number that is no descriptor it fails.
+    if unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) } == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    let mut taken = TAKEN.lock().unwrap_or_else(|poison| poison.into_inner());
+    if taken.contains(&fd) {
+        return Ok(None);
+    }
+    taken.push(fd);
+    Ok(Some(super::own(fd)))
 }
 
 /// Whether systemd (or another manager) gave this cgroup directory away: xattr `user.delegate`, before systemd 251

@@ -342,7 +342,7 @@ impl Running {
 
     pub(crate) fn exit_of(&mut self, id: InstanceId) -> Exit {
         match self.recv().0 {
-            Event::Exited { id: ended, exit } if ended == id => exit,
+            Event::Exited { id: ended, exit, .. } if ended == id => exit,
             other => panic!("{other:?} instead of the end of {id}"),
         }
     }

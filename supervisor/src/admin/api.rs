@@ -27,7 +27,7 @@ use crate::admission::brownout::Stage;
 use crate::ledger::Wanted;
 use crate::name::FunctionName;
 use crate::telemetry::capture::Follow;
-use crate::telemetry::metrics::{record_process, render};
+use crate::telemetry::metrics::{record_process, render, revision_info};
 use crate::telemetry::record::Record;
 
 /// `control` answers at once, unless something is badly wrong.
@@ -270,7 +270,16 @@ async fn version() -> Response {
 async fn metrics(State(sources): State<Arc<Sources>>) -> Response {
     record_process();
     let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
-    (kind, render(&sources.metrics)).into_response()
+    let mut text = render(&sources.metrics);
+    // Without control all others are still true.
+    if let Ok(known) = snapshot(&sources).await {
+        let served = known.revisions.iter().map(|(function, revision)| {
+            let (id, digest) = (revision.id.to_string(), revision.artifact.to_string());
+            (function.as_str(), id, digest)
+        });
+        text += &revision_info(served);
+    }
+    (kind, text).into_response()
 }
 
 /// The query of the health paths: `?verbose` or `?verbose=…`.

@@ -1,5 +1,7 @@
 //! What `doctor` says of a machine beside its grades, and what `host` says of it while it runs. Reads; tries nothing.
 
+use std::path::Path;
+
 use funcd_sandbox::probe::Grade;
 use funcd_sandbox::property::Property;
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
@@ -19,6 +21,8 @@ pub fn doctor(grades: &[Grade], landlock_abi: Option<u32>, degraded: &[Property]
         landlock_abi,
         cgroup: cgroup_layout().to_owned(),
         root,
+        // As sd_booted(3) finds out.
+        systemd: Path::new("/run/systemd/system").is_dir(),
         properties: grades
             .iter()
             .map(|grade| PropertyView::new(grade, degraded))

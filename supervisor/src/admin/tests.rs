@@ -194,6 +194,7 @@ fn doctor() -> Doctor {
         landlock_abi: Some(7),
         cgroup: "hybrid".to_owned(),
         root: true,
+        systemd: false,
         properties: vec![PropertyView::new(&grade, &[Property::CpuLimit])],
     }
 }
@@ -220,6 +221,7 @@ pub(crate) fn config() -> Config {
         max_instances: 100,
         standbys: 0,
         brownout: true,
+        journal: false,
         client: ClientBounds {
             head_timeout: second,
             body_idle: second,

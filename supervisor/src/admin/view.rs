@@ -371,6 +371,9 @@ pub struct Doctor {
     pub cgroup: String,
     /// Whether the launcher is root; if not, some properties can't be kept.
     pub root: bool,
+    /// Whether systemd runs this machine.
+    #[serde(default)]
+    pub systemd: bool,
     /// All ten, in order.
     pub properties: Vec<PropertyView>,
 }

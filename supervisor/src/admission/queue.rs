@@ -135,13 +135,13 @@ struct Lane<W> {
     by_rank: BTreeSet<(u8, u64)>,
     /// When it was last empty, or, first in, first out, let somebody go who had hardly waited.
     well_at: Instant,
-    /// When somebody was refused last because enough waited: until long after that, that it is empty says nothing.
+    /// When somebody was last refused or evicted because enough waited.
     turned_away: Option<Instant>,
 }
 
 impl<W> Lane<W> {
-    /// It is empty now.
-    fn note_empty(&mut self, now: Instant) {
+    /// It is empty now, or somebody goes who had hardly waited. That says nothing of a lane that is kept short by turning others away.
+    fn note_well(&mut self, now: Instant) {
         let lately = |then: Instant| now.saturating_duration_since(then) <= Queue::<W>::INTERVAL;
         if !self.turned_away.is_some_and(lately) {
             self.well_at = now;
@@ -152,7 +152,7 @@ impl<W> Lane<W> {
         let entry = self.by_age.remove(&number)?;
         self.by_rank.remove(&(entry.facts.rank, number));
         if self.by_age.is_empty() {
-            self.note_empty(now);
+            self.note_well(now);
         }
         Some(entry)
     }
@@ -301,17 +301,21 @@ impl<W> Queue<W> {
                         .next()
                         .copied()
                         .expect("a victim's lane is not empty");
+                    lane.turned_away = Some(now);
                     let entry = lane.remove(oldest, now).expect("it was just seen");
                     shed.push((entry.waiter, Reason::Evicted));
                 }
-                None => return Err((waiter, Reason::QueueFull)),
+                None => {
+                    self.lanes[facts.class.index()].turned_away = Some(now);
+                    return Err((waiter, Reason::QueueFull));
+                }
             }
         }
         let number = self.next;
         self.next += 1;
         let lane = &mut self.lanes[facts.class.index()];
         if lane.by_age.is_empty() {
-            lane.note_empty(now);
+            lane.note_well(now);
         }
         lane.by_rank.insert((facts.rank, number));
         let since = now;
@@ -416,7 +420,7 @@ impl<W> Queue<W> {
             }
             // Who goes newest first never waits for long: that says nothing.
             if !newest_first && now.saturating_duration_since(entry.since) <= self.target() {
-                self.lanes[class.index()].well_at = now;
+                self.lanes[class.index()].note_well(now);
             }
             return Some(entry.waiter);
         }

@@ -230,6 +230,35 @@ fn while_overloaded_no_more_wait_than_leave_in_the_time_that_is_allowed() {
     assert!(!world.queue.lanes[Class::Degraded.index()].is_overloaded(world.now));
 }
 
+/// One place, an answer takes 50 ms, and one comes each quarter of a millisecond: whoever waits is evicted so soon that nobody waits
+/// for long. It is as overloaded as it can be, and who comes is told at once.
+#[test]
+fn a_queue_that_evictions_keep_short_is_overloaded() {
+    let mut world = world(Order::Adaptive, 10);
+    world.queue.set_conditions(Conditions {
+        bound: 10,
+        p50: Some(millis(50)),
+        rate: Some(20.0),
+        cold_start: None,
+    });
+    let mut evicted = Vec::new();
+    for round in 0..10 {
+        world.shed.clear();
+        for who in 0..200 {
+            let _ = world.push(Class::Degraded, who);
+            world.now += Duration::from_micros(250);
+        }
+        evicted.push((round, world.shed.len()));
+        assert!(world.pop().is_some());
+    }
+    // Within the first 100 ms all that can't stay wait first; then nobody does.
+    assert_eq!(evicted[0], (0, 190));
+    assert!(
+        evicted[3..].iter().all(|(_, evicted)| *evicted <= 2),
+        "{evicted:?}"
+    );
+}
+
 #[test]
 fn who_is_gone_is_not_sent() {
     let mut world = world(Order::Adaptive, 10);

@@ -42,6 +42,12 @@ fn missing(doctor: &Doctor) -> impl Iterator<Item = &PropertyView> {
     doctor.properties.iter().filter(|property| !property.kept)
 }
 
+/// What nobody does for a host that systemd does not start.
+const WITHOUT_SYSTEMD: &str = "
+no systemd: whatever starts funcd has to start it again when it ends, keep what it writes to standard error (there is no
+  journal), and set what the unit would: OOMScoreAdjust, LimitNOFILE, ProtectSystem (docs/operations.md, \"Without systemd\")
+";
+
 /// The confinement table, and what to do about what is missing.
 pub(super) fn render(doctor: &Doctor) -> String {
     let landlock = doctor
@@ -63,6 +69,9 @@ pub(super) fn render(doctor: &Doctor) -> String {
         if !property.fix.is_empty() {
             text += &format!("  to fix it: {}\n", safe(&property.fix));
         }
+    }
+    if !doctor.systemd {
+        text += WITHOUT_SYSTEMD;
     }
     text
 }
@@ -108,6 +117,7 @@ mod tests {
         let doctor = Doctor {
             kernel: "6.18.0".to_owned(),
             cgroup: "hybrid".to_owned(),
+            systemd: true,
             ..host::doctor(&grades, Some(7), &[Property::CpuLimit], true)
         };
         let expected = "\

@@ -32,6 +32,7 @@ pub(super) struct ConfigFile {
     pub(super) max_instances: Number,
     pub(super) standbys: Number,
     pub(super) brownout: Option<Spanned<bool>>,
+    pub(super) journal: Option<Spanned<bool>>,
     pub(super) rescan: Option<Spanned<Span>>,
     pub(super) drain: Option<Spanned<Span>>,
     pub(super) client: ClientFile,
@@ -73,7 +74,7 @@ pub(super) enum Shape {
 }
 
 /// The keys that `FUNCD_<KEY>` can set (upper case, `.` as `_`), in the order of [`ConfigFile`].
-pub(super) const KEYS: [(&str, Shape); 28] = [
+pub(super) const KEYS: [(&str, Shape); 29] = [
     ("functions", Shape::Text),
     ("state", Shape::Text),
     ("run", Shape::Text),
@@ -92,6 +93,7 @@ pub(super) const KEYS: [(&str, Shape); 28] = [
     ("max_instances", Shape::Number),
     ("standbys", Shape::Number),
     ("brownout", Shape::Switch),
+    ("journal", Shape::Switch),
     ("rescan", Shape::Text),
     ("drain", Shape::Text),
     ("client.head_timeout", Shape::Text),

@@ -56,6 +56,9 @@ pub struct Config {
     pub standbys: usize,
     /// Whether a host that is short of something holds back what matters least; if not, that is measured and shown only.
     pub brownout: bool,
+    /// Whether functions' lines go to systemd's journal, too.
+    #[serde(default)]
+    pub journal: bool,
     /// Bounds on what clients may do.
     pub client: ClientBounds,
     /// What bindings may reach, and how.

@@ -89,6 +89,9 @@ pub(super) fn resolve(read: Typed, environment: &Environment) -> Result<Loaded, 
         brownout: keys
             .find("brownout", |f| f.brownout.as_ref())
             .is_none_or(|found| *found.value),
+        journal: keys
+            .find("journal", |f| f.journal.as_ref())
+            .is_some_and(|found| *found.value),
         standbys: to_usize(keys.number("standbys", |f| f.standbys.as_ref(), 0..=64, 8)?),
         client: keys.client()?,
         egress: keys.egress()?,

@@ -40,6 +40,7 @@ pub(super) fn rows(config: &Config, defaults: &toml::Table, origins: &BTreeMap<S
         ("max_instances", config.max_instances.to_string()),
         ("standbys", config.standbys.to_string()),
         ("brownout", config.brownout.to_string()),
+        ("journal", config.journal.to_string()),
         ("rescan", span(config.rescan)),
         ("drain", span(config.drain)),
         ("client.head_timeout", span(client.head_timeout)),

@@ -61,6 +61,7 @@ fn defaults_of_root() {
         max_instances: 4096,
         standbys: 8,
         brownout: true,
+        journal: false,
         client: ClientBounds {
             head_timeout: Duration::from_secs(10),
             body_idle: Duration::from_secs(30),

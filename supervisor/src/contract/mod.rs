@@ -55,27 +55,19 @@ fn worth_waiting(instance: &Instance, error: &io::Error) -> bool {
 mod tests {
     use std::net::{Ipv4Addr, TcpListener};
     use std::os::fd::OwnedFd;
-    use std::sync::Arc;
 
-    use funcd_sandbox::spec::{Digest, Image, InstanceId};
+    use funcd_sandbox::spec::InstanceId;
     use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket};
     use tokio::sync::mpsc;
 
     use super::*;
-    use crate::function::handle::Revision;
+
+    use crate::function::handle::ToControl;
     use crate::function::instance::SocketStock;
-    use crate::name::RevisionId;
 
     fn instance(address: Address) -> Instance {
-        let revision = Revision {
-            id: RevisionId(Digest([0; 32])),
-            artifact: Digest([0; 32]),
-            image: Image::Static,
-            wanted: crate::catalog::view::Wanted::default(),
-            manifest: Arc::new(crate::ingress::tests::manifest()),
-            manifest_text: String::new(),
-        };
-        Instance::new(InstanceId(1), Arc::new(revision), address)
+        let revision = crate::ingress::tests::revision(0, crate::ingress::tests::manifest());
+        Instance::new(InstanceId(1), revision, address)
     }
 
     fn soon() -> Instant {
@@ -83,8 +75,8 @@ mod tests {
     }
 
     /// A `port` instance in this network namespace, with so many sockets.
-    fn port(port: u16, sockets: usize) -> Instance {
-        let (control, _) = mpsc::unbounded_channel();
+    fn port(port: u16, sockets: usize) -> (Instance, mpsc::UnboundedReceiver<ToControl>) {
+        let (control, told) = mpsc::unbounded_channel();
         let stock = SocketStock::new(control);
         let socket = || {
             socket(
@@ -96,7 +88,7 @@ mod tests {
             .unwrap()
         };
         stock.refill((0..sockets).map(|_| socket()).collect::<Vec<OwnedFd>>());
-        instance(Address::Port { port, stock })
+        (instance(Address::Port { port, stock }), told)
     }
 
     #[tokio::test]
@@ -104,17 +96,17 @@ mod tests {
         let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let number = free.local_addr().unwrap().port();
         drop(free);
-        let starting = port(number, 1000);
+        let (starting, mut told) = port(number, SocketStock::LOW + 1);
         let bind_later = async {
-            // Long enough for a first refusal; nothing depends on it.
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            // Told with the second socket that is taken: the first was refused.
+            assert_eq!(told.recv().await, Some(ToControl::SocketsLow(InstanceId(1))));
             TcpListener::bind((Ipv4Addr::LOCALHOST, number)).unwrap()
         };
         let (connected, _listener) = tokio::join!(connect(&starting, soon()), bind_later);
         connected.unwrap();
 
         // One that has answered before is gone when it refuses.
-        let ended = port(number, 1);
+        let (ended, _told) = port(number, 1);
         drop(_listener);
         assert!(ended.note_answer() && !ended.note_answer());
         let refused = connect(&ended, soon()).await.unwrap_err();

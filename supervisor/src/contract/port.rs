@@ -57,13 +57,10 @@ fn own<'a>(manifest: &'a Manifest, wanted: &str) -> Option<&'a str> {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
-    use std::sync::Arc;
+
     use std::time::Duration;
 
-    use funcd_sandbox::spec::{Digest, Image};
-
     use super::*;
-    use crate::name::RevisionId;
 
     fn environment_with(env: &[(&str, &str)]) -> BTreeMap<&'static str, String> {
         let mut manifest = crate::ingress::tests::manifest();
@@ -73,14 +70,7 @@ mod tests {
             .iter()
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
             .collect();
-        let revision = Revision {
-            id: RevisionId(Digest([0; 32])),
-            artifact: Digest([0; 32]),
-            image: Image::Static,
-            wanted: crate::catalog::view::Wanted::default(),
-            manifest: Arc::new(manifest),
-            manifest_text: String::new(),
-        };
+        let revision = crate::ingress::tests::revision(0, manifest);
         let function = FunctionName::parse("shop").unwrap();
         environment(&function, &revision, 9000).into_iter().collect()
     }

@@ -276,9 +276,21 @@ mod tests {
             }
             // A way to all others, which a host with a name server has.
             let _ = ip(&["route", "add", "default", "dev", "lo"]);
+            while has_tentative_addresses() {
+                std::thread::yield_now();
+            }
             check();
         });
         thread.join().unwrap();
+    }
+
+    /// An IPv6 address is one of the host's only once the kernel has looked for others who have it (rtnetlink, `IFA_F_TENTATIVE`).
+    fn has_tentative_addresses() -> bool {
+        let addresses = std::fs::read_to_string("/proc/thread-self/net/if_inet6").unwrap_or_default();
+        addresses.lines().any(|line| {
+            let flags = line.split_whitespace().nth(4);
+            flags.is_some_and(|flags| u8::from_str_radix(flags, 16).unwrap() & 0x40 != 0)
+        })
     }
 
     #[test]

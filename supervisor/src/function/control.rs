@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 use arc_swap::ArcSwap;
 use funcd_sandbox::exit::Exit;
 use funcd_sandbox::spec::InstanceId;
-use funcd_sandbox::wire::Request;
+use funcd_sandbox::wire::{Request, Spent};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -382,7 +382,7 @@ impl Control {
                             step: funcd_sandbox::exit::Step::Artifact,
                             errno: 0,
                         };
-                        self.on_exit(*id, launch, message);
+                        self.on_exit(*id, (launch, Spent::default()), message);
                     }
                     (Err(e), _) => return Err(e),
                 }

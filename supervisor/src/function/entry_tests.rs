@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use funcd_sandbox::exit::Exit;
-use funcd_sandbox::spec::{Digest, Image, InstanceId};
-use funcd_sandbox::wire::{Request, Usage};
+use funcd_sandbox::spec::InstanceId;
+use funcd_sandbox::wire::{Request, Spent, Usage};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use tokio::sync::mpsc;
@@ -21,7 +21,7 @@ use super::starts::Bucket;
 use crate::admission::Class;
 use crate::admission::queue::Facts;
 use crate::catalog::manifest::{Defaults, Manifest, Scale};
-use crate::name::{FunctionName, RevisionId};
+use crate::name::FunctionName;
 
 /// What a request asks that waits as long as it takes.
 pub(super) fn patient() -> Facts {
@@ -60,15 +60,7 @@ pub(super) fn revision(n: u8, change: impl FnOnce(&mut Manifest)) -> Arc<Revisio
     };
     manifest.health.stop_within = Duration::from_secs(3);
     change(&mut manifest);
-    let artifact = Digest([n; 32]);
-    Arc::new(Revision {
-        id: RevisionId::of(artifact, ""),
-        artifact,
-        image: Image::Static,
-        wanted: crate::catalog::view::Wanted::default(),
-        manifest: Arc::new(manifest),
-        manifest_text: String::new(),
-    })
+    crate::ingress::tests::revision(n, manifest)
 }
 
 impl Story {
@@ -435,17 +427,26 @@ fn what_ended_uses_nothing_and_its_cpu_time_is_counted_once() {
         cpu_micros,
         memory_bytes,
         pids: 2,
+        ..Usage::default()
+    };
+    let new = |cpu_micros| Usage {
+        cpu_micros,
+        ..Usage::default()
     };
     assert_eq!(
         story.entry.note_usage(id, usage(70, 9), story.now),
-        (usage(70, 9), 70)
+        (usage(70, 9), new(70))
     );
     assert_eq!(
         story.entry.note_usage(id, usage(100, 8), story.now),
-        (usage(100, 8), 30)
+        (usage(100, 8), new(30))
     );
-    assert_eq!(
-        story.entry.note_usage(id, Usage::default(), story.now),
-        (Usage::default(), 0)
-    );
+    let spent = Spent {
+        cpu_micros: 120,
+        oom_kills: 1,
+    };
+    let mut last = new(20);
+    last.strain.oom_kills = 1;
+    assert_eq!(story.entry.note_end_of_use(id, spent), last);
+    assert_eq!(story.entry.usage(), Usage::default());
 }

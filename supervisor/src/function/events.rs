@@ -7,7 +7,7 @@ use std::time::{Instant, SystemTime};
 
 use funcd_sandbox::exit::Exit;
 use funcd_sandbox::spec::InstanceId;
-use funcd_sandbox::wire::{Event, Request, Usage};
+use funcd_sandbox::wire::{Event, Request, Spent, Usage};
 
 use super::awaited::in_vain;
 use super::control::{Control, Notice};
@@ -37,9 +37,9 @@ impl Control {
                 errno,
                 message,
             } => {
-                self.on_exit(id, Exit::Launch { step, errno }, message);
+                self.on_exit(id, (Exit::Launch { step, errno }, Spent::default()), message);
             }
-            Event::Exited { id, exit } => self.on_exit(id, exit, String::new()),
+            Event::Exited { id, exit, spent } => self.on_exit(id, (exit, spent), String::new()),
             Event::Stored { ticket, result } => self.on_stored(ticket, result),
             Event::Sockets { id } => {
                 if let Some(instance) = self.instance(id)
@@ -87,8 +87,8 @@ impl Control {
         let Some(entry) = self.entries.get_mut(name) else {
             return;
         };
-        let (total, cpu_micros) = entry.note_usage(id, usage, Instant::now());
-        self.report.usage(name, total, cpu_micros);
+        let (total, new) = entry.note_usage(id, usage, Instant::now());
+        self.report.usage(name, total, new);
     }
 
     pub(super) fn instance(&self, id: InstanceId) -> Option<&Arc<Instance>> {
@@ -229,7 +229,7 @@ impl Control {
         Arc::new(Instance::new(id, revision, address))
     }
 
-    pub(super) fn on_exit(&mut self, id: InstanceId, exit: Exit, message: String) {
+    pub(super) fn on_exit(&mut self, id: InstanceId, (exit, spent): (Exit, Spent), message: String) {
         // Its connections end with it.
         self.exits.remove(&id);
         if let Some(name) = self.standbys.remove(id) {
@@ -237,11 +237,14 @@ impl Control {
             self.with(&name, |entry, effects| entry.lose_standby(id, effects));
             return;
         }
-        // It uses nothing any more: nobody will ask again.
-        self.on_usage(id, Usage::default());
         let Some(name) = self.owners.remove(&id) else {
             return;
         };
+        let entry = self.entries.get_mut(&name);
+        let new = entry.map_or_else(Usage::default, |entry| entry.note_end_of_use(id, spent));
+        // Nobody asks for an instance that is gone: without this the metrics would show its memory for ever.
+        let left = self.entries.get(&name).map_or_else(Usage::default, Entry::usage);
+        self.report.usage(&name, left, new);
         let exit = self.autopsy(&name, id, exit);
         let message = self.epitaph(&name, id, &exit, message);
         let ended = Ended {
@@ -262,9 +265,6 @@ impl Control {
         if let Some(rollout) = self.with(&name, |entry, effects| entry.exited(ended, effects)) {
             self.after_rollout(&name, rollout);
         }
-        // No survey asks for an instance that is gone: without this the metrics would show its memory for ever.
-        let left = self.entries.get(&name).map_or_else(Usage::default, Entry::usage);
-        self.report.usage(&name, left, 0);
     }
 
     /// What is told of its end beside the exit, for whoever has to set it right. Nothing where the exit says it all.

@@ -387,7 +387,7 @@ pub struct SocketStock {
 
 impl SocketStock {
     /// Below this many, more are asked for.
-    const LOW: usize = 8;
+    pub(crate) const LOW: usize = 8;
 
     /// An empty stock that asks through `control`.
     pub fn new(control: mpsc::UnboundedSender<ToControl>) -> SocketStock {

@@ -163,11 +163,9 @@ async fn ask_over_http2(stream: Stream, path: &str, agent: &'static str) -> Opti
 mod tests {
     use std::io::{Read, Write};
 
-    use funcd_sandbox::spec::{Digest, Image, InstanceId};
+    use funcd_sandbox::spec::InstanceId;
 
     use super::*;
-    use crate::function::handle::Revision;
-    use crate::name::RevisionId;
 
     #[tokio::test]
     async fn an_answer_that_closes_its_connection_is_one() {
@@ -188,15 +186,8 @@ mod tests {
                 }
             }
         });
-        let revision = Revision {
-            id: RevisionId(Digest([0; 32])),
-            artifact: Digest([0; 32]),
-            image: Image::Static,
-            wanted: crate::catalog::view::Wanted::default(),
-            manifest: Arc::new(crate::ingress::tests::manifest()),
-            manifest_text: String::new(),
-        };
-        let instance = Instance::new(InstanceId(1), Arc::new(revision), Address::Unix(path));
+        let revision = crate::ingress::tests::revision(0, crate::ingress::tests::manifest());
+        let instance = Instance::new(InstanceId(1), revision, Address::Unix(path));
         let patience = Duration::from_secs(20);
         for _ in 0..TIMES {
             let status = ask(&instance, "/", "test", patience).await;

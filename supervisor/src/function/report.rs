@@ -126,14 +126,31 @@ impl Report {
         self.entries.send_replace(entries);
     }
 
-    /// What all instances of a function use together, and the CPU time since the last survey, in microseconds.
-    pub(super) fn usage(&self, function: &FunctionName, total: Usage, cpu_micros: u64) {
+    /// What all instances of a function use together, and the CPU time and the strain that are new.
+    pub(super) fn usage(&self, function: &FunctionName, total: Usage, new: Usage) {
         let function = function.to_string();
         gauge!(names::CGROUP_MEMORY_BYTES, "function" => function.clone(), "kind" => "total")
             .set(total.memory_bytes as f64);
         gauge!(names::CGROUP_PIDS, "function" => function.clone()).set(total.pids as f64);
-        gauge!(names::CGROUP_CPU_SECONDS_TOTAL, "function" => function, "mode" => "total")
-            .increment(cpu_micros as f64 / 1e6);
+        let seconds = |micros: u64| micros as f64 / 1e6;
+        gauge!(names::CGROUP_CPU_SECONDS_TOTAL, "function" => function.clone(), "mode" => "total")
+            .increment(seconds(new.cpu_micros));
+        gauge!(names::CGROUP_CPU_THROTTLED_SECONDS_TOTAL, "function" => function.clone())
+            .increment(seconds(new.strain.throttled_micros));
+        counter!(names::CGROUP_OOM_KILLS_TOTAL, "function" => function.clone())
+            .increment(new.strain.oom_kills);
+        for (resource, stalled) in ["cpu", "memory", "io"]
+            .into_iter()
+            .zip(new.strain.pressure_micros)
+        {
+            for (kind, micros) in ["some", "full"].into_iter().zip(stalled) {
+                // This is told often, and of most there is none.
+                if micros > 0 {
+                    gauge!(names::CGROUP_PRESSURE_SECONDS_TOTAL, "function" => function.clone(), "resource" => resource, "kind" => kind)
+                        .increment(seconds(micros));
+                }
+            }
+        }
     }
 
     /// A function gets fewer instances than it asks for.

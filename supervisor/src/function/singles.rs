@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use funcd_sandbox::exit::Exit;
 use funcd_sandbox::spec::InstanceId;
+use funcd_sandbox::wire::Usage;
 
 use super::effects::Effects;
 use super::entry::Entry;
@@ -45,7 +46,21 @@ pub(super) struct Single {
     pub(super) pid: Option<i32>,
     /// The state of the system's libraries that it will see: they were bound when it was prepared. `None`: it sees none.
     libraries: Option<Stamp>,
+    /// As of the last survey.
+    usage: Usage,
     phase: Phase,
+}
+
+impl Singles {
+    /// What one of them uses.
+    pub(super) fn usage(&mut self, id: InstanceId) -> Option<&mut Usage> {
+        self.all.get_mut(&id).map(|single| &mut single.usage)
+    }
+
+    /// What each of them uses.
+    pub(super) fn usages(&self) -> impl Iterator<Item = &Usage> {
+        self.all.values().map(|single| &single.usage)
+    }
 }
 
 #[derive(Debug)]
@@ -360,6 +375,7 @@ impl Entry {
                 since: effects.wall,
                 pid: None,
                 libraries,
+                usage: Usage::default(),
                 phase: Phase::Asked,
             };
             self.singles.all.insert(id, single);

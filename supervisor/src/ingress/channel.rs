@@ -23,7 +23,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::client_io::PREFACE;
 use super::frames::{Frames, Verdict};
 use super::heard::Heard;
-use super::pool::BUFFER;
+use super::link::BUFFER;
+use super::resets::Resets;
 use crate::function::instance::Stream;
 
 /// Streams of one connection at once; beyond, there is another connection.
@@ -48,11 +49,12 @@ pub(super) enum Tongue {
 }
 
 /// What the connection's task and its streams tell each other.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
     tongue: Cell<Tongue>,
     /// Nothing can be sent on it any more.
     ended: Cell<bool>,
+    resets: Cell<Resets>,
 }
 
 /// One connection, as its streams see it. Closed when it is dropped with the last of them.
@@ -70,7 +72,11 @@ impl Channel {
     /// Says the preface on a fresh byte stream; waits for no answer.
     pub(super) async fn over(stream: Stream) -> Result<Rc<Channel>, h2::Error> {
         let socket = stream.as_raw_fd();
-        let shared = Rc::new(Shared::default());
+        let shared = Rc::new(Shared {
+            tongue: Cell::default(),
+            ended: Cell::default(),
+            resets: Cell::new(Resets::new(Instant::now())),
+        });
         let followed = Followed {
             stream: Heard(stream),
             frames: Frames::to_instance(PREFACE.len(), Instant::now()),
@@ -107,9 +113,17 @@ impl Channel {
     }
 
     /// Whether one more request may be sent, as far as the other end has said.
-    pub(super) fn has_room(&self) -> bool {
+    pub(super) fn has_room(&self, now: Instant) -> bool {
         let most = self.sender.current_max_send_streams();
-        !self.shared.ended.get() && self.open.get() < STREAMS && (self.open.get() as usize) < most
+        !self.shared.ended.get()
+            && !self.is_worn(now)
+            && self.open.get() < STREAMS
+            && (self.open.get() as usize) < most
+    }
+
+    /// Whether so many of its streams were reset that the other end might soon close it.
+    pub(super) fn is_worn(&self, now: Instant) -> bool {
+        self.shared.resets.get().is_worn(now)
     }
 
     /// Whether the other end is known to have closed it, as the kernel knows: costs a system call.
@@ -214,6 +228,21 @@ impl Followed {
     }
 }
 
+impl Followed {
+    /// Notes what was written.
+    fn wrote<'a>(&mut self, pieces: impl Iterator<Item = &'a [u8]>) {
+        for piece in pieces {
+            self.frames.wrote(piece, |_| ());
+        }
+        let count = self.frames.take_resets();
+        if count > 0 {
+            let mut resets = self.shared.resets.get();
+            resets.sent(count, Instant::now());
+            self.shared.resets.set(resets);
+        }
+    }
+}
+
 impl AsyncRead for Followed {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
@@ -227,7 +256,7 @@ impl AsyncWrite for Followed {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = ready!(Pin::new(&mut this.stream).poll_write(cx, buf))?;
-        this.frames.wrote(&buf[..written], |_| ());
+        this.wrote(std::iter::once(&buf[..written]));
         Poll::Ready(Ok(written))
     }
 
@@ -239,11 +268,11 @@ impl AsyncWrite for Followed {
         let this = self.get_mut();
         let written = ready!(Pin::new(&mut this.stream).poll_write_vectored(cx, bufs))?;
         let mut left = written;
-        for buf in bufs {
+        this.wrote(bufs.iter().map(|buf| {
             let taken = left.min(buf.len());
-            this.frames.wrote(&buf[..taken], |_| ());
             left -= taken;
-        }
+            &buf[..taken]
+        }));
         Poll::Ready(Ok(written))
     }
 
@@ -257,5 +286,49 @@ impl AsyncWrite for Followed {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::UnixStream;
+
+    use super::*;
+
+    #[tokio::test(flavor = "local")]
+    async fn one_of_which_many_streams_were_given_up_gets_no_more() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let function = tokio::task::spawn_local(async move {
+            let mut connection = h2::server::handshake(theirs).await.unwrap();
+            let (mut begun, mut held) = (0, Vec::new());
+            while let Some(Ok((request, _respond))) = connection.accept().await {
+                begun += 1;
+                held.push((request, _respond));
+            }
+            begun
+        });
+        let channel = Channel::over(Stream::Unix(ours)).await.unwrap();
+        let mut asked = 0;
+        // As long as it takes new ones, each is sent and given up.
+        while channel.has_room(Instant::now()) {
+            let mut sender = channel.sender();
+            std::future::poll_fn(|cx| sender.poll_ready(cx)).await.unwrap();
+            let request = http::Request::get("http://f/").body(()).unwrap();
+            let (answer, _) = sender.send_request(request, true).unwrap();
+            asked += 1;
+            // What is not sent need not be reset.
+            for _ in 0..3 {
+                tokio::task::yield_now().await;
+            }
+            drop(answer);
+            for _ in 0..3 {
+                tokio::task::yield_now().await;
+            }
+            assert!(asked < 100, "it goes on");
+        }
+        assert!(channel.is_worn(Instant::now()) && !channel.has_ended());
+        drop(channel);
+        let begun = function.await.unwrap();
+        assert!(begun >= 32, "{begun} of {asked}");
     }
 }

@@ -40,8 +40,13 @@ impl Channels {
             open: Vec::new(),
             making: None,
         });
-        entry.open.retain(|channel| !channel.has_ended());
-        if let Some(channel) = entry.open.iter().find(|channel| channel.has_room()) {
+        let now = Instant::now();
+        // One that is worn out goes with the last of its streams: callers who give up thousands a second would leave many.
+        entry.open.retain(|channel| {
+            let spent = channel.is_worn(now) && channel.rests().is_some();
+            !spent && !channel.has_ended()
+        });
+        if let Some(channel) = entry.open.iter().find(|channel| channel.has_room(now)) {
             return Found::Channel(Rc::clone(channel));
         }
         match &entry.making {

@@ -2,11 +2,8 @@
 //! attempt.
 
 use std::cell::RefCell;
-use std::future::{Future, poll_fn};
 use std::io;
-use std::pin::pin;
 use std::rc::Rc;
-use std::task::Poll;
 use std::time::Instant;
 
 use http::header::{self, HeaderMap};
@@ -22,7 +19,7 @@ use super::respond::{Kind, Problem};
 use super::via::Via;
 use super::watch::Watch;
 use super::worker::Worker;
-use super::{channels, grpc};
+use super::{channels, grpc, link};
 use crate::catalog::manifest::{H2c, Manifest};
 use crate::contract;
 use crate::function::handle::Lease;
@@ -71,6 +68,13 @@ impl Gone {
         !self.is_malformed() && !matches!(self, Gone::Http2(Death::Reset(_)))
     }
 
+    /// The instance closed a connection of its own with something of the request unread (unix(7)): it did not end over this request.
+    pub(super) fn is_unread(&self) -> bool {
+        let Gone::Http1(error) = self else { return false };
+        let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<io::Error>());
+        cause.is_some_and(|cause| cause.kind() == io::ErrorKind::ConnectionReset)
+    }
+
     /// The instance had read all that was sent to it.
     pub(super) fn has_read(&self) -> bool {
         match self {
@@ -115,17 +119,29 @@ pub(super) struct Sent {
     pub(super) via: Via,
 }
 
-/// Finds or makes what this request is sent on. `certain`: it is known to be open, as far as the kernel knows.
+/// Which connections will do for a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// Any that is open as far as the runtime knows.
+    Open,
+    /// One that is open as far as the kernel knows, which costs a system call.
+    Certain,
+    /// One that has carried no other request before.
+    Fresh,
+}
+
+/// Finds or makes what this request is sent on.
 pub(super) async fn line(
     worker: &Worker,
     lease: &Lease,
     request: &Request<Upload>,
-    (certain, deadline): (bool, Instant),
+    (wanted, deadline): (Wanted, Instant),
     record: &RefCell<Record>,
 ) -> Result<Line, Problem> {
     let instance = lease.instance();
     let manifest = &instance.revision.manifest;
-    let keep = !manifest.takes_one_connection();
+    let keep = !manifest.takes_one_connection() && wanted != Wanted::Fresh;
+    let certain = wanted == Wanted::Certain;
     if goes_over_http2(manifest, request.headers()) {
         let make = async || {
             let stream = connect(lease, deadline).await?;
@@ -222,20 +238,11 @@ pub(super) async fn exchange(
     request: Request<Upload>,
     watch: &Watch,
 ) -> Result<Response<Incoming>, Broken> {
-    let mut head = pin!(upstream.sender.try_send_request(request));
-    poll_fn(|cx| {
-        let ended = upstream.poll(cx).is_ready();
-        match head.as_mut().poll(cx) {
-            Poll::Ready(Ok(response)) => Poll::Ready(Ok(response)),
-            Poll::Ready(Err(mut error)) => Poll::Ready(Err(match error.take_message() {
-                Some(request) => Broken::NotWritten(Box::new(request)),
-                None => Broken::Died(Gone::Http1(error.into_error())),
-            })),
-            Poll::Pending if watch.missed(&watch.head) => Poll::Ready(Err(Broken::TooLate)),
-            // hyper answers before it ends; but an instance must not be able to hang a request by proving it wrong.
-            Poll::Pending if ended => Poll::Ready(Err(Broken::Died(Gone::Unsaid))),
-            Poll::Pending => Poll::Pending,
-        }
+    let answer = upstream.exchange(request, || watch.missed(&watch.head)).await;
+    answer.map_err(|broken| match broken {
+        link::Broken::NotWritten(back) => Broken::NotWritten(back),
+        link::Broken::Died(None) => Broken::Died(Gone::Unsaid),
+        link::Broken::Died(Some(error)) => Broken::Died(Gone::Http1(error)),
+        link::Broken::TooLate => Broken::TooLate,
     })
-    .await
 }

@@ -16,7 +16,7 @@ use super::answer::{
     died, died_at_its_desk, faulty, of_lambda, refused, too_late, unavailable, understand, undone,
 };
 use super::body::{Fault, Origin, Upload};
-use super::exchange::{self, Broken, Sent, again};
+use super::exchange::{self, Broken, Sent, Wanted, again};
 use super::per_request;
 use super::respond::{Kind, Problem};
 use super::suspect::Suspect;
@@ -93,7 +93,7 @@ pub(super) async fn forward(
             None => return Err(too_late()),
         }
     }
-    let (mut refusals, mut retries, mut avoid) = (0, 0, None);
+    let (mut refusals, mut retries, mut avoid, mut stale) = (0, 0, None, false);
     let suspect = Suspect::of(&request);
     loop {
         suspect.check(function).await?;
@@ -105,8 +105,13 @@ pub(super) async fn forward(
         let found = start(instance);
         record.borrow_mut().leases(instance.id.0, found);
         let repeatable = terms.may_repeat(request.method(), request.body().is_at_hand(), retries);
-        let certain = (!repeatable, terms.deadline);
-        let line = match exchange::line(worker, &lease, &request, certain, record).await {
+        let wanted = match (stale, repeatable) {
+            (true, _) => Wanted::Fresh,
+            (false, true) => Wanted::Open,
+            (false, false) => Wanted::Certain,
+        };
+        let wanted = (wanted, terms.deadline);
+        let line = match exchange::line(worker, &lease, &request, wanted, record).await {
             Ok(line) => line,
             Err(problem) => {
                 let (outcome, of_function) = match problem.kind {
@@ -227,6 +232,22 @@ pub(super) async fn forward(
                 if let Some(fault) = Fault::of(watch) {
                     record.borrow_mut().fails(Outcome::BadBody);
                     return Err(faulty(fault));
+                }
+                // Any server may close a connection that was idle just as a request is sent: that says nothing of the instance, and
+                // happens once, as the next connection is a fresh one.
+                if reused
+                    && repeatable
+                    && gone.is_unread()
+                    && let Some(spare) = spare
+                {
+                    record.borrow_mut().fails(Outcome::Stale);
+                    unanswered(admission::Outcome::Abandoned, None);
+                    function.metrics().retried(true);
+                    log_retry(worker, function, record, "idle-connection-ended");
+                    stale = true;
+                    request = spare;
+                    record.borrow_mut().begin_attempt();
+                    continue;
                 }
                 let malformed = gone.is_malformed();
                 let known_by = (Instant::now() + FATE_IS_KNOWN).min(terms.deadline);

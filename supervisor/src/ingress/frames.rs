@@ -153,6 +153,8 @@ pub(super) struct Frames {
     bytes: usize,
     filled: Instant,
     overdrawn: u32,
+    /// Streams that were reset towards the other end.
+    resets: u32,
 }
 
 impl Frames {
@@ -165,6 +167,7 @@ impl Frames {
             bytes: 0,
             filled: now,
             overdrawn: 0,
+            resets: 0,
         }
     }
 
@@ -222,6 +225,7 @@ impl Frames {
             match frame.kind {
                 HEADERS => self.earn(PER_HEADERS),
                 RST_STREAM => {
+                    self.resets = self.resets.saturating_add(1);
                     if let Some(reason) = reason(frame.code) {
                         refused(Refused::Stream(reason));
                     }
@@ -235,6 +239,11 @@ impl Frames {
                 _ => {}
             }
         }
+    }
+
+    /// How many streams were reset towards the other end since the last look.
+    pub(super) fn take_resets(&mut self) -> u32 {
+        std::mem::take(&mut self.resets)
     }
 
     fn pay(&mut self, now: Instant) -> bool {

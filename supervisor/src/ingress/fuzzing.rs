@@ -170,11 +170,11 @@ async fn exchange_with(answer: &[u8], closes: bool) -> Option<Answered> {
             }
         }
     }
-    poll_fn(|cx| Poll::Ready(upstream.poll(cx).is_ready())).await;
+    let open = upstream.is_open(true).await;
     Some(Answered {
         head,
         complete,
-        reusable: complete && upstream.is_idle() && upstream.is_quiet(),
+        reusable: complete && open,
         left: upstream.into_stream().1.len(),
     })
 }

@@ -1,85 +1,25 @@
 //! Connections to instances that wait for their next request: one pool a worker, last in, first out.
 
 use std::collections::HashMap;
-use std::future::Future;
-use std::os::fd::{AsRawFd, RawFd};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use funcd_sandbox::spec::InstanceId;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
-use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, recv};
 
 use super::body::Upload;
 use super::channels::Channels;
-use super::heard::Heard;
+use super::link::Link;
 use crate::function::instance::{Ends, Instance, Stream};
 
 /// An idle connection is closed after this.
 pub(super) const IDLE: Duration = Duration::from_secs(60);
-/// The largest head and the largest piece of a body that is read from an instance at once.
-pub(super) const BUFFER: usize = 64 * 1024;
 /// With so few instances nothing is looked for between two sweeps.
 const FEW: usize = 16;
 
-/// A connection to an instance. Whoever holds it polls it: no task of its own runs it.
-pub(super) struct Upstream {
-    pub(super) sender: http1::SendRequest<Upload>,
-    connection: http1::Connection<TokioIo<Heard<Stream>>, Upload>,
-    /// `connection` must not be polled any more.
-    ended: bool,
-    /// It has carried a request before.
-    pub(super) reused: bool,
-    parked: Instant,
-    /// Of the stream within `connection`, for as long as that lives.
-    socket: RawFd,
-}
+/// A connection to an instance.
+pub(super) type Upstream = Link<Stream, Upload>;
 
 impl Upstream {
-    /// Makes an HTTP connection of a fresh byte stream; nothing is written yet.
-    pub(super) async fn over(stream: Stream) -> hyper::Result<Box<Upstream>> {
-        let mut builder = http1::Builder::new();
-        builder.max_buf_size(BUFFER).max_header_size(BUFFER);
-        let socket = stream.as_raw_fd();
-        let (sender, connection) = builder.handshake(TokioIo::new(Heard(stream))).await?;
-        Ok(Box::new(Upstream {
-            sender,
-            connection,
-            ended: false,
-            reused: false,
-            parked: Instant::now(),
-            socket,
-        }))
-    }
-
-    /// Moves bytes both ways. Ready: the connection has ended, or was handed over to another protocol.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if !self.ended && Pin::new(&mut self.connection).poll(cx).is_ready() {
-            // Why it ended is told to whom it concerns: the waiting request, or the reader of its response.
-            self.ended = true;
-        }
-        if self.ended {
-            Poll::Ready(())
-        } else {
-            Poll::Pending
-        }
-    }
-
-    /// The last response is complete and the next request may be sent.
-    pub(super) fn is_idle(&self) -> bool {
-        !self.ended && self.sender.is_ready()
-    }
-
-    /// Nothing has come that the runtime has not seen yet, not even the end: costs a system call.
-    pub(super) fn is_quiet(&self) -> bool {
-        let look = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
-        matches!(recv(self.socket, &mut [0], look), Err(Errno::EAGAIN))
-    }
-
     /// The ends of the pipes that this was made of, for the next request; `None` for what is made of something else, or holds
     /// what nobody asked for.
     pub(super) fn into_ends(self) -> Option<Ends> {
@@ -87,12 +27,6 @@ impl Upstream {
             (Stream::Pipes(duplex), rest) if rest.is_empty() => duplex.into_ends().ok(),
             _ => None,
         }
-    }
-
-    /// The bare stream, and what was read of it beyond the response head, after a switch of protocols.
-    pub(super) fn into_stream(self) -> (Stream, bytes::Bytes) {
-        let parts = self.connection.into_parts();
-        (parts.io.into_inner().0, parts.read_buf)
     }
 }
 
@@ -165,10 +99,7 @@ impl Pool {
     }
 }
 
-/// A connection that was idle and is still open.
-///
-/// Polled once, so that a close which the runtime knows of is seen before a request is risked on it. With `certain`
-/// the kernel is asked too: for a request that can't be sent again.
+/// A connection that was idle and is still open; see [`Link::is_open`].
 pub(super) async fn pop_open(
     pool: &std::cell::RefCell<Pool>,
     instance: &Instance,
@@ -176,8 +107,7 @@ pub(super) async fn pop_open(
 ) -> Option<Box<Upstream>> {
     loop {
         let mut upstream = pool.borrow_mut().pop(instance)?;
-        std::future::poll_fn(|cx| Poll::Ready(upstream.poll(cx).is_ready())).await;
-        if upstream.is_idle() && (!certain || upstream.is_quiet()) {
+        if upstream.is_open(certain).await {
             return Some(upstream);
         }
     }
@@ -187,26 +117,17 @@ pub(super) async fn pop_open(
 mod tests {
     use std::cell::RefCell;
 
-    use funcd_sandbox::spec::{Digest, Image};
     use tokio::net::UnixStream;
 
     use super::*;
-    use crate::function::handle::Revision;
+
     use crate::function::instance::Address;
-    use crate::name::RevisionId;
 
     fn instance(id: u64) -> Arc<Instance> {
-        let revision = Revision {
-            id: RevisionId(Digest([0; 32])),
-            artifact: Digest([0; 32]),
-            image: Image::Static,
-            wanted: crate::catalog::view::Wanted::default(),
-            manifest: Arc::new(crate::ingress::tests::manifest()),
-            manifest_text: String::new(),
-        };
+        let revision = crate::ingress::tests::revision(0, crate::ingress::tests::manifest());
         Arc::new(Instance::new(
             InstanceId(id),
-            Arc::new(revision),
+            revision,
             Address::Unix("/none".into()),
         ))
     }

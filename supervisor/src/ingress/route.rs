@@ -276,24 +276,15 @@ impl Paths {
 
 #[cfg(test)]
 mod tests {
-    use funcd_sandbox::spec::{Digest, Image};
 
     use super::*;
-    use crate::function::handle::Revision;
+
     use crate::ingress::tests::manifest;
-    use crate::name::RevisionId;
 
     fn function(name: &str, routes: &[(Option<&str>, &str)]) -> (Arc<Function>, Vec<RoutePattern>) {
-        let revision = Revision {
-            id: RevisionId(Digest([0; 32])),
-            artifact: Digest([0; 32]),
-            image: Image::Static,
-            wanted: crate::catalog::view::Wanted::default(),
-            manifest: Arc::new(manifest()),
-            manifest_text: String::new(),
-        };
+        let revision = crate::ingress::tests::revision(0, manifest());
         let (control, _) = tokio::sync::mpsc::unbounded_channel();
-        let function = Function::new(FunctionName::parse(name).unwrap(), Arc::new(revision), control);
+        let function = Function::new(FunctionName::parse(name).unwrap(), revision, control);
         let pattern = |(host, path): &(Option<&str>, &str)| RoutePattern {
             host: host.map(str::to_owned),
             path: (*path).to_owned(),

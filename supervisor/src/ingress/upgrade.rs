@@ -1,5 +1,7 @@
-//! After `101 Switching Protocols`: bytes both ways until both ends have closed. Never looks at them.
+//! After `101 Switching Protocols`: bytes both ways until both ends have closed, or one has, and the other says nothing for too
+//! long. Never looks at them.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 
 use http::StatusCode;
@@ -10,6 +12,7 @@ use tokio::io::AsyncWriteExt;
 use super::pool::Upstream;
 use super::visit::Visit;
 use crate::admission::door::Permit;
+use crate::egress::pump;
 use crate::function::handle::Lease;
 
 /// Waits until both sides have switched, then copies. The tunnel holds the permit and the lease, and counts as a
@@ -28,8 +31,9 @@ pub(super) fn open(client: OnUpgrade, mut upstream: Box<Upstream>, held: (Lease,
             return;
         }
         visit.downloaded(early.len());
-        if let Ok((_, down)) = tokio::io::copy_bidirectional(&mut client, &mut function).await {
-            visit.downloaded(usize::try_from(down).unwrap_or(usize::MAX));
-        }
+        let down = Cell::new(0);
+        let count = |to_client, bytes| down.set(down.get() + if to_client { bytes } else { 0 });
+        let _ = pump::both_ways(&mut function, &mut client, count).await;
+        visit.downloaded(usize::try_from(down.get()).unwrap_or(usize::MAX));
     });
 }

@@ -16,6 +16,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{broadcast, watch};
 
 use super::escape::escape;
+use super::journal::Journal;
 use super::lines::{Piece, Splitter};
 use super::names;
 use super::rate::{Bucket, UNITS_PER_SECOND};
@@ -41,6 +42,7 @@ pub struct Logs(Arc<Shared>);
 struct Shared {
     folder: Arc<OwnedFd>,
     runtime: Handle,
+    journal: Option<Arc<Journal>>,
     functions: Mutex<HashMap<FunctionName, Arc<FunctionLog>>>,
     /// True: nothing is read any more.
     stopped: watch::Sender<bool>,
@@ -61,9 +63,15 @@ impl Logs {
     /// Logs in `folder`, read and written by tasks of `runtime`. Nothing is read or written before there is something
     /// to log.
     pub fn new(folder: OwnedFd, runtime: Handle) -> Logs {
+        Logs::with_journal(folder, runtime, None)
+    }
+
+    /// The same, with each line told to the journal, too.
+    pub fn with_journal(folder: OwnedFd, runtime: Handle, journal: Option<Journal>) -> Logs {
         Logs(Arc::new(Shared {
             folder: Arc::new(folder),
             runtime,
+            journal: journal.map(Arc::new),
             functions: Mutex::new(HashMap::new()),
             stopped: watch::channel(false).0,
         }))
@@ -136,6 +144,7 @@ impl Logs {
         let log = Arc::new(FunctionLog {
             function: function.clone(),
             lost: metrics::counter!(names::LOG_LINES_DROPPED_TOTAL, "function" => function.to_string()),
+            journal: self.0.journal.clone(),
             state: Mutex::new(State {
                 file,
                 bucket: Bucket::new(Instant::now()),
@@ -183,6 +192,7 @@ impl Follow {
 struct FunctionLog {
     function: FunctionName,
     lost: metrics::Counter,
+    journal: Option<Arc<Journal>>,
     state: Mutex<State>,
 }
 
@@ -274,6 +284,9 @@ impl FunctionLog {
                     );
                 }
             }
+        }
+        if let Some(journal) = &self.journal {
+            journal.tell(&record);
         }
         if let Some(followers) = &state.followers
             && followers.send(Arc::new(record)).is_err()

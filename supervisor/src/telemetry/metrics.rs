@@ -59,6 +59,23 @@ pub fn render(handle: &PrometheusHandle) -> String {
     text
 }
 
+/// What each function serves, as Prometheus reads it: function, revision, digest. Not in the recorder, which would show each revision
+/// that ever was.
+pub fn revision_info<'a>(served: impl Iterator<Item = (&'a str, String, String)>) -> String {
+    let name = names::REVISION_INFO;
+    let mut text = String::new();
+    for (function, revision, digest) in served {
+        if text.is_empty() {
+            let help = names::ALL.iter().find(|(known, _, _)| *known == name);
+            let help = help.map_or("", |(_, _, help)| help);
+            text = format!("# HELP {name} {help}\n# TYPE {name} gauge\n");
+        }
+        // Names and digests need no escapes.
+        text += &format!("{name}{{function=\"{function}\",revision=\"{revision}\",digest=\"{digest}\"}} 1\n");
+    }
+    text
+}
+
 /// Sets what does not change while this process runs. `landlock_abi` is `None` without Landlock.
 pub fn record_host(grades: &[Grade], landlock_abi: Option<u32>) {
     gauge!(names::BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);

@@ -3,6 +3,7 @@
 pub mod capture;
 pub mod diary;
 pub mod escape;
+pub mod journal;
 pub mod lines;
 pub mod metrics;
 pub mod names;

@@ -122,6 +122,15 @@ pub const CGROUP_MEMORY_BYTES: &str = "funcd_cgroup_memory_bytes";
 pub const CGROUP_PIDS: &str = "funcd_cgroup_pids";
 /// Counter, seconds: CPU time of all instances of a function, by `function` and `mode`.
 pub const CGROUP_CPU_SECONDS_TOTAL: &str = "funcd_cgroup_cpu_seconds_total";
+/// Counter, seconds: how long the CPU limit held instances back, by `function`.
+pub const CGROUP_CPU_THROTTLED_SECONDS_TOTAL: &str = "funcd_cgroup_cpu_throttled_seconds_total";
+/// Counter: processes of instances that the kernel killed for memory, by `function`.
+pub const CGROUP_OOM_KILLS_TOTAL: &str = "funcd_cgroup_oom_kills_total";
+/// Counter, seconds: how long threads of instances waited for a `resource` (`cpu`, `memory`, `io`), by `function` and `kind` (`some`
+/// of them, `full`: all).
+pub const CGROUP_PRESSURE_SECONDS_TOTAL: &str = "funcd_cgroup_pressure_seconds_total";
+/// Gauge, always 1: what a `function` serves, by `revision` and `digest` (the SHA-256 of its executable).
+pub const REVISION_INFO: &str = "funcd_revision_info";
 
 /// What a metric is, as Prometheus counts it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,7 +146,7 @@ pub enum Kind {
 }
 
 /// Every metric: its name, what it is, and the line of help that goes with it.
-pub const ALL: [(&str, Kind, &str); 51] = [
+pub const ALL: [(&str, Kind, &str); 55] = [
     (
         INVOCATIONS_TOTAL,
         Kind::Counter,
@@ -273,6 +282,26 @@ pub const ALL: [(&str, Kind, &str); 51] = [
         CGROUP_CPU_SECONDS_TOTAL,
         Kind::FractionalCounter,
         "CPU time of a function's instances",
+    ),
+    (
+        CGROUP_CPU_THROTTLED_SECONDS_TOTAL,
+        Kind::FractionalCounter,
+        "How long the CPU limit held a function's instances back",
+    ),
+    (
+        CGROUP_OOM_KILLS_TOTAL,
+        Kind::Counter,
+        "Processes of a function that the kernel killed for memory",
+    ),
+    (
+        CGROUP_PRESSURE_SECONDS_TOTAL,
+        Kind::FractionalCounter,
+        "How long a function's threads waited for a resource",
+    ),
+    (
+        REVISION_INFO,
+        Kind::Gauge,
+        "Always 1; the labels say what a function serves",
     ),
     (
         CGROUP_MEMORY_BYTES,

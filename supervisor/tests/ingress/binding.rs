@@ -6,16 +6,19 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use funcd::admission::Class;
 use funcd::catalog::binding::{Binding, Endpoint, Host as Place, Target};
 use funcd::catalog::manifest::{Manifest, Retry};
 use funcd::egress::bound::Bound;
-use funcd::egress::http::link::Wire;
+use funcd::egress::http::pool::Wire;
 use funcd::function::instance::{Address, Instance};
+use funcd::function::serving::Parent;
 use funcd::ingress::inside::{Dial, Inside, NoWire, Outlet};
 use funcd::name::FunctionName;
 use funcd_sandbox::spec::InstanceId;
+use http::header::HeaderValue;
 
 use crate::host::{Answer, Caller, Host, PATIENCE, Server, manifest};
 
@@ -44,6 +47,18 @@ pub(crate) fn to_http(base: &str) -> Target {
 
 pub(crate) fn to_function(name: &str) -> Target {
     Target::Function(FunctionName::parse(name).unwrap())
+}
+
+/// What a request leaves to the calls that are made for it.
+pub(crate) fn parent(deadline: Instant, class: Class, hops: u8) -> Parent {
+    Parent {
+        id: Some(HeaderValue::from_static("outer")),
+        traceparent: None,
+        tracestate: None,
+        deadline,
+        class,
+        hops,
+    }
 }
 
 /// How a target is connected to, from any thread.

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -17,6 +18,7 @@ use funcd::ingress::{Routes, Shared, Workers, spawn_workers};
 use funcd::name::{FunctionName, RevisionId};
 use funcd_sandbox::spec::{Digest, Image, InstanceId};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::sync::mpsc;
 
 /// Nothing here takes this long unless it hangs.
@@ -99,6 +101,7 @@ impl Host {
             secrets: "/etc/funcd/secrets".into(),
             degraded: vec![],
             brownout: true,
+            journal: false,
             max_instances: 1,
             standbys: 0,
             client,
@@ -324,6 +327,12 @@ impl Conn {
 
     pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) -> bool {
         self.stream.get_mut().write_all(bytes.as_ref()).is_ok()
+    }
+
+    /// Until there is something to read, or the end; reads nothing.
+    pub(crate) fn wait_for_more(&self) {
+        let stream = self.stream.get_ref().stream.as_fd();
+        poll(&mut [PollFd::new(stream, PollFlags::POLLIN)], PollTimeout::NONE).unwrap();
     }
 
     /// The request's body; `None` when it breaks off.

@@ -11,7 +11,7 @@ use funcd::function::serving::Parent;
 use funcd::ingress::inside::NoWire;
 use http::header::{HeaderMap, HeaderValue};
 
-use crate::binding::{SOON, WayOut, binding, to_http};
+use crate::binding::{SOON, WayOut, binding, parent, to_http};
 use crate::host::{
     Conn, Host, PATIENCE, assert_problem, bounds, eventually, field, hello, manifest, metric, ok,
 };
@@ -24,17 +24,6 @@ fn echo(conn: &mut Conn, head: &str) -> bool {
         "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n",
         body.len()
     )) && conn.send(body)
-}
-
-fn parent(deadline: Instant, class: Class, hops: u8) -> Parent {
-    Parent {
-        id: Some(HeaderValue::from_static("outer")),
-        traceparent: None,
-        tracestate: None,
-        deadline,
-        class,
-        hops,
-    }
 }
 
 #[test]

@@ -5,27 +5,15 @@ use std::time::{Duration, Instant};
 
 use funcd::admission::Class;
 use funcd::function::handle::ToControl;
-use funcd::function::serving::Parent;
 use funcd::ingress::inside::NoWire;
 use http::header::HeaderValue;
 
-use crate::binding::{Connect, WayOut, binding, to_function};
+use crate::binding::{Connect, WayOut, binding, parent, to_function};
 use crate::host::{Conn, Host, assert_problem, bounds, eventually, field, hello, manifest, metric};
 
 /// A sibling is reached without a connection.
 fn nowhere() -> Connect {
     Arc::new(|| Err(NoWire::Host("nobody is to be connected to".to_owned())))
-}
-
-fn parent(deadline: Instant, class: Class, hops: u8) -> Parent {
-    Parent {
-        id: Some(HeaderValue::from_static("outer")),
-        traceparent: None,
-        tracestate: None,
-        deadline,
-        class,
-        hops,
-    }
 }
 
 #[test]

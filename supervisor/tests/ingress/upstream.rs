@@ -119,6 +119,29 @@ fn only_safe_requests_are_sent_again_and_only_once() {
     assert_eq!((server.accepted(), ending), (4, 2));
 }
 
+/// As a server does whose patience with idle connections ends just as a request is sent. The budget for what an instance may have
+/// read is for ten, and the breaker would refuse long before the last.
+#[test]
+fn what_an_idle_connection_took_with_it_is_sent_again_however_often() {
+    let mut host = Host::new();
+    let (_, server) = host.serve("f", manifest(), |conn, head| {
+        hello(conn, head);
+        conn.wait_for_more();
+        false
+    });
+    let mut caller = host.caller();
+    for round in 0..300 {
+        caller.send(GET);
+        let (head, body, _) = caller.response().unwrap();
+        assert!(
+            head.starts_with("HTTP/1.1 200 ") && body == b"hello",
+            "{round}: {head}"
+        );
+        eventually("its connection is idle", || server.instance.in_flight() == 0);
+    }
+    assert_eq!((server.accepted(), server.seen().len()), (300, 300));
+}
+
 #[test]
 fn a_dead_instance_is_passed_over_once_it_is_known() {
     let mut host = Host::new();

@@ -25,9 +25,11 @@ mod guides;
 #[allow(dead_code, reason = "these tests need fewer of them")]
 mod h2;
 mod http;
+mod install;
 mod lambda;
 mod launcher;
 mod lifecycle;
+mod metrics;
 mod migrate;
 mod neighbours;
 mod overload;
@@ -44,6 +46,7 @@ mod strangers;
 mod streams;
 mod upgrade;
 mod websocket;
+mod without_systemd;
 
 use funcd_tests::suite::Suite;
 
@@ -52,6 +55,7 @@ fn main() -> std::process::ExitCode {
     deploy::register(&mut suite);
     lifecycle::register(&mut suite);
     http::register(&mut suite);
+    install::register(&mut suite);
     strangers::register(&mut suite);
     refusals::register(&mut suite);
     contract::register(&mut suite);
@@ -65,6 +69,7 @@ fn main() -> std::process::ExitCode {
     lambda::register(&mut suite);
     bindings_http::register(&mut suite);
     programs::register(&mut suite);
+    metrics::register(&mut suite);
     migrate::register(&mut suite);
     runtimes::register(&mut suite);
     sandbox::register(&mut suite);
@@ -78,6 +83,7 @@ fn main() -> std::process::ExitCode {
     cli::register(&mut suite);
     explain::register(&mut suite);
     launcher::register(&mut suite);
+    without_systemd::register(&mut suite);
     upgrade::register(&mut suite);
     examples::register(&mut suite);
     grading::register(&mut suite);

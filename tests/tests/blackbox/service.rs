@@ -1,10 +1,12 @@
 //! funcd below a service manager: what it tells it, what it takes from it, and that nothing below it can do either.
 
+use std::net::{TcpListener, UdpSocket};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::time::Duration;
 
 use funcd_tests::host::{Host, Plan};
+use funcd_tests::http::{Connection, Request};
 use funcd_tests::need::Need;
 use funcd_tests::process::Process;
 use funcd_tests::suite::Suite;
@@ -16,6 +18,8 @@ pub(crate) fn register(suite: &mut Suite) {
         a_manager_is_told_of_start_reload_and_end,
         a_supervisor_that_hangs_is_replaced_before_the_watchdog_bites,
         nobody_below_can_speak_to_the_manager: &[Need::Root],
+        sockets_that_the_manager_opened_are_used_and_stay,
+        a_descriptor_that_is_of_no_use_is_named,
     ]);
 }
 
@@ -118,15 +122,48 @@ fn nobody_below_can_speak_to_the_manager() {
     };
     // The control: it is there to be inherited.
     assert_eq!(names(host.launcher()).len(), 2);
-    assert_eq!(names(&host.supervisor()), [] as [&str; 0]);
-    let function = host.instance("one");
-    let own = format!("LISTEN_PID={}", function.pid);
-    let found = names(&function);
-    // In a pid namespace of its own it is another number, and never the launcher's.
-    assert!(
-        found
-            .iter()
-            .all(|one| one == &own || one == "LISTEN_PID=1" || one == "LISTEN_PID=2"),
-        "{found:?}"
-    );
+    for process in [host.supervisor(), host.instance("one")] {
+        // What confines it names itself; in a pid namespace of its own it has a small number there.
+        let own = ["1", "2", &process.pid.to_string()].map(|pid| format!("LISTEN_PID={pid}"));
+        let found = names(&process);
+        assert!(found.iter().all(|one| own.contains(one)), "{found:?}");
+    }
+}
+
+fn sockets_that_the_manager_opened_are_used_and_stay() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let address = listener.local_addr().expect("it is bound");
+    let again = listener.try_clone().expect("a descriptor is left");
+    // More workers than sockets: all of them accept from this one.
+    let plan = Plan::new().arguments(&["--workers", "3", "--listen", "127.0.0.1:1"]);
+    let host = plan.given(listener.into(), "http").start();
+    assert_eq!(host.address(), address);
+    host.deploy("one", "hello", "");
+    for _ in 0..20 {
+        assert_eq!(host.get_ok("/one/").text(), "Hello from funcd\n");
+    }
+    drop(host);
+    // It is the manager's: who connects now waits for the next host.
+    let mut waiting = Connection::tcp(address).expect("it still listens");
+    waiting
+        .send_head(&Request::get("/one/"))
+        .expect("the queue takes it");
+    let host = Plan::new().given(again.into(), "http").start();
+    let answer = waiting.response("GET").expect("the next host answers");
+    assert_eq!(answer.status(), 404, "{}", answer.text());
+    drop(host);
+}
+
+fn a_descriptor_that_is_of_no_use_is_named() {
+    let connected = UdpSocket::bind("127.0.0.1:0").expect("a port is free");
+    let output = Plan::new().given(connected.into(), "http").start_and_fail();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success());
+    for words in [
+        "descriptor 3 (\"http\")",
+        "no stream socket",
+        "pass listening stream sockets",
+    ] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
 }

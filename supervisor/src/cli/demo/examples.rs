@@ -21,6 +21,13 @@ pub(super) struct Example {
     pub(super) manifest: Option<PathBuf>,
 }
 
+/// The folder that this program was built in, for who runs it from a checkout. What is shipped (`xtask dist`) knows of none: it is
+/// the same wherever it was built, and never builds what somebody puts at a path of another machine.
+const PACKAGE: Option<&str> = match option_env!("FUNCD_SHIPPED") {
+    Some(_) => None,
+    None => Some(env!("CARGO_MANIFEST_DIR")),
+};
+
 /// Finds the examples, and builds them if that is what it takes.
 ///
 /// # Errors
@@ -48,20 +55,23 @@ pub(super) fn find(named: Option<&Path>) -> Result<Vec<Example>, Failure> {
             }
         }
     }
-    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let sources = package.parent().unwrap_or(package).join("examples");
-    if sources.join("Cargo.toml").is_file() {
-        return build(&sources);
+    let sources = PACKAGE.map(|package| Path::new(package).with_file_name("examples"));
+    if let Some(sources) = sources
+        .as_ref()
+        .filter(|sources| sources.join("Cargo.toml").is_file())
+    {
+        return build(sources);
     }
     let looked: Vec<String> = installed
         .iter()
         .map(|folder| folder.display().to_string())
         .collect();
+    let and = sources.map_or_else(String::new, |sources| {
+        format!(", and the sources of funcd are not at {}", sources.display())
+    });
     let what = format!(
-        "there are no examples in {}, and the sources of funcd are not at {}: name a folder of executables with \
-         --examples DIR",
-        looked.join(" or "),
-        sources.display()
+        "there are no examples in {}{and}: name a folder of executables with --examples DIR",
+        looked.join(" or ")
     );
     Err(Failure::new(Code::Failure, what))
 }

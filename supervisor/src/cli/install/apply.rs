@@ -51,12 +51,27 @@ impl Target<'_> {
         self.root.join(path.strip_prefix("/").unwrap_or(path))
     }
 
+    /// The same, unless symbolic links lead out of the root: they are meant for whoever runs in it.
+    fn within(&self, path: &Path) -> io::Result<PathBuf> {
+        let at = self.at(path);
+        let there = at.ancestors().skip(1).find(|folder| folder.exists());
+        let there = there.unwrap_or(self.root).canonicalize()?;
+        if !there.starts_with(self.root.canonicalize()?) {
+            let what = format!(
+                "a symbolic link on its way leads to {}, out of the root",
+                there.display()
+            );
+            return Err(io::Error::other(what));
+        }
+        Ok(at)
+    }
+
     /// Makes a folder that is not there, and its parents: 0755, whatever the umask.
     ///
     /// # Errors
     /// Those of mkdir(2), and something else in its place.
     pub(super) fn folder(&self, path: &Path) -> io::Result<Did> {
-        let at = self.at(path);
+        let at = self.within(path)?;
         if at.is_dir() {
             return Ok(Did::Unchanged);
         }
@@ -71,19 +86,22 @@ impl Target<'_> {
     /// # Errors
     /// Those of writing; what was there is there still.
     pub(super) fn file(&self, path: &Path, content: &[u8], mode: u32, theirs: bool) -> io::Result<Did> {
-        let at = self.at(path);
+        let at = self.within(path)?;
         let did = match fs::symlink_metadata(&at) {
             Err(e) if e.kind() == ErrorKind::NotFound => Did::Made,
             Err(e) => return Err(e),
             Ok(there) if there.is_dir() => {
                 return Err(io::Error::new(ErrorKind::IsADirectory, "a folder is there"));
             }
-            Ok(_) if theirs && fs::read(&at)? != content => return Ok(Did::Kept),
             Ok(there) => {
                 let same = there.is_file()
                     && there.permissions().mode() & 0o7777 == mode
                     && fs::read(&at)? == content;
-                if same { Did::Unchanged } else { Did::Replaced }
+                match (same, theirs) {
+                    (true, _) => Did::Unchanged,
+                    (false, true) => return Ok(Did::Kept),
+                    (false, false) => Did::Replaced,
+                }
             }
         };
         if did != Did::Unchanged && !self.dry_run {
@@ -95,21 +113,46 @@ impl Target<'_> {
     /// Removes a file, or a folder with all that is in it; `None` when there is none.
     ///
     /// # Errors
-    /// Those of unlink(2) and rmdir(2).
+    /// Those of unlink(2) and rmdir(2), and a file system that is mounted below.
     pub(super) fn remove(&self, path: &Path) -> io::Result<Option<Did>> {
-        let at = self.at(path);
+        let at = self.within(path)?;
         let there = match fs::symlink_metadata(&at) {
             Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
             there => there?,
         };
         if !self.dry_run {
             match there.is_dir() {
-                true => fs::remove_dir_all(&at)?,
+                true => {
+                    nothing_is_mounted_below(&at)?;
+                    fs::remove_dir_all(&at)?;
+                }
                 false => fs::remove_file(&at)?,
             }
         }
         Ok(Some(Did::Removed))
     }
+}
+
+/// What is mounted there is somebody's data, and no part of what goes.
+fn nothing_is_mounted_below(folder: &Path) -> io::Result<()> {
+    let folder = folder.canonicalize()?;
+    let mounts = fs::read_to_string("/proc/self/mountinfo")?;
+    match mounted_below(&mounts, &folder) {
+        None => Ok(()),
+        Some(mount) => {
+            let what = format!("a file system is mounted at {mount}: unmount it first");
+            Err(io::Error::new(ErrorKind::ResourceBusy, what))
+        }
+    }
+}
+
+/// The first mount point at or below a folder (proc_pid_mountinfo(5): the fifth field, with spaces and their like in octal).
+fn mounted_below(mounts: &str, folder: &Path) -> Option<String> {
+    let points = mounts.lines().filter_map(|line| line.split(' ').nth(4));
+    let plain = points.map(|point| point.replace("\\040", " "));
+    plain
+        .into_iter()
+        .find(|point| Path::new(point).starts_with(folder))
 }
 
 fn make_folder(at: &Path) -> io::Result<()> {
@@ -150,4 +193,43 @@ fn replace(at: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     // After a power cut it is either the old one or the new one; which, does not matter enough to fail for.
     let _ = fs::File::open(folder).and_then(|folder| folder.sync_all());
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn what_is_mounted_below_is_found() {
+        let mounts = "36 35 98:0 / /var/lib rw - ext4 /dev/a rw\n37 36 98:1 / /var/lib/funcd/volumes/my\\040disk rw - ext4 /dev/b rw\n";
+        let below = |folder| mounted_below(mounts, Path::new(folder));
+        assert_eq!(
+            below("/var/lib/funcd").as_deref(),
+            Some("/var/lib/funcd/volumes/my disk")
+        );
+        assert_eq!(below("/var/lib/fun"), None);
+    }
+
+    #[test]
+    fn links_that_lead_out_of_the_root_are_not_followed() {
+        let (root, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        fs::create_dir(root.path().join("var")).unwrap();
+        symlink(outside.path(), root.path().join("etc")).unwrap();
+        symlink("var", root.path().join("also")).unwrap();
+        let target = Target {
+            root: root.path(),
+            dry_run: false,
+        };
+        let path = Path::new("/etc/funcd/funcd.toml");
+        let error = target.file(path, b"x", 0o644, false).unwrap_err();
+        assert!(error.to_string().contains("out of the root"), "{error}");
+        fs::write(outside.path().join("there"), "").unwrap();
+        assert!(target.remove(Path::new("/etc/there")).is_err());
+        assert!(outside.path().join("there").exists());
+        // One that stays within is followed.
+        target.file(Path::new("/also/file"), b"x", 0o644, false).unwrap();
+        assert!(root.path().join("var/file").exists());
+    }
 }

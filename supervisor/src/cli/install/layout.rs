@@ -64,11 +64,7 @@ impl Layout {
         if with_systemd {
             let program = executable(prefix);
             let service = SERVICE.replace(USUAL, &program.display().to_string());
-            // Where systemd looks, whatever the prefix; never /etc, which is the operator's.
-            let lib = match prefix == Path::new("/usr") {
-                true => Path::new("/usr/lib"),
-                false => Path::new("/usr/local/lib"),
-            };
+            let lib = lib(prefix);
             for (path, content) in [
                 ("systemd/system/funcd.service", service.as_str()),
                 ("systemd/system/funcd.socket", SOCKET),
@@ -103,6 +99,19 @@ impl Layout {
         }
         Layout { files, folders }
     }
+}
+
+/// Where systemd looks, whatever the prefix; never /etc, which is the operator's.
+fn lib(prefix: &Path) -> &'static Path {
+    match prefix == Path::new("/usr") {
+        true => Path::new("/usr/lib"),
+        false => Path::new("/usr/local/lib"),
+    }
+}
+
+/// Where the unit goes that starts it.
+pub(super) fn service(prefix: &Path) -> PathBuf {
+    lib(prefix).join("systemd/system/funcd.service")
 }
 
 /// Where the executable goes.

@@ -19,6 +19,9 @@ use super::output::{print, print_json, styled};
 use apply::{Did, Target};
 use layout::{ETC, Layout, STATE};
 
+/// Says which files a package brought.
+const OF_DPKG: &str = "/var/lib/dpkg/info/funcd.list";
+
 /// The document of `--json`.
 #[derive(Debug, Default, Serialize)]
 struct Report {
@@ -174,10 +177,25 @@ fn take(command: &Uninstall, has_systemd: bool) -> Result<Report, Failure> {
         dry_run: place.dry_run,
         ..Report::default()
     };
-    let layout = Layout::new(&place.prefix, true, false);
-    let is_there = target.at(&layout::executable(&place.prefix)).exists();
+    let executable = layout::executable(&place.prefix);
+    // Another one's units and data are not ours to remove. The executable goes last: as long as it is there, this can be done again.
+    if !target.at(&executable).exists() {
+        report.note(format!(
+            "there is no {}, so nothing was removed; --prefix says where it was installed",
+            executable.display()
+        ));
+        return Ok(report);
+    }
+    if place.prefix == Path::new("/usr") && target.at(Path::new(OF_DPKG)).exists() {
+        let what = "this funcd came as a package: remove it with `apt remove funcd`";
+        return Err(Failure::new(Code::Failure, what));
+    }
+    let units = layout::service(&place.prefix);
+    let started_by_units = std::fs::read_to_string(target.at(&units))
+        .is_ok_and(|unit| unit.contains(&format!("ExecStart={} ", executable.display())));
+    let layout = Layout::new(&place.prefix, started_by_units, false);
     if is_live(place) {
-        if has_systemd && is_there {
+        if has_systemd && started_by_units {
             report.run(&["systemctl", "disable", "--now", "funcd.socket", "funcd.service"])?;
         }
         if !place.dry_run && system::is_serving() {
@@ -185,7 +203,6 @@ fn take(command: &Uninstall, has_systemd: bool) -> Result<Report, Failure> {
             return Err(Failure::new(Code::Failure, what));
         }
     }
-    // The executable last: as long as it is there, this can be done again.
     for file in layout.files.iter().rev().filter(|file| !file.is_theirs) {
         let removed = target
             .remove(&file.path)
@@ -207,13 +224,8 @@ fn take(command: &Uninstall, has_systemd: bool) -> Result<Report, Failure> {
             report.add(folder, Did::Kept);
         }
     }
-    if !is_there {
-        report.note(format!(
-            "there was no funcd below {}; one that came as a package is removed with the package manager",
-            place.prefix.display()
-        ));
-    } else if is_live(place) {
-        if has_systemd {
+    if is_live(place) {
+        if has_systemd && started_by_units {
             report.run(&["systemctl", "daemon-reload"])?;
         }
         report.note("the user funcd stays, so that nobody else gets its uid: `userdel funcd` removes it");

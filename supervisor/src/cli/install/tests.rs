@@ -126,10 +126,41 @@ fn uninstalling_keeps_data_and_purging_keeps_nothing() {
     );
     // Again: there is nothing to do, and that is no error.
     let again = take(&uninstallation(root.path(), false), false).unwrap();
-    assert!(all_did(&again, Did::Kept) && again.notes.len() == 1, "{again:?}");
+    assert!(again.paths.is_empty() && again.notes.len() == 1, "{again:?}");
+    // Nor for data of one that is not there: it may be another one's, or a package's.
+    take(&uninstallation(root.path(), true), false).unwrap();
+    assert!(function.exists());
+    put(&command(root.path()), PROGRAM, true).unwrap();
     take(&uninstallation(root.path(), true), false).unwrap();
     assert_eq!(files(root.path()), [] as [&str; 0]);
     assert!(!root.path().join("var/lib/funcd").exists());
+}
+
+#[test]
+fn what_another_one_installed_stays() {
+    let root = tempfile::tempdir().unwrap();
+    put(&command(root.path()), PROGRAM, true).unwrap();
+    let mut other = command(root.path());
+    other.place.prefix = "/opt/other".into();
+    put(&other, PROGRAM, true).unwrap();
+    // The unit starts the other one now.
+    let unit = root.path().join("usr/local/lib/systemd/system/funcd.service");
+    take(&uninstallation(root.path(), false), false).unwrap();
+    assert!(unit.exists() && !root.path().join("usr/local/bin/funcd").exists());
+    let mut uninstallation = uninstallation(root.path(), false);
+    uninstallation.place.prefix = "/opt/other".into();
+    take(&uninstallation, false).unwrap();
+    assert!(!unit.exists());
+    // A package is dpkg's to remove.
+    let mut packaged = command(root.path());
+    packaged.place.prefix = "/usr".into();
+    put(&packaged, PROGRAM, true).unwrap();
+    let list = root.path().join("var/lib/dpkg/info/funcd.list");
+    fs::create_dir_all(list.parent().unwrap()).unwrap();
+    fs::write(list, "/usr/bin/funcd\n").unwrap();
+    uninstallation.place.prefix = "/usr".into();
+    assert!(take(&uninstallation, false).is_err());
+    assert!(root.path().join("usr/bin/funcd").exists());
 }
 
 #[test]

@@ -51,12 +51,8 @@ pub(super) const REGION: &str = "us-east-1";
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use funcd_sandbox::spec::Digest;
 
     use super::*;
-    use crate::name::RevisionId;
 
     #[test]
     fn clients_find_what_they_panic_without() {
@@ -66,14 +62,7 @@ mod tests {
         let with = |concurrency| {
             let mut manifest = manifest.clone();
             manifest.scale.concurrency = concurrency;
-            let revision = Revision {
-                id: RevisionId(Digest([0; 32])),
-                artifact: Digest([0; 32]),
-                image: Image::Static,
-                wanted: crate::catalog::view::Wanted::default(),
-                manifest: Arc::new(manifest),
-                manifest_text: String::new(),
-            };
+            let revision = crate::ingress::tests::revision(0, manifest);
             environment(&function, &revision)
         };
         let env = with(1);

@@ -3,8 +3,8 @@
 
 mod counted;
 pub mod guard;
-pub mod link;
 pub mod path;
+pub mod pool;
 
 use std::net::TcpListener;
 use std::rc::Rc;
@@ -19,7 +19,7 @@ use crate::catalog::binding::{Endpoint, Target};
 use crate::function::instance::Instance;
 use crate::ingress::inside::{Dial, Inside, NoWire, Outlet};
 use counted::Counted;
-use link::Wire;
+use pool::Wire;
 
 /// How often idle connections are looked through.
 const SWEEP: Duration = Duration::from_secs(5);
@@ -124,15 +124,19 @@ mod tests {
     use super::*;
     use crate::catalog::binding::Host;
 
-    #[tokio::test(flavor = "local")]
-    async fn connections_to_targets_are_among_those_that_all_bindings_may_have() {
-        let target = Listener::bind("127.0.0.1:0").await.unwrap();
+    fn of(target: &Listener) -> Endpoint {
         let address = target.local_addr().unwrap();
-        let endpoint = Endpoint {
+        Endpoint {
             host: Host::Address(address.ip()),
             port: address.port(),
             tls: false,
-        };
+        }
+    }
+
+    #[tokio::test(flavor = "local")]
+    async fn connections_to_targets_are_among_those_that_all_bindings_may_have() {
+        let target = Listener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = of(&target);
         let dial = dial(&exit(&endpoint, 9, 1), &endpoint);
         let until = || Instant::now() + Duration::from_secs(20);
         let first = dial(until()).await.unwrap();
@@ -147,12 +151,7 @@ mod tests {
     #[tokio::test(flavor = "local")]
     async fn no_function_takes_the_places_of_all_others() {
         let target = Listener::bind("127.0.0.1:0").await.unwrap();
-        let address = target.local_addr().unwrap();
-        let endpoint = Endpoint {
-            host: Host::Address(address.ip()),
-            port: address.port(),
-            tls: false,
-        };
+        let endpoint = of(&target);
         let greedy = exit(&endpoint, 9, 4);
         let outside = Rc::clone(&greedy.outside);
         // Another instance of it has the same share.

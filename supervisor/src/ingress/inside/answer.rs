@@ -15,7 +15,7 @@ use super::call::Call;
 use super::forward::note;
 use crate::admission::breaker;
 use crate::egress::http::guard::Place;
-use crate::egress::http::link::Link;
+use crate::egress::http::pool::Link;
 
 /// A target's response body. Dropped early it closes the connection, which is how the target learns that nobody listens any more.
 pub(crate) struct Download {

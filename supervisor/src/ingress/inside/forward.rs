@@ -15,7 +15,8 @@ use super::call::Call;
 use super::{NoWire, Outlet};
 use crate::admission::breaker::Call as Came;
 use crate::egress::http::guard::{Open, Place};
-use crate::egress::http::link::{Broken, Link, pop_open};
+use crate::egress::http::pool::{Link, pop_open};
+use crate::ingress::Broken;
 
 /// A connection must stand within this, or within the call's time-out if that is shorter.
 const CONNECT: Duration = Duration::from_secs(2);

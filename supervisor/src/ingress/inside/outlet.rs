@@ -16,7 +16,7 @@ use super::super::worker::Seldom;
 use crate::catalog::binding::{Binding, Endpoint, Target};
 use crate::catalog::manifest::{RequestBounds, Retry};
 use crate::egress::bound::Bound;
-use crate::egress::http::link::{Pool, Wire};
+use crate::egress::http::pool::{Pool, Wire};
 use crate::function::instance::Instance;
 use crate::function::serving::{Origin, Parent};
 
@@ -184,13 +184,13 @@ fn host(endpoint: &Endpoint) -> HeaderValue {
 
 #[cfg(test)]
 mod tests {
-    use funcd_sandbox::spec::{Digest, Image, InstanceId};
+    use funcd_sandbox::spec::InstanceId;
 
     use super::*;
     use crate::catalog::binding::Host;
-    use crate::function::handle::Revision;
+
     use crate::function::instance::Address;
-    use crate::name::{FunctionName, RevisionId};
+    use crate::name::FunctionName;
 
     #[test]
     fn hosts_as_callers_write_them() {
@@ -222,16 +222,9 @@ mod tests {
             },
             base: String::new(),
         };
-        let revision = Revision {
-            id: RevisionId(Digest([0; 32])),
-            artifact: Digest([0; 32]),
-            image: Image::Static,
-            wanted: crate::catalog::view::Wanted::default(),
-            manifest: Arc::new(crate::ingress::tests::manifest()),
-            manifest_text: String::new(),
-        };
+        let revision = crate::ingress::tests::revision(0, crate::ingress::tests::manifest());
         let address = Address::Unix("/nowhere".into());
-        let instance = Arc::new(Instance::new(InstanceId(1), Arc::new(revision), address));
+        let instance = Arc::new(Instance::new(InstanceId(1), revision, address));
         let function = FunctionName::parse("hello").unwrap();
         let binding = Binding {
             name: "chat".to_owned(),
