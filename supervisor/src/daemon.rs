@@ -292,6 +292,7 @@ async fn run(
     let alone = handover.alone;
     let mut may_serve = ready.subscribe();
     let (stop_house, house_stopped) = oneshot::channel::<End>();
+    let (finish, finished) = oneshot::channel::<()>();
     let house = std::thread::Builder::new()
         .name("house".to_owned())
         .spawn(move || {
@@ -318,6 +319,8 @@ async fn run(
                     _ = async { tokio::join!(unix, tcp) } => End::Now,
                 };
                 if end == End::Politely {
+                    // Nobody new is answered here: how the host is, the next one says. What was asked goes on.
+                    let _ = finished.await;
                     let _ = tokio::time::timeout(LAST_ANSWERS, places.all_free()).await;
                 }
             });
@@ -352,7 +355,7 @@ async fn run(
 
     let mut listeners = Some(listeners);
     let mut workers = None;
-    let mut end = End::Now;
+    let mut stop_house = Some(stop_house);
     while let Some(notice) = noticed.recv().await {
         match notice {
             // Until now callers waited in the listen queues.
@@ -389,15 +392,16 @@ async fn run(
                 let _ = asks.send(Ask::Drain);
             }
             Notice::Retire => {
-                end = End::Politely;
-                ready.send_replace(Readiness::Draining);
+                if let Some(stop) = stop_house.take() {
+                    let _ = stop.send(End::Politely);
+                }
                 retire(&shared, workers.take(), &asks, Instant::now() + config.drain).await;
                 break;
             }
             Notice::LauncherGone => break,
         }
     }
-    let _ = stop_house.send(end);
+    drop((stop_house, finish));
     let _ = house.join();
     control.abort();
     Ok(())

@@ -34,7 +34,11 @@ fn main() -> ExitCode {
 
 fn serve(global: &Global, serve: &Serve) -> Result<(), Failure> {
     let before = Carried::of_environment().map_err(|e| failure(e.into()))?;
+    let again = before.as_ref().and_then(Carried::host);
     let host = || {
+        if let Some(host) = again {
+            return Ok(host);
+        }
         let loaded = cli::config::load(global, &serve.flags)?;
         daemon::prepare(&loaded.config, serve.log_format).map_err(failure)
     };

@@ -68,6 +68,10 @@ pub(super) struct Document {
     /// Where the program lies.
     pub(super) path: PathBuf,
     pub(super) fixed: Fixed,
+    /// The [`Host`] of the program that is gone back to if need be, as that one wrote it: nothing to any other. What the files
+    /// say by then may be what it can't read.
+    #[serde(default)]
+    pub(super) host: serde_json::Value,
     /// The ticket of the request that is to be answered.
     #[serde(default)]
     pub(super) ticket: Option<u64>,
@@ -308,6 +312,13 @@ impl Carried {
         // Nothing that is started from here on gets them.
         carried.stay_open(false).map_err(|e| refuse(e.to_string()))?;
         Ok(Some(carried))
+    }
+
+    /// What this program ran with before, if it is the one that is gone back to: nothing is read again then, as it may be just
+    /// what the other program stumbled over.
+    pub fn host(&self) -> Option<Host> {
+        let host = self.is_back().then(|| self.document.host.clone())?;
+        serde_json::from_value(host).ok()
     }
 
     /// What wrote it.

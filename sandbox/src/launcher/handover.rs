@@ -176,6 +176,9 @@ impl Launcher {
         let Some(ended) = self.supervisor.take() else {
             return;
         };
+        if let Some(old) = &mut self.old {
+            old.forget_put_off();
+        }
         // Nobody waits for these answers any more.
         self.copies.retain(|(asker, ..)| *asker != generation);
         self.usage.retain(|(asker, _)| *asker != generation);

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::{LauncherError, supervisor};
+use super::{Host, LauncherError, supervisor};
 
 /// The program of this process.
 #[derive(Debug)]
@@ -42,7 +42,7 @@ impl Image {
     ///
     /// # Errors
     /// Why it is not fit to take this one's place.
-    pub(super) fn next(&self, supervisor: Option<u32>) -> Result<OwnedFd, String> {
+    pub(super) fn next(&self, strangers: &Strangers) -> Result<OwnedFd, String> {
         let path = self.path.display();
         let refuse = |what: &str| {
             Err(format!(
@@ -68,13 +68,68 @@ impl Image {
         if meta.mode() & 0o002 != 0 {
             return refuse("may be written by everybody");
         }
-        if ![0, me, self.owner].contains(&meta.uid()) || (me == 0 && supervisor == Some(meta.uid())) {
+        if ![0, me, self.owner].contains(&meta.uid()) || strangers.are(meta.uid()) {
             return refuse(&format!("belongs to uid {}", meta.uid()));
+        }
+        if meta.mode() & 0o020 != 0 && strangers.are(meta.gid()) {
+            return refuse(&format!("may be written by gid {}", meta.gid()));
+        }
+        if let Some(folder) = self.folder_of_others(strangers) {
+            let folder = folder.display();
+            return Err(format!(
+                "{path}: others can put something else there, as {folder} is theirs to write: make it root's own"
+            ));
         }
         if file.read_exact(&mut magic).is_err() || magic != *b"\x7fELF" {
             return refuse("is no ELF executable");
         }
         Ok(file.into())
+    }
+}
+
+/// Who must not be able to say what runs as the launcher: what is compromised first.
+#[derive(Debug)]
+pub(super) struct Strangers {
+    supervisor: Option<(u32, u32)>,
+    functions: std::ops::Range<u32>,
+}
+
+impl Strangers {
+    /// Without privileges all have the launcher's own uid, and nobody is one.
+    pub(super) fn of(host: &Host) -> Strangers {
+        let last = host.uid_first.saturating_add(host.uid_count);
+        Strangers {
+            supervisor: host.supervisor,
+            functions: host.uid_first..if host.supervisor.is_some() {
+                last
+            } else {
+                host.uid_first
+            },
+        }
+    }
+
+    /// Whether a uid or gid is that of one.
+    fn are(&self, id: u32) -> bool {
+        self.functions.contains(&id) || self.supervisor.is_some_and(|(uid, gid)| [uid, gid].contains(&id))
+    }
+}
+
+impl Image {
+    /// A folder on the way to the program in which somebody else can rename.
+    fn folder_of_others(&self, strangers: &Strangers) -> Option<PathBuf> {
+        let me = nix::unistd::geteuid().as_raw();
+        let path = fs::canonicalize(&self.path).ok()?;
+        let others = |folder: &&Path| {
+            let Ok(meta) = fs::metadata(folder) else {
+                return false;
+            };
+            let owned = [0, me, self.owner].contains(&meta.uid()) && !strangers.are(meta.uid());
+            // In a sticky folder (/tmp) everybody renames what is their own.
+            let everybody = meta.mode() & 0o1002 == 0o002;
+            let group = meta.mode() & 0o1020 == 0o020 && strangers.are(meta.gid());
+            !owned || everybody || group
+        };
+        path.ancestors().skip(1).find(others).map(Path::to_owned)
     }
 }
 
@@ -86,4 +141,66 @@ fn where_from() -> std::io::Result<PathBuf> {
     let typed = typed.and_then(|typed| std::path::absolute(typed).ok());
     let leads_here = |typed: &PathBuf| fs::canonicalize(typed).is_ok_and(|real| real == lies);
     Ok(typed.filter(leads_here).unwrap_or(lies))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, chown};
+
+    use super::*;
+
+    #[test]
+    fn what_those_who_are_compromised_first_could_have_put_there_is_refused() {
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let (folder, path) = (dir.path().join("bin"), dir.path().join("bin/funcd"));
+        fs::create_dir(&folder).unwrap();
+        fs::write(&path, "\x7fELF").unwrap();
+        let image = Image {
+            path: path.clone(),
+            program: File::open(&path).unwrap().into(),
+            owner: 0,
+        };
+        let strangers = Strangers {
+            supervisor: Some((4242, 4343)),
+            functions: 5000..6000,
+        };
+        let set = |at: &Path, mode, (uid, gid)| {
+            chown(at, Some(uid), Some(gid)).unwrap();
+            fs::set_permissions(at, fs::Permissions::from_mode(mode)).unwrap();
+        };
+        // Each with its control.
+        for (of_file, of_folder, why) in [
+            ((0o775, (0, 0)), (0o755, (0, 0)), None),
+            ((0o775, (0, 50)), (0o2775, (0, 50)), None),
+            ((0o755, (0, 4343)), (0o755, (0, 4343)), None),
+            ((0o775, (0, 4343)), (0o755, (0, 0)), Some("by gid 4343")),
+            ((0o755, (4242, 0)), (0o755, (0, 0)), Some("belongs to uid 4242")),
+            ((0o755, (5005, 0)), (0o755, (0, 0)), Some("belongs to uid 5005")),
+            (
+                (0o755, (0, 0)),
+                (0o755, (4242, 0)),
+                Some("put something else there"),
+            ),
+            (
+                (0o755, (0, 0)),
+                (0o775, (0, 5005)),
+                Some("put something else there"),
+            ),
+            ((0o755, (0, 0)), (0o777, (0, 0)), Some("put something else there")),
+        ] {
+            set(&path, of_file.0, of_file.1);
+            set(&folder, of_folder.0, of_folder.1);
+            let refused = image.next(&strangers).err();
+            match why {
+                None => assert_eq!(refused, None),
+                Some(why) => assert!(
+                    refused.as_ref().is_some_and(|said| said.contains(why)),
+                    "{why}: {refused:?}"
+                ),
+            }
+        }
+    }
 }

@@ -47,7 +47,7 @@ use crate::uids::UidError;
 use crate::without::{self, Without};
 
 /// What the launcher is started with: its floor. Nothing that a supervisor says can widen it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 pub struct Host {
     /// The functions folder; it exists.
     pub functions: PathBuf,

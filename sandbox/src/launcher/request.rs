@@ -112,8 +112,8 @@ impl Launcher {
     /// Callers are accepted now. A supervisor may say so as often as it likes.
     fn on_serving(&mut self, asker: u32) {
         if self.phase == Phase::Serving && asker == self.generation {
-            self.on_ready();
             self.notify.ready();
+            self.on_ready();
         }
     }
 

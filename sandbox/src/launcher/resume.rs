@@ -39,6 +39,7 @@ pub(super) fn resume(carried: Carried, host: Host) -> Result<Launcher, LauncherE
     };
     let back = carried.shared(carried.document.head.image);
     let (ticket, why) = (carried.document.ticket, carried.why.clone());
+    let host = carried.document.host.clone();
     // What was not taken over by now is not needed.
     drop(carried);
     match (why, back) {
@@ -48,7 +49,7 @@ pub(super) fn resume(carried: Carried, host: Host) -> Result<Launcher, LauncherE
                 launcher.replace_supervisor(Instant::now());
             }
         }
-        (None, Ok(back)) => launcher.begin_trial(ticket, back),
+        (None, Ok(back)) => launcher.begin_trial(ticket, (back, host)),
         (None, Err(e)) => return Err(LauncherError::Carried(e.to_string())),
     }
     Ok(launcher)

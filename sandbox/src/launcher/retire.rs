@@ -29,7 +29,35 @@ pub(super) struct Old {
     /// It accepts nothing and reads nothing any more.
     pub(super) yielded: bool,
     /// What the new one asked for and has to wait.
-    put_off: Vec<Request>,
+    put_off: PutOff,
+}
+
+/// What a supervisor asked for while the one before it has requests in the same instances, in its order.
+#[derive(Debug, Default)]
+struct PutOff(Vec<Request>);
+
+impl PutOff {
+    /// `most`: a supervisor that asks for more is not heard.
+    fn add(&mut self, request: Request, most: usize) {
+        if matches!(request, Request::Retain { .. }) {
+            self.stored();
+        }
+        // One that asks for the same again and again has it once.
+        if self.0.len() < most && !self.0.contains(&request) {
+            self.0.push(request);
+        }
+    }
+
+    /// What was to be retained before this was stored would not have it: whoever stores tells again.
+    fn stored(&mut self) {
+        self.0
+            .retain(|request| !matches!(request, Request::Retain { .. }));
+    }
+
+    /// It is wanted again.
+    fn thawed(&mut self, id: InstanceId) {
+        self.0.retain(|request| *request != Request::Freeze { id });
+    }
 }
 
 impl Old {
@@ -40,8 +68,13 @@ impl Old {
             supervisor,
             until: None,
             yielded: false,
-            put_off: Vec::new(),
+            put_off: PutOff::default(),
         }
+    }
+
+    /// Who asked for it is gone, and what is served with now is for the next one to say.
+    pub(super) fn forget_put_off(&mut self) {
+        self.put_off = PutOff::default();
     }
 
     /// When it is to be looked at.
@@ -106,12 +139,16 @@ impl Launcher {
             Request::Terminate { id } | Request::Kill { id } | Request::Freeze { id } => is_shared(id),
             Request::Retain { .. } => true,
             Request::Thaw { id } => {
-                old.put_off
-                    .retain(|put_off| !matches!(put_off, Request::Freeze { id: other } if other == id));
+                old.put_off.thawed(*id);
                 false
             }
-            Request::Store { .. }
-            | Request::Launch { .. }
+            Request::Store { .. } => {
+                if !is_old {
+                    old.put_off.stored();
+                }
+                false
+            }
+            Request::Launch { .. }
             | Request::Prepare { .. }
             | Request::Sockets { .. }
             | Request::Usage { .. }
@@ -128,10 +165,7 @@ impl Launcher {
             // Until it retires, it is the one that serves.
             (true, true) => (!retires).then_some(request),
             (true, false) => {
-                // A supervisor that asks for the same again and again has it once.
-                if old.put_off.len() < 4 * self.host.max_instances && !old.put_off.contains(&request) {
-                    old.put_off.push(request);
-                }
+                old.put_off.add(request, 4 * self.host.max_instances);
                 None
             }
         }
@@ -161,10 +195,10 @@ impl Launcher {
             self.tell(self.generation, &Event::Alone, Vec::new());
         }
         self.take_over_from(generation, retired);
-        for request in old.put_off.iter().cloned() {
+        for request in old.put_off.0.iter().cloned() {
             match request {
                 // It was to stop first, and was not asked to until now.
-                Request::Kill { id } if old.put_off.contains(&Request::Terminate { id }) => {
+                Request::Kill { id } if old.put_off.0.contains(&Request::Terminate { id }) => {
                     self.late_kills.push((Instant::now() + STOP, id));
                 }
                 request => {
@@ -224,5 +258,44 @@ impl Launcher {
                 instance.sandbox.kill();
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_to_be_retained_before_something_was_stored_is_no_longer_asked_for() {
+        let (early, late) = (
+            Request::Retain {
+                artifacts: Vec::new(),
+            },
+            Request::Retain {
+                artifacts: vec![crate::spec::Digest([7; 32])],
+            },
+        );
+        let kill = Request::Kill { id: InstanceId(3) };
+        let mut put_off = PutOff::default();
+        put_off.add(early.clone(), 9);
+        put_off.add(kill.clone(), 9);
+        put_off.stored();
+        assert_eq!(put_off.0, [kill.clone()]);
+        // And of two the later one counts.
+        put_off.add(early, 9);
+        put_off.add(late.clone(), 9);
+        assert_eq!(put_off.0, [kill, late]);
+    }
+
+    #[test]
+    fn what_waits_is_bounded_and_there_once() {
+        let freeze = |id| Request::Freeze { id: InstanceId(id) };
+        let mut put_off = PutOff::default();
+        for id in [1, 1, 2, 3] {
+            put_off.add(freeze(id), 2);
+        }
+        assert_eq!(put_off.0, [freeze(1), freeze(2)]);
+        put_off.thawed(InstanceId(1));
+        assert_eq!(put_off.0, [freeze(2)]);
     }
 }

@@ -77,6 +77,8 @@ pub(super) struct Launcher {
     pub(super) asking: u32,
     pub(super) image: Image,
     pub(super) upgrade: Upgrade,
+    /// There was a reload while one was under way.
+    pub(super) again: bool,
     /// Instances that were asked to stop later than they should have been, and when they are killed.
     pub(super) late_kills: Vec<(Instant, InstanceId)>,
     pub(super) generation: u32,

@@ -221,6 +221,7 @@ pub(super) fn build(host: Host, made: Made) -> Result<Launcher, LauncherError> {
         asking: 0,
         image,
         upgrade: Upgrade::None,
+        again: false,
         late_kills: Vec::new(),
         generation: 0,
         short_lives: 0,

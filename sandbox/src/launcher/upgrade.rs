@@ -18,6 +18,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use super::carried::{self, Document, Fixed, Head};
 use super::check::Checked;
+use super::image::Strangers;
 use super::poll::Token;
 use super::retire::Old;
 use super::serve::{CopyState, Launcher, Phase};
@@ -67,6 +68,8 @@ pub(super) struct Trial {
     pub(super) ticket: Option<u64>,
     /// The program to go back to.
     pub(super) back: Rc<OwnedFd>,
+    /// What that one ran with.
+    host: serde_json::Value,
     pub(super) until: Instant,
 }
 
@@ -101,7 +104,10 @@ impl Launcher {
         }
         if let Some(why) = refuse {
             // What is under way ends with the word that callers are served.
-            return self.answer(ticket, Err(why.to_owned()));
+            log(format_args!("upgrade: {why}"));
+            // Who asked for nothing but a reload is not told: what was changed since is read afterwards.
+            self.again |= ticket.is_none() && !matches!(self.upgrade, Upgrade::Waiting(None));
+            return self.answer_to(self.asking, ticket, Err(why.to_owned()));
         }
         if self.old.is_some() {
             log(format_args!(
@@ -120,14 +126,14 @@ impl Launcher {
     pub(super) fn on_old_gone(&mut self) {
         if let Upgrade::Waiting(ticket) = self.upgrade {
             self.upgrade = Upgrade::None;
+            self.asking = self.generation;
             self.upgrade(ticket);
         }
     }
 
     /// Starts the program that lies there, and has it say what it is.
     fn ask(&mut self, ticket: Option<u64>) -> Result<Checking, String> {
-        let supervisor = self.host.supervisor.map(|(uid, _)| uid);
-        let program = self.image.next(supervisor)?;
+        let program = self.image.next(&Strangers::of(&self.host))?;
         let failed = |what: &str, e: io::Error| format!("{what}: {e}");
         let memory =
             carried::write(&self.document(ticket)).map_err(|e| failed("no memory for its state", e))?;
@@ -223,12 +229,22 @@ impl Launcher {
     }
 
     /// Executes another program in this process, with all that this one has. Returns only when that failed.
-    fn hand_on(&mut self, program: &OwnedFd, ticket: Option<u64>, why: Option<&str>) -> String {
+    /// `back`: why it goes back to that program, and what that ran with.
+    fn hand_on(
+        &mut self,
+        program: &OwnedFd,
+        ticket: Option<u64>,
+        back: Option<(&str, &serde_json::Value)>,
+    ) -> String {
         self.come_to_rest();
         if let Err(e) = self.uids.save() {
             return e.to_string();
         }
-        carried::hand_on(program, &self.document(ticket), why).to_string()
+        let mut document = self.document(ticket);
+        if let Some((_, host)) = back {
+            document.host = host.clone();
+        }
+        carried::hand_on(program, &document, back.map(|(why, _)| why)).to_string()
     }
 
     /// What can't be handed on is finished now, or begun again by who asked for it.
@@ -281,6 +297,14 @@ impl Launcher {
         ));
         self.answer(trial.ticket, Ok(env!("CARGO_PKG_VERSION").to_owned()));
         self.retire_old(Instant::now());
+        self.reload_again();
+    }
+
+    /// There was a reload while the upgrade was under way.
+    fn reload_again(&mut self) {
+        if std::mem::take(&mut self.again) && self.phase == Phase::Serving {
+            self.upgrade(None);
+        }
     }
 
     /// The new program can't do it: the old one is executed again, with what is there now.
@@ -290,7 +314,7 @@ impl Launcher {
         };
         log(format_args!("upgrade: {why}; going back to the program before"));
         self.forget_new();
-        let failed = self.hand_on(&trial.back, trial.ticket, Some(why));
+        let failed = self.hand_on(&trial.back, trial.ticket, Some((why, &trial.host)));
         // This one goes on with the old supervisor then, which serves as before.
         log(format_args!(
             "the program before can't be executed again: {failed}"
@@ -343,18 +367,23 @@ impl Launcher {
             self.notify.ready();
         }
         self.answer(ticket, Err(why));
+        self.reload_again();
     }
 
     /// Tells who asked: the supervisor before, if there is one.
     fn answer(&mut self, ticket: Option<u64>, result: Result<String, String>) {
         let asker = self.old.as_ref().map(|old| old.supervisor.generation);
+        self.answer_to(asker.unwrap_or(self.generation), ticket, result);
+    }
+
+    fn answer_to(&mut self, asker: u32, ticket: Option<u64>, result: Result<String, String>) {
         let Some(ticket) = ticket else {
             return;
         };
         // It must fit in a message.
         let result = result.map_err(|why| why.chars().take(2000).collect());
         let event = Event::Upgraded { ticket, result };
-        self.tell(asker.unwrap_or(self.generation), &event, Vec::new());
+        self.tell(asker, &event, Vec::new());
     }
 
     /// All that the next program needs. While there are two supervisors there is no upgrade.
@@ -428,6 +457,8 @@ impl Launcher {
         Document {
             path: self.image.path.clone(),
             fixed: Fixed::of(&self.host),
+            // Whatever can't be written is read again.
+            host: serde_json::to_value(&self.host).unwrap_or_default(),
             ticket,
             in_user_namespace: namespace::in_own_user_namespace(),
             addresses: self.listeners.addresses.clone(),
@@ -454,11 +485,16 @@ impl Launcher {
     }
 
     /// This is the new launcher: the supervisor that it has is the old one.
-    pub(super) fn begin_trial(&mut self, ticket: Option<u64>, back: Rc<OwnedFd>) {
+    pub(super) fn begin_trial(
+        &mut self,
+        ticket: Option<u64>,
+        (back, host): (Rc<OwnedFd>, serde_json::Value),
+    ) {
         self.old = self.supervisor.take().map(Old::new);
         self.upgrade = Upgrade::Trial(Trial {
             ticket,
             back,
+            host,
             until: Instant::now() + ready_within(),
         });
         self.generation += 1;

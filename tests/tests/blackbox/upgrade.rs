@@ -30,6 +30,8 @@ pub(crate) fn register(suite: &mut Suite) {
         other_settings_are_read_again,
         a_supervisor_that_does_not_come_up_leaves_the_one_before,
         a_supervisor_that_is_never_ready_leaves_the_one_before,
+        the_way_back_reads_no_configuration,
+        while_the_one_before_drains_the_host_is_ready_and_who_asks_is_answered,
         what_is_under_way_is_finished_by_the_one_before,
         what_is_cold_is_started_meanwhile,
         a_websocket_lives_on_until_the_drain_ends,
@@ -289,6 +291,50 @@ fn a_supervisor_that_is_never_ready_leaves_the_one_before() {
     assert_eq!(the_supervisor(&host), before);
     host.get_ok("/one/");
     assert_eq!(host.instance("one"), one);
+}
+
+/// What the new program understood, or somebody writes meanwhile, the one before may not be able to read.
+fn the_way_back_reads_no_configuration() {
+    let host = configured("uid_count = 900\n");
+    host.deploy("one", "hello", "");
+    host.get_ok("/one/");
+    slow_to_read(&host);
+    let (one, before) = (host.instance("one"), the_supervisor(&host));
+    let mut asking = host.funcd(&["upgrade"]);
+    let asking = std::thread::spawn(move || asking.output().unwrap());
+    let new = the_new_one(&host, &before);
+    fs::write(host.path().join("funcd.toml"), "a_key_of_tomorrow = 1\n").unwrap();
+    new.signal(Signal::SIGKILL);
+    let output = asking.join().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}\n{}", host.log_tail());
+    assert_eq!(the_supervisor(&host), before, "the one before serves");
+    host.get_ok("/one/");
+    assert_eq!(host.instance("one"), one);
+    // The control: it does matter to an upgrade.
+    assert!(refused(&host).contains("a_key_of_tomorrow"));
+}
+
+fn while_the_one_before_drains_the_host_is_ready_and_who_asks_is_answered() {
+    let host = Plan::new().own_program().start();
+    host.deploy("talk", "websocket", "");
+    let mut socket = Socket::open(&host, "/talk/ws");
+    assert_eq!(socket.say("text before"), "text before");
+    let before = the_supervisor(&host);
+    upgrade_ok(&host);
+    for _ in 0..30 {
+        let answer = host.admin_get("/readyz");
+        assert_eq!(answer.status(), 200, "{}", answer.text());
+    }
+    // One waits until the one before is gone, and another is told so at once.
+    let mut asking = host.funcd(&["upgrade"]);
+    let asking = std::thread::spawn(move || asking.output().unwrap());
+    until("it to wait", || host.log().contains("an upgrade waits until"));
+    let said = refused(&host);
+    assert!(said.contains("under way already"), "{said}");
+    assert!(before.is_there(), "it drained all the while");
+    drop(socket);
+    let output = asking.join().unwrap();
+    assert!(output.status.success(), "{output:?}\n{}", host.log_tail());
 }
 
 fn what_is_under_way_is_finished_by_the_one_before() {
