@@ -280,7 +280,7 @@ mod tests {
         put_off.add(early.clone(), 9);
         put_off.add(kill.clone(), 9);
         put_off.stored();
-        assert_eq!(put_off.0, [kill.clone()]);
+        assert_eq!(put_off.0, std::slice::from_ref(&kill));
         // And of two the later one counts.
         put_off.add(early, 9);
         put_off.add(late.clone(), 9);
