@@ -6,6 +6,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Output;
+use std::time::Duration;
 
 use funcd_tests::host::{Host, Plan, put_program};
 use funcd_tests::http::Request;
@@ -523,6 +524,18 @@ fn prepared_processes_serve_afterwards() {
     let host = Plan::new().own_program().start();
     host.deploy("one", "hello", "[scale]\nidle = \"300ms\"\n");
     bash(&host, "each", "cat", "contract = \"stdio\"\n");
+    // What no instance runs of yet, a new supervisor takes for being written until it is a second old.
+    until("the functions to have settled", || {
+        ["one", "each"].iter().all(|name| {
+            let files = fs::read_dir(host.path().join("functions").join(name)).unwrap();
+            files.flatten().all(|file| {
+                let changed = file.metadata().unwrap().modified().unwrap();
+                changed
+                    .elapsed()
+                    .is_ok_and(|age| age > Duration::from_millis(1500))
+            })
+        })
+    });
     let load = Load::start(host.address(), "/one/", 1);
     let each = Load::posts(host.address(), "/each/", 1);
     for _ in 0..3 {
