@@ -318,27 +318,41 @@ fn a_host_that_is_short_of_descriptors_holds_back_and_recovers() {
         (&Value::from("none"), Some(LIMIT))
     );
 
-    // Each takes two: its own, and one to the instance. Nine of ten are taken in the end: what is taken is counted now and then, so who
-    // is still missing comes once two counts in a row agree.
-    let (mut callers, mut counted): (Vec<Connection>, Value) = (Vec::new(), Value::Null);
-    eventually("functions to be told", || {
+    // Each takes two: its own, and one to the instance. Nine of ten are taken then. Callers are held back earlier than that, so all of
+    // them are in before any of them asks; and they ask in small groups, or some would be refused as a burst.
+    let (mut open, mut counted) = (0, Value::Null);
+    until("what is open to be counted twice alike", || {
         let state = state_of(&host);
-        if state != counted {
-            let open = state["descriptors_open"].as_u64().unwrap();
-            let missing = match counted["descriptors_open"].as_u64() == Some(open) {
-                true => (LIMIT * 9 / 10).saturating_sub(open) / 2,
-                false => 0,
-            };
-            for _ in 0..missing {
-                let mut caller = host.connect();
-                caller.send_head(&Request::get("/slow/?ms=25000")).unwrap();
-                callers.push(caller);
-            }
-            counted = state;
+        let is_new = state != counted;
+        let now = state["descriptors_open"].as_u64().unwrap();
+        let alike = is_new && now == open;
+        (open, counted) = (now, state);
+        alike
+    });
+    let missing = (LIMIT * 9 / 10 - open) / 2;
+    let mut callers: Vec<Connection> = (0..missing).map(|_| host.connect()).collect();
+    until("all callers to be in", || {
+        state_of(&host)["descriptors_open"].as_u64().unwrap() >= open + missing
+    });
+    let mut asked = 0;
+    for group in callers.chunks_mut(32) {
+        for caller in group.iter_mut() {
+            caller.send_head(&Request::get("/slow/?ms=60000")).unwrap();
         }
+        asked += group.len();
+        eventually("those to be in flight", || {
+            let metrics = host.admin_get("/metrics").text();
+            let line = format!("funcd_invocations_in_flight{{function=\"slow\"}} {asked}");
+            match metrics.lines().any(|other| other == line) {
+                true => Ok(()),
+                false => Err(format!("{asked}: {}", state_of(&host))),
+            }
+        });
+    }
+    eventually("functions to be told", || {
         match told(&mut caller).map(|told| told.parse::<u8>()) {
             Some(Ok(50..=100)) => Ok(()),
-            other => Err(format!("{other:?} {counted}")),
+            other => Err(format!("{other:?} {}", state_of(&host))),
         }
     });
     let state = state_of(&host)["brownout"].clone();
