@@ -14,7 +14,7 @@ use serde_json::Value;
 pub(crate) fn register(suite: &mut Suite) {
     funcd_tests::tests!(suite, "install", [
         what_install_brings_uninstall_takes_away,
-        a_package_is_what_install_makes_and_always_the_same: &[Need::Program("dpkg-deb"), Need::Program("strip")],
+        a_package_is_what_install_makes_and_always_the_same: &[Need::Root, Need::Program("dpkg-deb"), Need::Program("strip")],
     ]);
 }
 
