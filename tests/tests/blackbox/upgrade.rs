@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use funcd_tests::host::{Host, Plan, put_program};
 use funcd_tests::http::Request;
-use funcd_tests::load::Load;
+use funcd_tests::load::{Load, Tally};
 use funcd_tests::need::Need;
 use funcd_tests::process::Process;
 use funcd_tests::suite::Suite;
@@ -72,6 +72,17 @@ fn supervisors(host: &Host) -> Vec<Process> {
 
 /// The one supervisor, once there is no other.
 #[track_caller]
+#[track_caller]
+fn none_failed(tally: &Tally, host: &Host) {
+    assert_eq!(
+        tally.failures,
+        [""; 0],
+        "of {}\n{}",
+        tally.answered,
+        host.log_tail()
+    );
+}
+
 fn the_supervisor(host: &Host) -> Process {
     eventually("one supervisor", || match supervisors(host).as_slice() {
         [one] => Ok(one.clone()),
@@ -98,13 +109,7 @@ fn upgrades_under_load_lose_nothing() {
     safe.wait_for_more(50);
     unsafe_ones.wait_for_more(50);
     for tally in [safe.stop(), unsafe_ones.stop()] {
-        assert_eq!(
-            tally.failures,
-            [""; 0],
-            "of {}\n{}",
-            tally.answered,
-            host.log_tail()
-        );
+        none_failed(&tally, &host);
     }
     assert_ne!(the_supervisor(&host), before);
     assert_eq!(
@@ -474,13 +479,7 @@ fn a_lambda_function_is_asked_on() {
     }
     load.wait_for_more(10);
     let tally = load.stop();
-    assert_eq!(
-        tally.failures,
-        [""; 0],
-        "of {}\n{}",
-        tally.answered,
-        host.log_tail()
-    );
+    none_failed(&tally, &host);
     // And one that waits for something to do.
     the_supervisor(&host);
     upgrade_ok(&host);
@@ -507,13 +506,7 @@ fn bindings_go_on() {
     }
     load.wait_for_more(20);
     let tally = load.stop();
-    assert_eq!(
-        tally.failures,
-        [""; 0],
-        "of {}\n{}",
-        tally.answered,
-        host.log_tail()
-    );
+    none_failed(&tally, &host);
     for body in tally.bodies {
         assert!(body.contains("Hello from funcd"), "{body}\n{}", host.log_tail());
     }
@@ -546,13 +539,7 @@ fn prepared_processes_serve_afterwards() {
     load.wait_for_more(10);
     each.wait_for_more(10);
     for tally in [load.stop(), each.stop()] {
-        assert_eq!(
-            tally.failures,
-            [""; 0],
-            "of {}\n{}",
-            tally.answered,
-            host.log_tail()
-        );
+        none_failed(&tally, &host);
     }
     the_supervisor(&host);
     host.wait_idle("one");
