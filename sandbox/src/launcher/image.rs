@@ -123,7 +123,9 @@ impl Image {
             let Ok(meta) = fs::metadata(folder) else {
                 return false;
             };
-            let owned = [0, me, self.owner].contains(&meta.uid()) && !strangers.are(meta.uid());
+            // In a user namespace root is nobody that can be told from others.
+            let is_known = strangers.supervisor.is_none() || [0, me, self.owner].contains(&meta.uid());
+            let owned = is_known && !strangers.are(meta.uid());
             // In a sticky folder (/tmp) everybody renames what is their own.
             let everybody = meta.mode() & 0o1002 == 0o002;
             let group = meta.mode() & 0o1020 == 0o020 && strangers.are(meta.gid());

@@ -70,8 +70,6 @@ fn supervisors(host: &Host) -> Vec<Process> {
     host.launcher().children_with_argument("supervisor")
 }
 
-/// The one supervisor, once there is no other.
-#[track_caller]
 #[track_caller]
 fn none_failed(tally: &Tally, host: &Host) {
     assert_eq!(
@@ -83,6 +81,8 @@ fn none_failed(tally: &Tally, host: &Host) {
     );
 }
 
+/// The one supervisor, once there is no other.
+#[track_caller]
 fn the_supervisor(host: &Host) -> Process {
     eventually("one supervisor", || match supervisors(host).as_slice() {
         [one] => Ok(one.clone()),
