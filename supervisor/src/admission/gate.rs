@@ -255,6 +255,8 @@ impl<W> Gate<W> {
         let micros = setting.conditions.p50.map_or(0, |p50| p50.as_micros());
         self.p50
             .store(u32::try_from(micros).unwrap_or(u32::MAX), Ordering::Relaxed);
+        // Who waited for the start of an instance goes to it, before the time that anybody else may wait counts.
+        self.settle(&mut queue, Vec::new(), now, verdicts);
         queue.set_conditions(setting.conditions);
         let mut shed = Vec::new();
         queue.expire(now, &mut shed);

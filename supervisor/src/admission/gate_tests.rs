@@ -51,6 +51,22 @@ fn below_the_limit_nobody_waits_and_above_it_the_next_goes_when_one_is_done() {
     assert_eq!(gate.take_highest(), 1);
 }
 
+/// A start takes longer than anybody may wait without one. Who waited for it goes when it is over.
+#[test]
+fn who_waited_for_a_start_goes_when_the_instance_is_there() {
+    let now = Instant::now();
+    let gate = Gate::new(Order::Adaptive, now);
+    let mut told = Vec::new();
+    let mut starting = setting(0);
+    starting.conditions.cold_start = Some(Duration::from_secs(5));
+    gate.set(&starting, now, &mut told);
+    let offer = gate.offer(&facts(now), 1, now, || 1, &mut told);
+    assert!(matches!(offer, Offer::Wait { .. }));
+    let later = now + Duration::from_millis(1700);
+    gate.set(&setting(1), later, &mut told);
+    assert_eq!(told, [(1, Ok(()))]);
+}
+
 #[test]
 fn a_raised_limit_lets_in_who_waits_and_a_closed_gate_nobody() {
     let now = Instant::now();
