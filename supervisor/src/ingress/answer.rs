@@ -160,7 +160,7 @@ pub(super) fn died(gone: &Gone) -> Problem {
             let reason = reason.map_or_else(String::new, |reason| format!(" ({reason:?})"));
             malformed(format!("what the function sent is not HTTP/2{reason}"))
         }
-        Gone::Unsaid | Gone::Http1(_) | Gone::Http2(Death::Connection { .. }) => {
+        Gone::Unsaid | Gone::Unread | Gone::Http1(_) | Gone::Http2(Death::Connection { .. }) => {
             terminated("the function closed the connection before it answered".to_owned())
         }
     }

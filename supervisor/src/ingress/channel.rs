@@ -78,7 +78,7 @@ impl Channel {
             resets: Cell::new(Resets::new(Instant::now())),
         });
         let followed = Followed {
-            stream: Heard(stream),
+            stream: Heard::over(stream),
             frames: Frames::to_instance(PREFACE.len(), Instant::now()),
             begun: 0,
             shared: Rc::clone(&shared),

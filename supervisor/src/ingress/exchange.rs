@@ -47,6 +47,8 @@ pub(super) enum Broken {
 pub(super) enum Gone {
     /// Nobody said how.
     Unsaid,
+    /// It had ended before.
+    Unread,
     /// A connection of its own.
     Http1(hyper::Error),
     /// A stream of a connection.
@@ -57,7 +59,7 @@ impl Gone {
     /// What came was no answer at all.
     pub(super) fn is_malformed(&self) -> bool {
         match self {
-            Gone::Unsaid => false,
+            Gone::Unsaid | Gone::Unread => false,
             Gone::Http1(error) => error.is_parse(),
             Gone::Http2(death) => death.is_malformed(),
         }
@@ -68,9 +70,14 @@ impl Gone {
         !self.is_malformed() && !matches!(self, Gone::Http2(Death::Reset(_)))
     }
 
-    /// The instance closed a connection of its own with something of the request unread (unix(7)): it did not end over this request.
+    /// The instance closed a connection of its own before this request, or with something of it unread (unix(7)): it did not end over
+    /// this request.
     pub(super) fn is_unread(&self) -> bool {
-        let Gone::Http1(error) = self else { return false };
+        let error = match self {
+            Gone::Unread => return true,
+            Gone::Http1(error) => error,
+            Gone::Unsaid | Gone::Http2(_) => return false,
+        };
         let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<io::Error>());
         cause.is_some_and(|cause| cause.kind() == io::ErrorKind::ConnectionReset)
     }
@@ -78,7 +85,7 @@ impl Gone {
     /// The instance had read all that was sent to it.
     pub(super) fn has_read(&self) -> bool {
         match self {
-            Gone::Unsaid => false,
+            Gone::Unsaid | Gone::Unread => false,
             Gone::Http1(error) => error.is_incomplete_message(),
             Gone::Http2(death) => *death == Death::Connection { clean: true },
         }
@@ -241,6 +248,8 @@ pub(super) async fn exchange(
     let answer = upstream.exchange(request, || watch.missed(&watch.head)).await;
     answer.map_err(|broken| match broken {
         link::Broken::NotWritten(back) => Broken::NotWritten(back),
+        link::Broken::Died(Some(error)) if error.is_parse() => Broken::Died(Gone::Http1(error)),
+        link::Broken::Died(_) if !upstream.may_be_read() => Broken::Died(Gone::Unread),
         link::Broken::Died(None) => Broken::Died(Gone::Unsaid),
         link::Broken::Died(Some(error)) => Broken::Died(Gone::Http1(error)),
         link::Broken::TooLate => Broken::TooLate,

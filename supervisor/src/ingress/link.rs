@@ -16,7 +16,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::heard::Heard;
+use super::heard::{Heard, Taken};
 
 /// The largest head and the largest piece of a body that is read at once.
 pub(super) const BUFFER: usize = 64 * 1024;
@@ -33,6 +33,7 @@ pub struct Link<S: AsyncRead + AsyncWrite + Unpin, B: Body + 'static> {
     pub(crate) parked: Instant,
     /// Of the stream within `connection`, for as long as that lives.
     socket: RawFd,
+    taken: Taken,
 }
 
 /// Why there is no response head.
@@ -60,7 +61,9 @@ where
         let mut builder = http1::Builder::new();
         builder.max_buf_size(BUFFER).max_header_size(BUFFER);
         let socket = stream.as_raw_fd();
-        let (sender, connection) = builder.handshake(TokioIo::new(Heard(stream))).await?;
+        let heard = Heard::over(stream);
+        let taken = heard.taken();
+        let (sender, connection) = builder.handshake(TokioIo::new(heard)).await?;
         Ok(Box::new(Link {
             sender,
             connection,
@@ -68,6 +71,7 @@ where
             reused: false,
             parked: Instant::now(),
             socket,
+            taken,
         }))
     }
 
@@ -88,6 +92,7 @@ where
         request: Request<B>,
         is_late: impl Fn() -> bool,
     ) -> Result<Response<Incoming>, Broken<B>> {
+        self.taken.forget();
         let mut head = pin!(self.sender.try_send_request(request));
         poll_fn(|cx| {
             let ended = poll(&mut self.connection, &mut self.ended, cx);
@@ -104,6 +109,11 @@ where
             }
         })
         .await
+    }
+
+    /// Whether the other side can have read anything of the last request.
+    pub(crate) fn may_be_read(&self) -> bool {
+        self.taken.is_some()
     }
 
     /// The last answer is complete and the next request may be sent.
@@ -127,7 +137,7 @@ where
     /// The bare stream, and what was read of it beyond the response head, after a switch of protocols.
     pub(crate) fn into_stream(self) -> (S, Bytes) {
         let parts = self.connection.into_parts();
-        (parts.io.into_inner().0, parts.read_buf)
+        (parts.io.into_inner().into_stream(), parts.read_buf)
     }
 }
 
@@ -135,4 +145,39 @@ where
 fn poll<F: Future + Unpin>(connection: &mut F, ended: &mut bool, cx: &mut Context<'_>) -> bool {
     *ended = *ended || Pin::new(connection).poll(cx).is_ready();
     *ended
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::Empty;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::UnixStream;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_sent_to_one_that_left_is_known_to_be_unread() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let mut link = Link::<_, Empty<Bytes>>::over(ours).await.unwrap();
+        let get = || Request::get("/").body(Empty::new()).unwrap();
+        let serve = async {
+            theirs.read_buf(&mut Vec::with_capacity(1000)).await.unwrap();
+            theirs
+                .write_all(b"HTTP/1.1 204 No Content\r\n\r\n")
+                .await
+                .unwrap();
+        };
+        let (answer, ()) = tokio::join!(link.exchange(get(), || false), serve);
+        assert_eq!(answer.unwrap().status(), 204);
+        assert!(link.may_be_read());
+        // As far as the runtime knows it is open.
+        assert!(link.is_open(false).await);
+        drop(theirs);
+        let broken = link.exchange(get(), || false).await.unwrap_err();
+        assert!(
+            matches!(broken, Broken::Died(Some(_))),
+            "the request is spent: {broken:?}"
+        );
+        assert!(!link.may_be_read());
+    }
 }

@@ -102,6 +102,10 @@ pub(super) async fn forward(
                 }
                 request = *back;
             }
+            // As above, but the request is spent: another like it is at hand, or it can't be sent again.
+            Err(Broken::Died(_)) if link.reused && !link.may_be_read() && spare.is_some() => {
+                request = spare.expect("it was just seen");
+            }
             Err(Broken::Died(error)) => {
                 if let Some(fault) = Fault::of(watch) {
                     return Err(faulty(fault));
