@@ -119,6 +119,8 @@ enum What {
     Neighbours,
     /// What a refused request costs: a part of `overload`, alone.
     Refusals,
+    /// Functions that wait for others, at half to ten times of what they bear: a part of `overload`, alone.
+    Waiting,
     /// A call by a binding, beside the same call made directly.
     Binding,
     /// Requests while another program is put in place, beside the same without.
@@ -175,11 +177,14 @@ fn run(flags: &Flags) -> Outcome<()> {
         What::Overload,
         What::Neighbours,
         What::Refusals,
+        What::Waiting,
         What::Binding,
         What::Upgrade,
         What::Chaos,
     ] {
-        if flags.what == what || (flags.what == What::All && !matches!(what, What::Chaos | What::Refusals)) {
+        if flags.what == what
+            || (flags.what == What::All && !matches!(what, What::Chaos | What::Refusals | What::Waiting))
+        {
             for table in measure(what, flags, &artifacts)? {
                 if !flags.json {
                     println!("{table}");
@@ -215,6 +220,7 @@ fn measure(what: What, flags: &Flags, artifacts: &Artifacts) -> Outcome<Vec<Tabl
         What::Upgrade => Ok(vec![upgrade::measure(artifacts, flags.requests as usize)?]),
         What::Chaos => Ok(vec![chaos::measure(artifacts, &flags.chaos, flags.seed)?]),
         What::Refusals => Ok(vec![overload::refusals_alone(artifacts, flags.seed)?]),
+        What::Waiting => Ok(vec![overload::waiting_alone(artifacts, flags.seed)?]),
         What::Overload => overload::measure(artifacts, flags.seed),
         What::Contracts => Ok(vec![contracts::measure(artifacts, length)?]),
         What::Warm | What::All | What::Simulate => warm::measure(artifacts, length),

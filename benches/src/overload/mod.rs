@@ -36,3 +36,11 @@ pub(crate) fn measure(artifacts: &Artifacts, seed: u64) -> Outcome<Vec<Table>> {
         mishaps::measure(artifacts, capacity, seed)?,
     ])
 }
+
+/// The sweep over the I/O-bound function.
+///
+/// # Errors
+/// As [`measure`].
+pub(crate) fn waiting_alone(artifacts: &Artifacts, seed: u64) -> Outcome<Table> {
+    Ok(sweep::measure(artifacts, &sweep::io_bound(), seed)?.table)
+}

@@ -27,6 +27,10 @@ pub(crate) const ALL: &[Entry] = &[
         check: |offer, seeds| overload("io", scenario::io, offer, seeds),
     },
     Entry {
+        name: "rest",
+        check: rest,
+    },
+    Entry {
         name: "steady",
         check: steady,
     },
@@ -133,6 +137,29 @@ fn part(name: &'static str, family: Family, goal: f64, offer: f64, seeds: u64) -
             )
         })
         .collect()
+}
+
+/// Out of a rest: what is in flight by then says nothing yet of what it costs.
+fn rest(offer: f64, seeds: u64) -> Vec<Goal> {
+    let goal = |times: f64, goal: f64| {
+        let scenario = scenario::rest(times, offer);
+        let runs = runs(&scenario, Choice::Funcd, seeds);
+        let good = least(runs.iter().map(|books| goodput(books, loaded(&scenario)))) / capacity(&scenario);
+        Goal::at_least(
+            "rest",
+            format!("{times} × load: goodput ÷ capacity"),
+            good,
+            goal,
+            "",
+        )
+    };
+    vec![
+        goal(0.7, 0.69),
+        goal(1.0, 0.95),
+        goal(1.2, 0.95),
+        goal(2.0, 0.95),
+        goal(10.0, 0.9),
+    ]
 }
 
 fn classes(offer: f64, seeds: u64) -> Vec<Goal> {

@@ -34,6 +34,7 @@ fn host(offer: f64) -> Scenario {
         rare: None,
         io: vec![],
         deadline: 0.250,
+        leaves: false,
         streams: vec![],
         length: WARM + 20.0,
         concurrency: 100,
@@ -67,6 +68,19 @@ pub(crate) fn io(times: f64, offer: f64) -> Scenario {
         ..host(offer)
     };
     scenario.streams = vec![then(Class::Degraded, capacity(&scenario), times)];
+    scenario
+}
+
+/// The same, and nobody comes for a second before the load does, in the middle between two looks at the CPU.
+pub(crate) fn rest(times: f64, offer: f64) -> Scenario {
+    let mut scenario = io(times, offer);
+    let capacity = capacity(&scenario);
+    scenario.leaves = true;
+    scenario.streams[0].rate = vec![
+        (0.0, 0.7 * capacity),
+        (WARM - 1.05, 0.0),
+        (WARM - 0.05, times * capacity),
+    ];
     scenario
 }
 

@@ -26,6 +26,8 @@ pub(crate) struct Scenario {
     pub(crate) io: Vec<(f64, f64)>,
     /// How long a caller waits.
     pub(crate) deadline: f64,
+    /// Callers close their connections then, a moment before funcd gives up; the function works on for them, unseen.
+    pub(crate) leaves: bool,
     pub(crate) streams: Vec<Stream>,
     /// How long callers come; then what is left is finished.
     pub(crate) length: f64,

@@ -57,6 +57,8 @@ struct Request {
     retries: [u32; 2],
     /// The caller has its answer, or has left.
     is_over: bool,
+    /// Its place was given back when its caller left.
+    is_unseen: bool,
 }
 
 #[derive(Debug)]
@@ -81,6 +83,8 @@ pub(crate) struct World<'a> {
     offered: u32,
     books: Books,
     killed: usize,
+    /// Utilisation when it was looked at last: the launcher's answer can be a tick late.
+    told: f64,
 }
 
 fn value(steps: &[(f64, f64)], now: f64) -> f64 {
@@ -117,6 +121,7 @@ impl<'a> World<'a> {
             offered: 0,
             books: Books::default(),
             killed: 0,
+            told: 0.0,
         };
         for stream in 0..scenario.streams.len() {
             world.next_arrival(stream);
@@ -179,6 +184,7 @@ impl<'a> World<'a> {
                     generation: 0,
                     retries: [0; 2],
                     is_over: false,
+                    is_unseen: false,
                 });
                 self.arrive(request);
             }
@@ -210,7 +216,8 @@ impl<'a> World<'a> {
                 self.at(self.now + BIN, At::Bin);
             }
             At::Tick => {
-                let utilisation = self.cores.used() / 0.1 / self.scenario.cores;
+                let now = self.cores.used() / 0.1 / self.scenario.cores;
+                let utilisation = std::mem::replace(&mut self.told, now);
                 let mut told = Vec::new();
                 self.front.tick(utilisation, self.now, &mut told);
                 self.tell(told);
@@ -357,6 +364,9 @@ impl<'a> World<'a> {
         self.instances[this.instance].in_flight -= 1;
         let latency = self.now - this.dispatched;
         this.stage = Stage::Out;
+        if this.is_unseen {
+            return;
+        }
         if !this.is_over {
             self.over(request, true);
             self.front
@@ -386,9 +396,16 @@ impl<'a> World<'a> {
             // Its instance goes on with it.
             Stage::Cpu(_) | Stage::Io => {
                 let latency = self.now - this.dispatched;
-                self.front
-                    .ended(Outcome::Dropped, latency, self.now, &mut self.chance);
+                let outcome = match self.scenario.leaves {
+                    true => Outcome::Abandoned,
+                    false => Outcome::Dropped,
+                };
+                self.front.ended(outcome, latency, self.now, &mut self.chance);
                 self.again_elsewhere(request);
+                if self.scenario.leaves {
+                    self.requests[request].is_unseen = true;
+                    self.release();
+                }
             }
             Stage::Out => {}
         }
@@ -427,6 +444,7 @@ impl<'a> World<'a> {
             generation: 0,
             retries: [0, this.retries[1] + 1],
             is_over: true,
+            is_unseen: false,
         };
         self.requests.push(again);
         let pause = 0.1 * self.chance.unit();

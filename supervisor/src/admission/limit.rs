@@ -19,8 +19,6 @@ pub struct Window {
     pub left: u64,
     /// The most that were in flight at once.
     pub max_in_flight: u32,
-    /// How many are at its end.
-    pub in_flight: u32,
 }
 
 /// What a function has now.
@@ -54,8 +52,8 @@ pub struct Limit {
     window_began: Instant,
     /// Fewer than [`Limit::SPARSE`] requests a second: medians say nothing.
     sparse: bool,
-    /// How many were in flight at the last look, and may be until the next one, while there are so few.
-    in_flight: f64,
+    /// How many were in flight at the last looks, the newest first; and may be until the next one, while there are so few.
+    looks: [f64; 2],
     open: f64,
     /// It was slow for want of CPU once: what was learnt then holds after a rest too.
     strained: bool,
@@ -101,7 +99,7 @@ impl Limit {
             newest: 1.0,
             window_began: now,
             sparse: true,
-            in_flight: 0.0,
+            looks: [0.0; 2],
             open: first.max(f64::from(Self::BURST)),
             strained: false,
             gate: true,
@@ -136,8 +134,9 @@ impl Limit {
     /// Takes how many are in flight, every [`Limit::SHORTEST`] while there are any: the limit of a function that is asked seldom is so many
     /// and a burst; of one that has CPU to spare and was never short of it, so many and what it began with.
     pub fn look(&mut self, in_flight: u32) {
-        self.in_flight = f64::from(in_flight);
-        self.open = (f64::from(in_flight) + f64::from(Self::BURST)).max(self.room(in_flight));
+        let [newest, _] = self.looks;
+        self.looks = [f64::from(in_flight), newest];
+        self.open = (f64::from(in_flight) + f64::from(Self::BURST)).max(self.room());
     }
 
     /// Whether the window is to be closed, so many having ended in it.
@@ -153,7 +152,8 @@ impl Limit {
     /// dropped or left ≥ answered, u ≥ .8:   L = max(ready, ½ min(L, most in flight))
     /// dropped:                      L = max(ready, .9 L)
     /// u < .8:                       L = max(L, in flight · min(8, .8 ÷ u))
-    /// most in flight < L/2:         hold
+    /// most in flight < L/2, g = 1:  hold
+    /// most in flight < L/2, g < 1:  L = 2 · most in flight, and then
     /// else                          g = u < .8 ? 1 : clamp(1.5 b/s, .5, 1)
     ///                               L = .8 L + .2 (L·g + √L·(g = 1 ? 1 : ½)), and with s ≤ 1.1 b, u ≥ .8: 1.2 L;
     ///                               once it was slow for want of CPU, with u < .8, L < 2 × what it began with: 1.2 L
@@ -162,12 +162,17 @@ impl Limit {
     /// The first line: when half of what was let in comes too late for want of CPU, all of it soon does, and there is no median
     /// to go by any more: a tenth at a time would take seconds in which nothing is answered.
     ///
-    /// The third line: if n requests use u of the CPU, .8 n/u use .8 of it, so that many are no danger. n is what is in flight at the end
-    /// as well as at most: when a load ends, u is of a moment with fewer. Growth by √L alone takes
+    /// The third line: if n requests use u of the CPU, .8 n/u use .8 of it, so that many are no danger. n is the lesser of two looks: when
+    /// a load begins or ends, u is of a moment with fewer. Growth by √L alone takes
     /// five seconds from 8 to what a function needs that waits for others, and refuses meanwhile for no reason. So it grows by a fifth
     /// also while the CPU is busy (others may be who use it) and answers are as quick as the quickest: one step too many shows
     /// in the next window. And when an overload is over, until it is so high that an ordinary cluster of requests does not fill the queue
     /// for long enough to be taken for the next one.
+    ///
+    /// A limit that is never reached has to fall too when what is in flight is slow for want of CPU: or a load a little above what the
+    /// function bears would be late for ever, without one refusal.
+    ///
+    /// `b` is not learnt from a window in which a load begins.
     pub fn close(&mut self, window: &Window, places: Places, now: Instant) {
         let age = now.saturating_duration_since(self.window_began).as_secs_f64();
         self.window_began = now;
@@ -188,23 +193,32 @@ impl Limit {
         } else if is_dropped {
             self.value = (0.9 * self.value).max(low);
         } else if window.left == 0 {
-            let room = self.room(window.max_in_flight.min(window.in_flight));
-            self.value = self.value.max(room).min(high.max(low));
+            self.value = self.value.max(self.room()).min(high.max(low));
         }
         let Some(p50) = window.p50.filter(|_| !self.sparse) else {
             return;
         };
-        let least = self.least(p50, now);
+        // Most of those that have just come are still in flight: what was answered were the quickest of them.
+        let begins = self.looks.contains(&0.0) && self.looks[0] > window.samples as f64;
+        let least = match (begins, self.quickest()) {
+            (true, None) => return,
+            (true, Some(least)) => least.min(p50),
+            (false, _) => self.least(p50, now),
+        };
         if is_dropped {
-            return;
-        }
-        if f64::from(window.max_in_flight) < self.value / 2.0 {
             return;
         }
         let gradient = match self.is_saturated() {
             false => 1.0,
             true => (Self::TOLERANCE * least.as_secs_f64() / p50.as_secs_f64().max(1e-9)).clamp(0.5, 1.0),
         };
+        let most = f64::from(window.max_in_flight);
+        if most < self.value / 2.0 {
+            if gradient == 1.0 {
+                return;
+            }
+            self.value = (2.0 * most).max(low);
+        }
         // Callers leave: no reason to let more in, nor to go on letting in as many as made the others slow.
         if missed > 0 && gradient == 1.0 {
             return;
@@ -223,14 +237,15 @@ impl Limit {
         self.value = next.clamp(low, high.max(low));
     }
 
-    /// How many in flight leave the CPU unsaturated, judged by how many there were. By the newest utilisation too: the mean is late when
-    /// the load jumps.
-    fn room(&self, max_in_flight: u32) -> f64 {
+    /// How many in flight leave the CPU unsaturated, judged by how many there were all the time that the newest utilisation is of: it
+    /// can be told a tick late, and who has just come has used none yet. By the newest too: the mean is late when the load jumps.
+    fn room(&self) -> f64 {
         let busy = self.busy.unwrap_or(1.0).max(self.newest);
         if !self.room || !self.gate || busy >= Self::SATURATED {
             return 0.0;
         }
-        f64::from(max_in_flight) * (Self::SATURATED / busy.max(1e-3)).min(Self::ROOM)
+        let in_flight = self.looks.into_iter().fold(f64::INFINITY, f64::min);
+        in_flight * (Self::SATURATED / busy.max(1e-3)).min(Self::ROOM)
     }
 
     /// `b`, this median included. While the function is saturated, what was seen before it was is not forgotten: else a long
@@ -252,6 +267,11 @@ impl Limit {
         self.lows.front().map_or(p50, |&(_, low)| low)
     }
 
+    /// `b`; `None`: no window had a median yet.
+    pub fn quickest(&self) -> Option<Duration> {
+        self.lows.front().map(|&(_, low)| low)
+    }
+
     /// Whether latency means queueing. Unknown utilisation counts as saturated: a limit that errs low only queues.
     pub fn is_saturated(&self) -> bool {
         !self.gate || self.busy.is_none_or(|busy| busy >= Self::SATURATED)
@@ -264,7 +284,7 @@ impl Limit {
             true if self.is_heavy() => self.value.min(self.first),
             true if !self.strained => self.open.max(self.value),
             // What comes while neighbours keep it from the CPU for a moment need not queue.
-            false if !self.strained && self.has_cpu() => self.value.max(self.in_flight + self.first),
+            false if !self.strained && self.has_cpu() => self.value.max(self.looks[0] + self.first),
             _ => self.value,
         };
         (limit as u32).max(places.ready).min(places.total())

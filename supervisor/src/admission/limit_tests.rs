@@ -21,8 +21,12 @@ fn answered(p50: u64, in_flight: u32) -> Window {
         dropped: 0,
         left: 0,
         max_in_flight: in_flight,
-        in_flight,
     }
+}
+
+/// So many are in flight for longer than the newest utilisation is of.
+fn holds(limit: &mut Limit, in_flight: u32) {
+    (0..3).for_each(|_| limit.look(in_flight));
 }
 
 /// Closes `n` windows of 100 ms each, all alike.
@@ -31,8 +35,8 @@ fn windows(limit: &mut Limit, n: u32, p50: u64, busy: f64, now: &mut Instant) {
         *now += millis(100);
         limit.utilisation(busy);
         let max_in_flight = limit.now(PLACES);
-        let window = answered(p50, max_in_flight);
-        limit.close(&window, PLACES, *now);
+        holds(limit, max_in_flight);
+        limit.close(&answered(p50, max_in_flight), PLACES, *now);
     }
 }
 
@@ -74,8 +78,8 @@ fn with_cpu_to_spare_it_grows_at_once_and_never_past_it() {
     let learnt = |utilisations: &[f64]| {
         let mut limit = Limit::new(4.0, now);
         utilisations.iter().for_each(|&busy| limit.utilisation(busy));
-        let window = answered(50, 20);
-        limit.close(&window, PLACES, now + millis(100));
+        holds(&mut limit, 20);
+        limit.close(&answered(50, 20), PLACES, now + millis(100));
         limit.learnt()
     };
     // 20 use a quarter: 64 would use .8. Then the usual step: .2 · √64.
@@ -142,11 +146,7 @@ fn whoever_uses_little_of_its_cpu_is_not_held_at_what_it_began_with() {
         now += millis(100);
         limit.utilisation(busy);
         limit.look(2);
-        let window = Window {
-            in_flight: 2,
-            ..answered(2, 3)
-        };
-        limit.close(&window, PLACES, now);
+        limit.close(&answered(2, 3), PLACES, now);
         limit.now(PLACES)
     };
     // When its neighbours keep it from the CPU for a moment, what comes meanwhile does not queue.
@@ -207,11 +207,8 @@ fn when_an_overload_is_over_it_is_twice_what_it_began_with_within_a_second() {
     for _ in 0..10 {
         now += millis(100);
         limit.utilisation(0.7);
-        let window = Window {
-            in_flight: 1,
-            ..answered(12, limit.now(PLACES))
-        };
-        limit.close(&window, PLACES, now);
+        holds(&mut limit, 1);
+        limit.close(&answered(12, limit.now(PLACES)), PLACES, now);
     }
     assert!((15.0..=32.0).contains(&limit.learnt()), "{}", limit.learnt());
 }
@@ -255,13 +252,12 @@ fn the_end_of_a_load_is_no_reason_to_let_more_in() {
     let mut now = Instant::now();
     let mut limit = strained(&mut now);
     let before = limit.learnt();
-    let window = Window {
-        in_flight: 0,
-        ..answered(60, 40)
-    };
+    let window = answered(60, 40);
+    holds(&mut limit, 40);
     for _ in 0..5 {
         now += millis(100);
         limit.utilisation(0.05);
+        limit.look(0);
         limit.close(&window, PLACES, now);
     }
     assert!(limit.learnt() < before + 10.0, "{before} {}", limit.learnt());
@@ -276,9 +272,9 @@ fn the_end_of_a_load_is_no_reason_to_let_more_in() {
     limit.close(&rest, PLACES, now);
     assert!(limit.now(PLACES) < 100);
     // Unless they only wait.
+    holds(&mut limit, 30);
     limit.close(
         &Window {
-            in_flight: 30,
             max_in_flight: 30,
             ..rest
         },
@@ -286,6 +282,63 @@ fn the_end_of_a_load_is_no_reason_to_let_more_in() {
         now + millis(1000),
     );
     assert!(limit.now(PLACES) > 100);
+}
+
+#[test]
+fn who_has_just_come_says_nothing_of_what_may_come() {
+    let now = Instant::now();
+    let mut limit = Limit::new(4.0, now);
+    holds(&mut limit, 0);
+    limit.utilisation(0.05);
+    limit.look(40);
+    limit.close(&answered(50, 40), PLACES, now + millis(100));
+    assert!(limit.learnt() < 10.0, "{}", limit.learnt());
+    // The control: forty that were there all the time.
+    let mut held = Limit::new(4.0, now);
+    held.utilisation(0.05);
+    holds(&mut held, 40);
+    held.close(&answered(50, 40), PLACES, now + millis(100));
+    assert!(held.learnt() > 300.0, "{}", held.learnt());
+}
+
+#[test]
+fn one_that_is_never_reached_falls_while_answers_are_slow_for_want_of_cpu() {
+    let now = Instant::now();
+    let after = |busy: f64| {
+        let (mut limit, mut now) = (Limit::new(4.0, now), now);
+        windows(&mut limit, 1, 50, 0.5, &mut now);
+        limit.value = 400.0;
+        for _ in 0..10 {
+            now += millis(100);
+            limit.utilisation(busy);
+            holds(&mut limit, 120);
+            limit.close(&answered(200, 120), PLACES, now);
+        }
+        limit.learnt()
+    };
+    assert!(after(1.0) < 120.0, "{}", after(1.0));
+    // The control: they wait for something else.
+    assert!(after(0.3) >= 320.0, "{}", after(0.3));
+}
+
+#[test]
+fn the_quick_ones_of_a_beginning_are_no_measure() {
+    let mut now = Instant::now();
+    let mut limit = Limit::new(4.0, now);
+    windows(&mut limit, 5, 50, 0.5, &mut now);
+    let few = Window {
+        samples: 12,
+        ..answered(10, 30)
+    };
+    for in_flight in [0, 0, 30] {
+        limit.look(in_flight);
+    }
+    limit.close(&few, PLACES, now + millis(1000));
+    assert_eq!(limit.quickest(), Some(millis(50)));
+    // The control: they come all the time.
+    holds(&mut limit, 30);
+    limit.close(&few, PLACES, now + millis(2000));
+    assert_eq!(limit.quickest(), Some(millis(10)));
 }
 
 #[test]
@@ -298,7 +351,6 @@ fn when_nothing_is_answered_in_time_for_want_of_cpu_it_is_halved() {
         dropped: 25,
         left: 25,
         max_in_flight,
-        in_flight: max_in_flight,
     };
     limit.value = 400.0;
     limit.close(&late(300), PLACES, now + millis(100));
@@ -331,8 +383,9 @@ proptest! {
             now += millis(100);
             let places = Places { ready, concurrency: 10 };
             limit.utilisation(busy);
+            limit.look(max_in_flight);
             let p50 = (samples > 0).then_some(Duration::from_micros(micros));
-            limit.close(&Window { p50, samples, dropped, left, max_in_flight, in_flight: max_in_flight }, places, now);
+            limit.close(&Window { p50, samples, dropped, left, max_in_flight }, places, now);
             prop_assert!(limit.learnt().is_finite() && limit.learnt() >= 1.0);
             let allowed = limit.now(places);
             prop_assert!(allowed >= ready && allowed <= places.total());

@@ -162,6 +162,8 @@ pub struct Admission<W> {
     dropped: AtomicU64,
     /// Callers who left although they had waited for longer than an answer takes.
     left: AtomicU64,
+    /// What an answer takes at best, in microseconds; 0: unknown.
+    quickest: AtomicU64,
     /// The part that the breaker refuses, of 2³².
     refuse: AtomicU32,
     learnt: Mutex<Learnt>,
@@ -181,6 +183,7 @@ impl<W> Admission<W> {
             refused: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
             left: AtomicU64::new(0),
+            quickest: AtomicU64::new(0),
             refuse: AtomicU32::new(0),
             learnt: Mutex::new(Learnt::new(parts, cores, state, now)),
         };
@@ -229,7 +232,9 @@ impl<W> Admission<W> {
             Outcome::Dropped => drop(self.dropped.fetch_add(1, Ordering::Relaxed)),
             Outcome::Failed => {}
             Outcome::Abandoned => {
-                if self.gate.p50().is_none_or(|p50| latency > 2 * p50) && !latency.is_zero() {
+                // Measured by the best, not by the last median: of an overload that only the quick survive, that would hide it.
+                let quickest = Duration::from_micros(self.quickest.load(Ordering::Relaxed));
+                if !latency.is_zero() && latency > 2 * quickest {
                     self.left.fetch_add(1, Ordering::Relaxed);
                 }
                 return;
@@ -268,9 +273,11 @@ impl<W> Admission<W> {
                 dropped: self.dropped.swap(0, Ordering::Relaxed),
                 left: self.left.swap(0, Ordering::Relaxed),
                 max_in_flight: self.gate.take_highest(),
-                in_flight: self.gate.in_flight(),
             };
             learnt.close(&window, self.gate.limit(), now);
+            let quickest = learnt.limit.quickest().unwrap_or_default();
+            self.quickest
+                .store(quickest.as_micros() as u64, Ordering::Relaxed);
             let [ended, answered, refused] = std::array::from_fn(|i| counts[i] - learnt.told[i]);
             learnt.told = counts;
             // What came too late for want of CPU is for the limit to mend: the breaker would refuse for two minutes what a smaller
@@ -304,6 +311,7 @@ impl<W> Admission<W> {
         learnt.told = told;
         learnt.budget = Budget::new(told[0], now);
         self.latencies.take();
+        self.quickest.store(0, Ordering::Relaxed);
         self.refuse.store(0, Ordering::Relaxed);
         self.gate.set(&learnt.setting(), now, verdicts);
     }
