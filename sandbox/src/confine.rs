@@ -83,6 +83,45 @@ pub struct Confinement {
     pub first_out_of_memory: bool,
 }
 
+impl Confinement {
+    /// A process of funcd's own, which confines itself: it has what this one has, and `listener` as descriptor 3.
+    pub(crate) fn none(
+        executable: RawFd,
+        args: Vec<CString>,
+        env: Vec<CString>,
+        stdout: RawFd,
+        listener: RawFd,
+    ) -> Confinement {
+        Confinement {
+            executable,
+            artifact_path: None,
+            args,
+            env,
+            stdin: None,
+            stdout,
+            stderr: libc::STDERR_FILENO,
+            listener: Some(listener),
+            exchange: None,
+            takes_variables: false,
+            cgroup: None,
+            tasks: Vec::new(),
+            network: None,
+            loopback: false,
+            read: Vec::new(),
+            links: Vec::new(),
+            credentials: None,
+            write: Vec::new(),
+            mounts: None,
+            pid_namespace: false,
+            rlimits: Vec::new(),
+            identity: None,
+            landlock_abi: None,
+            seccomp: false,
+            first_out_of_memory: false,
+        }
+    }
+}
+
 /// The root of an instance: a read-only tmpfs that holds the grants, `/tmp` and a minimal `/dev`.
 #[derive(Debug, Clone, Default)]
 pub struct Mounts {

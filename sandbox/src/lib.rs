@@ -10,6 +10,7 @@ pub mod exit;
 mod floor;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
+mod known;
 mod landlock;
 pub mod launcher;
 mod mounts;

@@ -8,10 +8,11 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use ring::digest::{Context, SHA256};
 
+use crate::known::{self, Known};
 use crate::spec::Digest;
 use crate::sys::process;
 use crate::wire::StoreError;
@@ -30,6 +31,7 @@ const FRESH: Duration = Duration::from_secs(60);
 pub(crate) struct Store {
     dir: PathBuf,
     fresh: HashMap<Digest, Instant>,
+    known: Known,
     copies: u64,
 }
 
@@ -68,15 +70,27 @@ impl Store {
         Ok(Store {
             dir: dir.to_path_buf(),
             fresh: HashMap::new(),
+            known: Known::default(),
             copies: 0,
         })
     }
 
-    /// Looks at a file that a supervisor sent and begins to copy it. Its position is neither used nor moved.
+    /// The same with what another launcher knew.
+    pub(crate) fn knowing(mut self, carried: known::Carried) -> Store {
+        self.known = Known::again(carried);
+        self
+    }
+
+    /// What the next launcher is to know.
+    pub(crate) fn carry(&self) -> known::Carried {
+        self.known.carry()
+    }
+
+    /// Looks at a file that a supervisor sent, and begins to copy it if it is not stored already. Its position is neither used nor moved.
     ///
     /// # Errors
     /// When somebody writes it now, or it is nothing that can be stored.
-    pub(crate) fn begin(&mut self, source: OwnedFd) -> Result<Copy, StoreError> {
+    pub(crate) fn begin(&mut self, source: OwnedFd) -> Result<Progress, StoreError> {
         let source = File::from(source);
         let before = source.metadata().map_err(|e| refused("can't be looked at", &e))?;
         check(&before)?;
@@ -86,6 +100,14 @@ impl Store {
             // Another user's file without CAP_LEASE, or a file system without leases: the comparison after the copy stays.
             Err(_) => {}
         }
+        if let Some(digest) = self.known.digest(&before)
+            && self.holds(&digest, before.size())
+            // Who may not read it learns nothing of it.
+            && source.read_at(&mut [0], 0).is_ok()
+        {
+            self.fresh.insert(digest, Instant::now());
+            return Ok(Progress::Stored(digest, before.size()));
+        }
         self.copies += 1;
         let path = self.dir.join(format!(".copy-{}", self.copies));
         let target = OpenOptions::new()
@@ -94,7 +116,7 @@ impl Store {
             .mode(0o600)
             .open(&path)
             .map_err(storing)?;
-        Ok(Copy {
+        Ok(Progress::More(Box::new(Copy {
             source,
             target,
             path,
@@ -102,7 +124,7 @@ impl Store {
             hash: Context::new(&SHA256),
             head: [0; 2],
             done: 0,
-        })
+        })))
     }
 
     /// Copies one step, with `buffer` of [`STEP`] bytes.
@@ -156,7 +178,8 @@ impl Store {
         let digest = Digest(hash.as_ref().try_into().expect("a SHA-256 has 32 bytes"));
         let path = self.path(&digest);
         self.fresh.insert(digest, Instant::now());
-        if fs::symlink_metadata(&path).is_ok_and(|there| there.is_file() && there.size() == copy.done) {
+        self.known.note(&after, digest, SystemTime::now());
+        if self.holds(&digest, copy.done) {
             return Ok(Progress::Stored(digest, copy.done));
         }
         // An interpreter must be able to read its script; nobody needs to read an executable to run it.
@@ -167,6 +190,10 @@ impl Store {
         copy.target.sync_all().map_err(storing)?;
         fs::rename(&copy.path, &path).map_err(storing)?;
         Ok(Progress::Stored(digest, copy.done))
+    }
+
+    fn holds(&self, digest: &Digest, size: u64) -> bool {
+        fs::symlink_metadata(self.path(digest)).is_ok_and(|there| there.is_file() && there.size() == size)
     }
 
     /// Opens a stored executable, only to execute it.
@@ -190,6 +217,9 @@ impl Store {
     /// When the folder can't be read.
     pub(crate) fn retain(&mut self, keep: impl Fn(&Digest) -> bool) -> io::Result<()> {
         self.fresh.retain(|_, since| since.elapsed() < FRESH);
+        let fresh = &self.fresh;
+        self.known
+            .retain(|digest| keep(digest) || fresh.contains_key(digest));
         for entry in fs::read_dir(&self.dir)? {
             let entry = entry?;
             let Some(digest) = entry.file_name().to_str().and_then(parse_digest) else {
@@ -305,16 +335,15 @@ mod tests {
         }
 
         fn copy_once(&mut self, path: &Path) -> Result<(Digest, u64), StoreError> {
-            let copy = self.store.begin(File::open(path).unwrap().into())?;
-            self.run(copy)
+            let begun = self.store.begin(File::open(path).unwrap().into())?;
+            self.run(begun)
         }
 
-        fn run(&mut self, copy: Copy) -> Result<(Digest, u64), StoreError> {
+        fn run(&mut self, mut progress: Progress) -> Result<(Digest, u64), StoreError> {
             let mut buffer = vec![0; STEP];
-            let mut copy = Box::new(copy);
             loop {
-                match self.store.step(copy, &mut buffer)? {
-                    Progress::More(more) => copy = more,
+                match progress {
+                    Progress::More(copy) => progress = self.store.step(copy, &mut buffer)?,
                     Progress::Stored(digest, size) => return Ok((digest, size)),
                 }
             }
@@ -417,6 +446,43 @@ mod tests {
     }
 
     #[test]
+    fn what_is_stored_already_is_not_read_again() {
+        let mut case = Case::new();
+        let path = case.file(b"program", 0o755);
+        let (digest, size) = case.copy(&path).unwrap();
+        // As if it had been stored long after it was written.
+        let later = SystemTime::now() + Duration::from_secs(10);
+        case.store
+            .known
+            .note(&fs::metadata(&path).unwrap(), digest, later);
+        let begun = |case: &mut Case| loop {
+            match case.store.begin(File::open(&path).unwrap().into()) {
+                Err(StoreError::BeingWritten) => std::thread::yield_now(),
+                other => return other.unwrap(),
+            }
+        };
+        let Progress::Stored(at_once, length) = begun(&mut case) else {
+            panic!("it is read again");
+        };
+        assert_eq!((at_once, length), (digest, size));
+        // Only where it may be read.
+        let mut options = OpenOptions::new();
+        let only_path = options.read(true).custom_flags(libc::O_PATH).open(&path).unwrap();
+        assert!(!matches!(
+            case.store.begin(only_path.into()),
+            Ok(Progress::Stored(..))
+        ));
+        // When it is gone from the store, it is stored again.
+        fs::remove_file(case.store.path(&digest)).unwrap();
+        assert!(matches!(begun(&mut case), Progress::More(_)));
+        assert_eq!(case.copy(&path).unwrap(), (digest, size));
+        // And when it has changed.
+        case.file(b"another", 0o755);
+        assert!(matches!(begun(&mut case), Progress::More(_)));
+        assert_ne!(case.copy(&path).unwrap().0, digest);
+    }
+
+    #[test]
     fn a_file_that_somebody_writes_is_not_stored() {
         let mut case = Case::new();
         let path = case.file(b"half", 0o755);
@@ -433,7 +499,8 @@ mod tests {
         let copy = loop {
             match case.store.begin(File::open(&path).unwrap().into()) {
                 Err(StoreError::BeingWritten) => std::thread::yield_now(),
-                other => break Box::new(other.unwrap()),
+                Ok(Progress::More(copy)) => break copy,
+                other => panic!("{other:?}"),
             }
         };
         let mut buffer = vec![0; STEP];
@@ -446,7 +513,7 @@ mod tests {
             .unwrap()
             .write_all(b"more")
             .unwrap();
-        assert_eq!(case.run(*copy), Err(StoreError::Changed));
+        assert_eq!(case.run(Progress::More(copy)), Err(StoreError::Changed));
         assert!(case.names().is_empty());
     }
 

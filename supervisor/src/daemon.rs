@@ -251,7 +251,9 @@ async fn run(
 
     let house = runtime().map_err(supervisor("the runtime of the house"))?;
     let logs = Logs::with_journal(logs, house.handle().clone(), journal);
-    let options = catalog::Options::new(&config.functions, config.rescan, defaults.clone());
+    let mut options = catalog::Options::new(&config.functions, config.rescan, defaults.clone());
+    // What was dropped a moment ago is served by the supervisor before this one.
+    options.is_patient = !handover.alone;
     let (catalog, catalog_handle) = Catalog::start(functions, options);
     let (changed, changes) = mpsc::unbounded_channel();
     let (entries, entries_seen) = watch::channel(BTreeMap::new());

@@ -29,9 +29,13 @@ host() {
     return "$code"
 }
 
-# poll SECONDS COMMAND…: repeats the command until it succeeds. The bound is for a machine that hangs; nothing is timed.
+# unload: ends the load outside; how many were answered is told.
+unload() { local came; came=$(host unload); local code=$?; echo "$came"; note "under load: $came"; return $code; }
+
+# poll SECONDS COMMAND…: repeats the command until it succeeds; an emulated machine that shares its cores gets four times as long. The
+# bound is for one that hangs; nothing is timed.
 poll() {
-    local end=$((SECONDS + $1))
+    local end=$((SECONDS + 4 * $1))
     shift
     until "$@"; do
         [ "$SECONDS" -lt "$end" ] || return 1

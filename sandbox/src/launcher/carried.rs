@@ -21,13 +21,14 @@ use super::{Host, LauncherError, folders, secrets};
 use crate::cgroup::{self, CarriedLeaf};
 use crate::confine::standby;
 use crate::exit::Exit;
+use crate::known;
 use crate::sandbox;
 use crate::spec::{Digest, InstanceId};
 use crate::sys;
 use crate::wire::{Descriptor, Spent};
 
 /// The version of the document. It goes up with each change of it.
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 /// The oldest version that this program can read.
 pub(super) const OLDEST: u32 = 1;
 /// The oldest version that can read what this program writes: from there an upgrade can come here, and go back.
@@ -83,6 +84,9 @@ pub(super) struct Document {
     pub(super) tree: cgroup::Carried,
     #[serde(default)]
     pub(super) secrets: secrets::Carried,
+    /// Since version 2.
+    #[serde(default)]
+    pub(super) known: known::Carried,
     pub(super) instances: Vec<Instance>,
     #[serde(default)]
     pub(super) leaving: Vec<Leaving>,

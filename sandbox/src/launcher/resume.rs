@@ -83,7 +83,9 @@ fn rebuild(carried: &Carried, mut host: Host) -> Result<Launcher, LauncherError>
     let mut own = |fd: RawFd| carried.own(fd);
     let folders = Folders::again(&host, &document.folders, &mut own).map_err(broken)?;
     let uids = Uids::load(&folders.uids, host.uid_first, host.uid_count)?;
-    let store = Store::open(&folders.store).map_err(broken)?;
+    let store = Store::open(&folders.store)
+        .map_err(broken)?
+        .knowing(document.known.clone());
     let descriptors = document.descriptors.iter();
     let descriptors: io::Result<Vec<_>> = descriptors
         .map(|(kind, fd)| Ok((*kind, carried.shared(*fd)?)))

@@ -319,10 +319,7 @@ impl Launcher {
 
     fn copy(&mut self, asker: u32, ticket: u64, state: CopyState) {
         let progress = match state {
-            CopyState::Waiting(source) => self
-                .store
-                .begin(source)
-                .map(|copy| Progress::More(Box::new(copy))),
+            CopyState::Waiting(source) => self.store.begin(source),
             CopyState::Running(copy) => match self
                 .buffer
                 .try_reserve_exact(STEP.saturating_sub(self.buffer.len()))

@@ -101,33 +101,15 @@ impl Supervisor {
         )
         .map_err(|e| failed(e.to_string()))?;
         let executable = open_program(host).map_err(|e| failed(e.to_string()))?;
+        let args = host.program.clone();
+        let (program, socket) = (executable.as_raw_fd(), theirs.as_raw_fd());
+        // It confines itself further once it has opened what it needs; see `own`.
         let spawned = confine::spawn(&Confinement {
-            executable: executable.as_raw_fd(),
-            artifact_path: None,
-            args: host.program.clone(),
-            env: environment(),
-            stdin: None,
-            stdout: libc::STDERR_FILENO,
-            stderr: libc::STDERR_FILENO,
-            listener: Some(theirs.as_raw_fd()),
-            exchange: None,
-            takes_variables: false,
             cgroup: tree.supervisor(),
             tasks: tree.supervisor_tasks(),
-            network: None,
-            loopback: false,
-            read: Vec::new(),
-            links: Vec::new(),
-            credentials: None,
-            write: Vec::new(),
-            mounts: None,
-            pid_namespace: false,
             rlimits: rlimits(),
             identity: host.supervisor,
-            // It confines itself further once it has opened what it needs; see `own`.
-            landlock_abi: None,
-            seccomp: false,
-            first_out_of_memory: false,
+            ..Confinement::none(program, args, environment(), libc::STDERR_FILENO, socket)
         })
         .map_err(|failure| {
             let why = nix::errno::Errno::from_raw(failure.errno).desc();

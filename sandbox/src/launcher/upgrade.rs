@@ -153,33 +153,17 @@ impl Launcher {
         ];
         let first = 1.min(args.len());
         args.splice(first..first, question);
+        let (program_fd, says_fd) = (program.as_raw_fd(), says.as_raw_fd());
+        // It reads the configuration, as the launcher does; but holds none of its capabilities.
         let child = confine::spawn(&Confinement {
-            executable: program.as_raw_fd(),
-            artifact_path: None,
-            args,
-            env: supervisor::environment(),
-            stdin: None,
-            stdout: says.as_raw_fd(),
-            stderr: libc::STDERR_FILENO,
-            listener: Some(memory.as_raw_fd()),
-            exchange: None,
-            takes_variables: false,
-            cgroup: None,
-            tasks: Vec::new(),
-            network: None,
-            loopback: false,
-            read: Vec::new(),
-            links: Vec::new(),
-            credentials: None,
-            write: Vec::new(),
-            mounts: None,
-            pid_namespace: false,
             rlimits: supervisor::rlimits(),
-            // It reads the configuration, as the launcher does; but holds none of its capabilities.
-            identity: None,
-            landlock_abi: None,
-            seccomp: false,
-            first_out_of_memory: false,
+            ..Confinement::none(
+                program_fd,
+                args,
+                supervisor::environment(),
+                says_fd,
+                memory.as_raw_fd(),
+            )
         })
         .map_err(|failure| {
             let why = nix::errno::Errno::from_raw(failure.errno).desc();
@@ -467,6 +451,7 @@ impl Launcher {
             folders,
             tree: tree.carry(&self.pool),
             secrets: self.secrets.carry(),
+            known: self.store.carry(),
             instances,
             leaving: leaving.collect(),
             short_of_memory: self.short_of_memory.iter().map(|(id, _)| *id).collect(),

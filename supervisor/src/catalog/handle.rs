@@ -27,6 +27,8 @@ pub struct Options {
     pub max_executable: u64,
     /// Who reads the files, for reasons that say so.
     pub user: String,
+    /// The first entries are told when nothing is settling that was there: somebody else serves it meanwhile.
+    pub is_patient: bool,
 }
 
 impl Options {
@@ -42,6 +44,7 @@ impl Options {
             max_entries: 20_000,
             max_executable: 2 << 30,
             user: user.map_or_else(|| uid.to_string(), |user| user.name),
+            is_patient: false,
         }
     }
 }

@@ -428,6 +428,13 @@ impl Settle {
         }
     }
 
+    /// Whether an entry that may become a function is to be looked at by then.
+    pub fn awaits(&self, until: Instant) -> bool {
+        let mut entries = self.entries.values();
+        entries
+            .any(|it| matches!(it.status, Entry::Settling { .. }) && it.due.is_some_and(|due| due <= until))
+    }
+
     /// All entries, if anything about them changed since the last call. Names that are no plain text are shown escaped.
     pub fn take_entries(&mut self) -> Option<BTreeMap<String, Entry>> {
         if !std::mem::take(&mut self.changed) {

@@ -47,7 +47,9 @@ pub struct Catalog {
     slots: Arc<Semaphore>,
     answers: mpsc::UnboundedReceiver<Answer>,
     shown: Option<BTreeMap<String, Entry>>,
-    /// Everything was looked at once: before, nothing may be taken for absent.
+    /// When everything was looked at once.
+    listed: Option<Instant>,
+    /// The first entries can be told: before, nothing may be taken for absent.
     complete: bool,
 }
 
@@ -71,6 +73,7 @@ impl Catalog {
             slots: Arc::new(Semaphore::new(OUTSTANDING)),
             answers,
             shown: None,
+            listed: None,
             complete: false,
             options,
         };
@@ -260,7 +263,13 @@ impl Catalog {
             }
             tokio::task::yield_now().await;
         }
-        self.complete = true;
+        self.listed.get_or_insert_with(now);
+    }
+
+    fn is_complete(&self) -> bool {
+        let settled = |listed| !self.settle.awaits(listed + self.options.rules.unseen);
+        self.listed
+            .is_some_and(|listed| !self.options.is_patient || settled(listed))
     }
 
     fn lose_home(&mut self) {
@@ -340,6 +349,7 @@ impl Catalog {
 
     /// Tells the daemon the entries when they changed; logs and counts refusals.
     fn publish(&mut self, changes: &mpsc::UnboundedSender<Change>) {
+        self.complete = self.complete || self.is_complete();
         if !self.complete {
             return;
         }

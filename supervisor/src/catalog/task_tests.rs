@@ -137,6 +137,25 @@ fn content(candidate: &Candidate) -> Vec<u8> {
 }
 
 #[tokio::test]
+async fn who_is_patient_tells_first_what_has_settled() {
+    for is_patient in [true, false] {
+        let fill = |home: &Path| {
+            write(&home.join("fresh"), SCRIPT);
+            // Its name says that it is not to be waited for.
+            write(&home.join("other.part"), SCRIPT);
+        };
+        let mut bench = Bench::start_with(fill, |options| {
+            options.is_patient = is_patient;
+            options.rules.unseen = Duration::from_secs(1);
+        });
+        bench.until_running().await;
+        let fresh = bench.entries.as_ref().unwrap().get("fresh").cloned();
+        assert_eq!(fresh == Some(Entry::Accepted), is_patient, "{fresh:?}");
+        assert_eq!(bench.deploy().await.name.as_str(), "fresh");
+    }
+}
+
+#[tokio::test]
 async fn the_first_entries_are_complete() {
     let mut bench = Bench::start(|folder| {
         write(&folder.join("hello"), SCRIPT);

@@ -313,11 +313,16 @@ async fn read_all(
     stream: Stream,
     (pipe, mut stopped): (OwnedFd, watch::Receiver<bool>),
 ) {
+    let mut splitter = Splitter::default();
     let read = tokio::select! {
         biased;
         _ = stopped.wait_for(|stopped| *stopped) => Ok(()),
-        read = read_lines(&log, &writer, stream, pipe) => read,
+        read = read_lines(&log, &writer, stream, pipe, &mut splitter) => read,
     };
+    // Whoever reads the pipe from here on can't know what was read of a line.
+    splitter.leave(&mut |piece| {
+        log.take(&writer, stream, piece, Instant::now());
+    });
     if let Err(error) = read {
         tracing::warn!(
             function = %writer.function, instance = %writer.instance, stream = stream.as_str(), %error,
@@ -327,9 +332,14 @@ async fn read_all(
     log.end();
 }
 
-async fn read_lines(log: &FunctionLog, writer: &Writer, stream: Stream, pipe: OwnedFd) -> io::Result<()> {
+async fn read_lines(
+    log: &FunctionLog,
+    writer: &Writer,
+    stream: Stream,
+    pipe: OwnedFd,
+    splitter: &mut Splitter,
+) -> io::Result<()> {
     let pipe = pipe::Receiver::from_owned_fd(pipe)?;
-    let mut splitter = Splitter::default();
     loop {
         let waiting_summary = log.lock().dropped.is_some();
         if waiting_summary {
@@ -344,7 +354,7 @@ async fn read_lines(log: &FunctionLog, writer: &Writer, stream: Stream, pipe: Ow
         let now = Instant::now();
         let mut flooded = false;
         let mut each = |piece: Piece<'_>| flooded |= !log.take(writer, stream, piece, now);
-        match read_chunk(&pipe, &mut splitter, &mut each) {
+        match read_chunk(&pipe, splitter, &mut each) {
             Ok(0) => {
                 splitter.finish(&mut each);
                 return Ok(());

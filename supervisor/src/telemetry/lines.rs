@@ -37,13 +37,22 @@ impl Splitter {
 
     /// The stream has ended: gives what is left of a line without newline to `each`.
     pub fn finish(&mut self, each: &mut dyn FnMut(Piece<'_>)) {
-        if !self.held.is_empty() {
+        self.give(false, each);
+    }
+
+    /// Somebody else reads on: gives what is left of a line to `each`, as one that continues.
+    pub fn leave(&mut self, each: &mut dyn FnMut(Piece<'_>)) {
+        self.give(true, each);
+    }
+
+    fn give(&mut self, continues: bool, each: &mut dyn FnMut(Piece<'_>)) {
+        let held = std::mem::take(&mut self.held);
+        if !held.is_empty() {
             each(Piece {
-                bytes: &self.held,
-                continues: false,
+                bytes: &held,
+                continues,
             });
         }
-        self.held = Vec::new();
     }
 
     fn take(&mut self, mut bytes: &[u8], each: &mut dyn FnMut(Piece<'_>)) {
@@ -98,6 +107,18 @@ mod tests {
         ];
         assert_eq!(split(&[b"one\n\ntwo\r\nend"]), expected);
         assert_eq!(split(&[b"on", b"e", b"\n", b"\ntwo\r", b"\nen", b"d"]), expected);
+    }
+
+    #[test]
+    fn what_somebody_else_reads_on_is_marked() {
+        let mut pieces = Vec::new();
+        let mut splitter = Splitter::default();
+        let mut each = |piece: Piece<'_>| pieces.push((piece.bytes.to_vec(), piece.continues));
+        splitter.feed(b"whole\nhalf", &mut each);
+        splitter.leave(&mut each);
+        // Nothing is told twice.
+        splitter.finish(&mut each);
+        assert_eq!(pieces, vec![(b"whole".to_vec(), false), (b"half".to_vec(), true)]);
     }
 
     #[test]

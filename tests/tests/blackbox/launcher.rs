@@ -1,6 +1,7 @@
 //! What outlives what: the supervisor may die, the launcher may die, two hosts may live side by side.
 
 use std::net::TcpListener;
+use std::process::ExitStatus;
 
 use funcd_tests::host::{Host, Plan};
 use funcd_tests::http::{Connection, Request};
@@ -150,26 +151,31 @@ fn nothing_outlives_the_launcher() {
     assert_eq!(belongings.left(), [""; 0]);
 }
 
-fn sigterm_lets_requests_finish() {
-    let host = Host::start();
+/// Stops a host while it answers a request, which it finishes; how that ended which had started it.
+pub(crate) fn stopped(host: &Host, stop: impl FnOnce()) -> ExitStatus {
     host.deploy("slow", "slow", "");
     let mut caller = host.connect();
     caller
         .send_head(&Request::get("/slow/stream?ms=100&n=10"))
         .unwrap();
     assert_eq!(caller.head().unwrap().status, 200);
-    assert_eq!(caller.chunk().unwrap(), b"piece 0\n");
-    host.signal(Signal::SIGTERM);
-    let mut pieces = 1;
-    while !caller
-        .chunk()
-        .unwrap_or_else(|error| panic!("{error}\n{}", host.log_tail()))
-        .is_empty()
-    {
+    stop();
+    let mut pieces = 0;
+    let mut next = || {
+        caller
+            .chunk()
+            .unwrap_or_else(|error| panic!("{error}\n{}", host.log_tail()))
+    };
+    while !next().is_empty() {
         pieces += 1;
     }
-    assert_eq!(pieces, 10);
-    let status = host.wait_ended();
+    assert_eq!(pieces, 10, "{}", host.log_tail());
+    host.wait_ended()
+}
+
+fn sigterm_lets_requests_finish() {
+    let host = Host::start();
+    let status = stopped(&host, || host.signal(Signal::SIGTERM));
     assert_eq!(status.code(), Some(0), "{}", host.log_tail());
 }
 

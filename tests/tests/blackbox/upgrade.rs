@@ -35,6 +35,7 @@ pub(crate) fn register(suite: &mut Suite) {
         while_the_one_before_drains_the_host_is_ready_and_who_asks_is_answered,
         what_is_under_way_is_finished_by_the_one_before,
         what_is_cold_is_started_meanwhile,
+        what_was_dropped_just_before_is_served,
         a_websocket_lives_on_until_the_drain_ends,
         ends_are_seen_and_output_is_kept_afterwards,
         a_lambda_function_is_asked_on: &[Need::Property("network")],
@@ -118,6 +119,18 @@ fn upgrades_under_load_lose_nothing() {
         "none was restarted"
     );
     assert!(host.launcher().is_alive(), "the launcher has the same pid");
+}
+
+fn what_was_dropped_just_before_is_served() {
+    let host = Plan::new().own_program().start();
+    host.deploy("one", "hello", "");
+    put_program(host.path(), &artifacts::funcd());
+    for late in ["two", "three", "four"] {
+        host.drop_in(late, &artifacts::example("hello"));
+        upgrade_ok(&host);
+        // At once: nobody saw the new supervisor without it.
+        host.get_ok(&format!("/{late}/"));
+    }
 }
 
 fn sighup_upgrades_too() {

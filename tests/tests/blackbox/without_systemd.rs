@@ -1,15 +1,17 @@
 //! Hosts that something else than systemd starts: a shell, runit, s6, a container's init, or nobody at all, as PID 1.
 
 use std::path::Path;
-use std::process::{Command, ExitStatus};
+use std::process::Command;
 
-use funcd_tests::host::{Host, Plan};
+use funcd_tests::host::Plan;
 use funcd_tests::http::{Connection, Request};
 use funcd_tests::need::Need;
 use funcd_tests::process::Process;
 use funcd_tests::suite::Suite;
 use funcd_tests::{artifacts, eventually, until};
 use nix::sys::signal::Signal;
+
+use super::launcher::stopped;
 
 pub(crate) fn register(suite: &mut Suite) {
     funcd_tests::tests!(suite, "without_systemd", [
@@ -26,28 +28,6 @@ pub(crate) fn register(suite: &mut Suite) {
         doctor_says_what_a_container_without_cgroups_loses: &[Need::Root, Need::Program("unshare")],
         doctor_says_whether_there_is_systemd: &[Need::Root, Need::Program("unshare")],
     ]);
-}
-
-/// Stops a host while it answers a request, which it finishes; how that ended which had started it.
-fn stopped(host: &Host, stop: impl FnOnce()) -> ExitStatus {
-    host.deploy("slow", "slow", "");
-    let mut caller = host.connect();
-    caller
-        .send_head(&Request::get("/slow/stream?ms=100&n=10"))
-        .unwrap();
-    assert_eq!(caller.head().unwrap().status, 200);
-    stop();
-    let mut pieces = 0;
-    let mut next = || {
-        caller
-            .chunk()
-            .unwrap_or_else(|error| panic!("{error}\n{}", host.log_tail()))
-    };
-    while !next().is_empty() {
-        pieces += 1;
-    }
-    assert_eq!(pieces, 10, "{}", host.log_tail());
-    host.wait_ended()
 }
 
 fn a_shell_is_told_how_it_ended() {

@@ -10,7 +10,7 @@ check "it is the newer one" grep -q '^99' <<<"$(dpkg-query -W -f '${Version}' fu
 check "the unit is active" poll 60 systemctl is-active --quiet funcd
 check "another supervisor serves" poll 60 eval 'new=$(pgrep -P "$(main_pid)" -f supervisor | head -n 1) && [ "$new" != "$supervisor" ]'
 check "callers outside are answered" host get 8080 vm /lively/
-check "no request failed" host unload
+check "no request failed" unload
 check "the function is the same process" [ "$(instance lively)" = "$lively" ]
 check "the main process is the same" [ "$(main_pid)" = "$main" ]
 check "what runs is the file that is installed" eval 'for pid in $(main_pid) $(pgrep -P "$(main_pid)" -f supervisor); do cmp "/proc/$pid/exe" /usr/bin/funcd || exit 1; [ ! -e "/proc/$pid/exe" ] || readlink "/proc/$pid/exe"; done'
