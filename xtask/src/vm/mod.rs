@@ -57,12 +57,12 @@ pub(crate) struct Vm {
 const FAILED: u8 = 1;
 /// A release took longer than it may.
 const TIMED_OUT: u8 = 124;
-/// A virtual machine ended before its tests did: says nothing of funcd.
+/// A virtual machine could not be made, or ended before its tests did: says nothing of funcd.
 const DIED: u8 = 125;
 
 impl Vm {
     /// Does it. Exits with 0 when every check held, 1 when one did not, 124 after a time-out, 125 when a virtual
-    /// machine died.
+    /// machine died or could not be made.
     ///
     /// # Errors
     /// What, where, why and what to do.
@@ -94,7 +94,14 @@ impl Vm {
         let began = Instant::now();
         let mut images = Vec::new();
         for release in releases {
-            images.push(image::ready(&folder, release, self.fresh)?);
+            match image::ready(&folder, release, self.fresh) {
+                Ok(image) => images.push(image),
+                // No mirror, no room: nothing was tested.
+                Err(why) => {
+                    eprintln!("vm: {why}");
+                    return Ok(ExitCode::from(DIED));
+                }
+            }
         }
         let building = Instant::now();
         let payload = payload::stage(&folder, self.binary.as_deref())?;
