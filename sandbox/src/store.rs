@@ -10,6 +10,8 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
+use nix::sys::statfs::{FUSE_SUPER_MAGIC, fstatfs};
+use nix::sys::statvfs::{FsFlags, fstatvfs};
 use ring::digest::{Context, SHA256};
 
 use crate::known::{self, Known};
@@ -41,6 +43,7 @@ pub(crate) struct Copy {
     target: File,
     path: PathBuf,
     before: fs::Metadata,
+    began: SystemTime,
     hash: Context,
     head: [u8; 2],
     done: u64,
@@ -92,6 +95,7 @@ impl Store {
     /// When somebody writes it now, or it is nothing that can be stored.
     pub(crate) fn begin(&mut self, source: OwnedFd) -> Result<Progress, StoreError> {
         let source = File::from(source);
+        let began = SystemTime::now();
         let before = source.metadata().map_err(|e| refused("can't be looked at", &e))?;
         check(&before)?;
         match process::try_lease(source.as_fd()) {
@@ -121,6 +125,7 @@ impl Store {
             target,
             path,
             before,
+            began,
             hash: Context::new(&SHA256),
             head: [0; 2],
             done: 0,
@@ -178,7 +183,9 @@ impl Store {
         let digest = Digest(hash.as_ref().try_into().expect("a SHA-256 has 32 bytes"));
         let path = self.path(&digest);
         self.fresh.insert(digest, Instant::now());
-        self.known.note(&after, digest, SystemTime::now());
+        if keeps_times(&copy.source) {
+            self.known.note(&after, digest, copy.began);
+        }
         if self.holds(&digest, copy.done) {
             return Ok(Progress::Stored(digest, copy.done));
         }
@@ -244,6 +251,13 @@ impl Drop for Copy {
         // Gone already if the copy was renamed to its digest.
         let _ = fs::remove_file(&self.path);
     }
+}
+
+/// Whether a change of a file shows in its times: not where those are made up (FUSE), or of an image that can be replaced as a whole.
+fn keeps_times(file: &File) -> bool {
+    let is_image = fstatvfs(file).is_ok_and(|fs| fs.flags().contains(FsFlags::ST_RDONLY));
+    let is_fuse = fstatfs(file).is_ok_and(|fs| fs.filesystem_type() == FUSE_SUPER_MAGIC);
+    !is_image && !is_fuse
 }
 
 fn check(file: &fs::Metadata) -> Result<(), StoreError> {

@@ -44,6 +44,7 @@ fn host(offer: f64) -> Scenario {
         kill: None,
         breaks: None,
         slow_start: None,
+        is_late: false,
         offer,
     }
 }
@@ -71,15 +72,15 @@ pub(crate) fn io(times: f64, offer: f64) -> Scenario {
     scenario
 }
 
-/// The same, and nobody comes for a second before the load does, in the middle between two looks at the CPU.
-pub(crate) fn rest(times: f64, offer: f64) -> Scenario {
+/// The same, and nobody comes for a second before the load does, so long before a look at the CPU.
+pub(crate) fn rest(times: f64, before: f64, offer: f64) -> Scenario {
     let mut scenario = io(times, offer);
     let capacity = capacity(&scenario);
     scenario.leaves = true;
     scenario.streams[0].rate = vec![
         (0.0, 0.7 * capacity),
-        (WARM - 1.05, 0.0),
-        (WARM - 0.05, times * capacity),
+        (WARM - 1.0 - before, 0.0),
+        (WARM - before, times * capacity),
     ];
     scenario
 }

@@ -42,6 +42,8 @@ pub(crate) struct Scenario {
     pub(crate) breaks: Option<(f64, f64, f64)>,
     /// For so long after its start an instance needs so many times the CPU.
     pub(crate) slow_start: Option<(f64, f64)>,
+    /// The utilisation is told a tick late, as by a launcher that waits for a CPU itself.
+    pub(crate) is_late: bool,
     /// CPU of each request that is offered, whatever becomes of it.
     pub(crate) offer: f64,
 }

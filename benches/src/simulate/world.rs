@@ -83,7 +83,7 @@ pub(crate) struct World<'a> {
     offered: u32,
     books: Books,
     killed: usize,
-    /// Utilisation when it was looked at last: the launcher's answer can be a tick late.
+    /// Utilisation when it was looked at last.
     told: f64,
 }
 
@@ -216,8 +216,11 @@ impl<'a> World<'a> {
                 self.at(self.now + BIN, At::Bin);
             }
             At::Tick => {
-                let now = self.cores.used() / 0.1 / self.scenario.cores;
-                let utilisation = std::mem::replace(&mut self.told, now);
+                let used = self.cores.used() / 0.1 / self.scenario.cores;
+                let utilisation = match self.scenario.is_late {
+                    true => std::mem::replace(&mut self.told, used),
+                    false => used,
+                };
                 let mut told = Vec::new();
                 self.front.tick(utilisation, self.now, &mut told);
                 self.tell(told);

@@ -55,11 +55,14 @@ impl Learnt {
 
     /// Takes the utilisation of its CPU since the last look, if it is known, and how many are in flight.
     pub(super) fn look(&mut self, utilisation: Option<f64>, in_flight: u32, now: Instant) {
-        if let Some(utilisation) = utilisation {
-            self.limit.utilisation(utilisation);
-            if utilisation >= Limit::SATURATED {
-                self.short_at = Some(now);
+        match utilisation {
+            Some(utilisation) => {
+                self.limit.utilisation(utilisation);
+                if utilisation >= Limit::SATURATED {
+                    self.short_at = Some(now);
+                }
             }
+            None => self.limit.utilisation_unknown(),
         }
         self.limit.look(in_flight);
     }

@@ -79,6 +79,8 @@ impl Limit {
     pub const BURST: u32 = 64;
     /// At most so many times what was in flight is taken to be no danger.
     const ROOM: f64 = 8.0;
+    /// Callers who leave are few up to this part of those who are answered.
+    const FEW: u64 = 10;
     /// How much of the newest utilisation goes into the mean.
     const BUSY_WEIGHT: f64 = 0.3;
     /// How much of the new limit goes into the old one.
@@ -152,8 +154,7 @@ impl Limit {
     /// dropped or left ≥ answered, u ≥ .8:   L = max(ready, ½ min(L, most in flight))
     /// dropped:                      L = max(ready, .9 L)
     /// u < .8:                       L = max(L, in flight · min(8, .8 ÷ u))
-    /// most in flight < L/2, g = 1:  hold
-    /// most in flight < L/2, g < 1:  L = 2 · most in flight, and then
+    /// most in flight < L/2:         g < 1: L = max(min(L, first), 2 · most in flight)
     /// else                          g = u < .8 ? 1 : clamp(1.5 b/s, .5, 1)
     ///                               L = .8 L + .2 (L·g + √L·(g = 1 ? 1 : ½)), and with s ≤ 1.1 b, u ≥ .8: 1.2 L;
     ///                               once it was slow for want of CPU, with u < .8, L < 2 × what it began with: 1.2 L
@@ -185,6 +186,8 @@ impl Limit {
             return;
         }
         let is_dropped = window.dropped > 0;
+        // A few always do, and one must not be able to hold the limit where it is.
+        let leave = window.left > window.samples / Self::FEW;
         // By the newest utilisation too: the mean is late when the load jumps.
         let no_cpu = self.is_saturated() || self.newest >= Self::SATURATED;
         if missed > 0 && missed >= window.samples && no_cpu {
@@ -192,7 +195,7 @@ impl Limit {
             self.value = (0.5 * self.value.min(f64::from(window.max_in_flight))).max(low);
         } else if is_dropped {
             self.value = (0.9 * self.value).max(low);
-        } else if window.left == 0 {
+        } else if !leave {
             self.value = self.value.max(self.room()).min(high.max(low));
         }
         let Some(p50) = window.p50.filter(|_| !self.sparse) else {
@@ -214,13 +217,13 @@ impl Limit {
         };
         let most = f64::from(window.max_in_flight);
         if most < self.value / 2.0 {
-            if gradient == 1.0 {
-                return;
+            if gradient < 1.0 {
+                self.value = (2.0 * most).max(self.first.min(self.value)).max(low);
             }
-            self.value = (2.0 * most).max(low);
+            return;
         }
         // Callers leave: no reason to let more in, nor to go on letting in as many as made the others slow.
-        if missed > 0 && gradient == 1.0 {
+        if leave && gradient == 1.0 {
             return;
         }
         self.strained |= gradient < 1.0;
@@ -270,6 +273,20 @@ impl Limit {
     /// `b`; `None`: no window had a median yet.
     pub fn quickest(&self) -> Option<Duration> {
         self.lows.front().map(|&(_, low)| low)
+    }
+
+    /// What an answer may take: as long as the last ones, `p50`; while the CPU is what is short no longer than `b`, as of an overload that
+    /// only the quick survive the median would hide it.
+    pub fn usual(&self, p50: Option<Duration>) -> Option<Duration> {
+        match self.is_saturated() {
+            true => self.quickest(),
+            false => p50.max(self.quickest()),
+        }
+    }
+
+    /// Nothing is known of the CPU since the last look.
+    pub fn utilisation_unknown(&mut self) {
+        self.newest = 1.0;
     }
 
     /// Whether latency means queueing. Unknown utilisation counts as saturated: a limit that errs low only queues.

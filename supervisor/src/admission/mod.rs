@@ -162,8 +162,8 @@ pub struct Admission<W> {
     dropped: AtomicU64,
     /// Callers who left although they had waited for longer than an answer takes.
     left: AtomicU64,
-    /// What an answer takes at best, in microseconds; 0: unknown.
-    quickest: AtomicU64,
+    /// What an answer may take, in microseconds; 0: unknown.
+    usual: AtomicU64,
     /// The part that the breaker refuses, of 2³².
     refuse: AtomicU32,
     learnt: Mutex<Learnt>,
@@ -183,7 +183,7 @@ impl<W> Admission<W> {
             refused: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
             left: AtomicU64::new(0),
-            quickest: AtomicU64::new(0),
+            usual: AtomicU64::new(0),
             refuse: AtomicU32::new(0),
             learnt: Mutex::new(Learnt::new(parts, cores, state, now)),
         };
@@ -232,9 +232,8 @@ impl<W> Admission<W> {
             Outcome::Dropped => drop(self.dropped.fetch_add(1, Ordering::Relaxed)),
             Outcome::Failed => {}
             Outcome::Abandoned => {
-                // Measured by the best, not by the last median: of an overload that only the quick survive, that would hide it.
-                let quickest = Duration::from_micros(self.quickest.load(Ordering::Relaxed));
-                if !latency.is_zero() && latency > 2 * quickest {
+                let usual = Duration::from_micros(self.usual.load(Ordering::Relaxed));
+                if !latency.is_zero() && latency > 2 * usual {
                     self.left.fetch_add(1, Ordering::Relaxed);
                 }
                 return;
@@ -275,9 +274,8 @@ impl<W> Admission<W> {
                 max_in_flight: self.gate.take_highest(),
             };
             learnt.close(&window, self.gate.limit(), now);
-            let quickest = learnt.limit.quickest().unwrap_or_default();
-            self.quickest
-                .store(quickest.as_micros() as u64, Ordering::Relaxed);
+            let usual = learnt.limit.usual(window.p50).unwrap_or_default();
+            self.usual.store(usual.as_micros() as u64, Ordering::Relaxed);
             let [ended, answered, refused] = std::array::from_fn(|i| counts[i] - learnt.told[i]);
             learnt.told = counts;
             // What came too late for want of CPU is for the limit to mend: the breaker would refuse for two minutes what a smaller
@@ -311,7 +309,7 @@ impl<W> Admission<W> {
         learnt.told = told;
         learnt.budget = Budget::new(told[0], now);
         self.latencies.take();
-        self.quickest.store(0, Ordering::Relaxed);
+        self.usual.store(0, Ordering::Relaxed);
         self.refuse.store(0, Ordering::Relaxed);
         self.gate.set(&learnt.setting(), now, verdicts);
     }

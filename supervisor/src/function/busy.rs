@@ -1,7 +1,8 @@
-//! The functions that are asked now: one sweep every 100 ms tells admission of each how much of its CPU it uses, and how many
-//! requests hold places that are going away. A function that nobody asks is not looked at.
+//! The functions that are asked now: one sweep every 100 ms asks the launcher what their instances use, and with its answers tells
+//! admission of each how much of its CPU it uses, and how many requests hold places that are going away. A function that nobody asks is
+//! not looked at.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use funcd_sandbox::spec::InstanceId;
@@ -32,6 +33,11 @@ pub(super) struct Busy {
     turn: usize,
     /// So many sweeps ask all of them.
     turns: usize,
+    /// Those whose answers this sweep waits for.
+    awaited: BTreeSet<InstanceId>,
+    /// When it asked, and what was idle since the one before.
+    asked_at: Instant,
+    idle: Option<f64>,
 }
 
 impl Busy {
@@ -41,6 +47,9 @@ impl Busy {
             at: now,
             turn: 0,
             turns: 1,
+            awaited: BTreeSet::new(),
+            asked_at: now,
+            idle: None,
         }
     }
 
@@ -49,12 +58,17 @@ impl Busy {
         (!self.functions.is_empty()).then_some(self.at)
     }
 
-    /// Requests came.
-    pub(super) fn begins(&mut self, name: &FunctionName, now: Instant) {
+    /// Requests came. Whether it was not looked at before.
+    pub(super) fn begins(&mut self, name: &FunctionName, now: Instant) -> bool {
         if self.functions.is_empty() {
             self.at = now + TICK;
         }
-        self.functions.insert(name.clone(), now);
+        self.functions.insert(name.clone(), now).is_none()
+    }
+
+    /// An instance answered, or never will. Whether it was the last one of this sweep.
+    pub(super) fn hears(&mut self, id: InstanceId) -> bool {
+        self.awaited.remove(&id) && self.awaited.is_empty()
     }
 
     /// So many of `all`, other ones each time if they are too many.
@@ -109,21 +123,14 @@ impl Cpu {
 }
 
 impl Control {
-    /// Looks at the functions that are asked now.
+    /// Asks what the functions that are asked now use.
     pub(super) fn look_at_busy(&mut self, now: Instant) {
         self.busy.at = now + TICK;
-        let idle = self.facts.idle_cores();
-        let threshold = self.brownout.threshold;
-        let used = |name: &FunctionName| self.entries.get(name).and_then(Entry::cores_used);
-        let all: Vec<f64> = self.busy.functions.keys().filter_map(used).collect();
-        let compete = all.iter().filter(|used| **used > COMPETES).count();
-        let cpu = Cpu {
-            cores: self.host.cores,
-            // Where it can't be read the quota alone counts.
-            idle: idle.unwrap_or(f64::MAX),
-            used: all.iter().sum(),
-            compete,
-        };
+        self.busy.asked_at = now;
+        self.busy.idle = self.facts.idle_cores();
+        // The launcher is behind: what is asked now would come later still.
+        let is_late = !self.busy.awaited.is_empty();
+        self.busy.awaited.clear();
         let mut instances = Vec::new();
         let mut calm = Vec::new();
         for (name, seen) in &mut self.busy.functions {
@@ -131,15 +138,6 @@ impl Control {
                 calm.push(name.clone());
                 continue;
             };
-            let gets_the_rest = entry.gets_the_rest();
-            if gets_the_rest && cpu.rest() <= 0.0 {
-                entry.starved_at = Some(now);
-            }
-            let utilisation = entry.cores_used().map(|used| match gets_the_rest {
-                true => cpu.utilisation_of_rest(used, entry.quota()),
-                false => cpu.utilisation(used, entry.quota()),
-            });
-            entry.tick_admission(utilisation, threshold);
             entry.age_rates(self.busy.turns);
             if entry.handle.admitted() > 0 {
                 *seen = now;
@@ -148,7 +146,7 @@ impl Control {
             }
             if now.saturating_duration_since(*seen) >= CALM {
                 calm.push(name.clone());
-            } else {
+            } else if !is_late {
                 instances.extend(
                     entry
                         .slots()
@@ -159,19 +157,45 @@ impl Control {
             }
         }
         for name in calm {
-            let entry = self.entries.get_mut(&name);
-            let again = entry.as_ref().is_some_and(|entry| entry.handle.leave_alone());
-            if !again {
-                // Nobody is asked for it any more: when it is looked at again, that was long ago.
-                if let Some(entry) = entry {
-                    entry.age_rates(0);
-                }
+            let entry = self.entries.get(&name);
+            if !entry.is_some_and(|entry| entry.handle.leave_alone()) {
                 self.busy.functions.remove(&name);
             }
         }
         let ids = self.busy.take_turns(instances);
-        if !ids.is_empty() {
-            self.requests.push(Request::Usage { ids });
+        if ids.is_empty() {
+            return self.tell_busy();
+        }
+        self.busy.awaited.extend(&ids);
+        self.requests.push(Request::Usage { ids });
+    }
+
+    /// The answers are there, or won't be: each function's admission learns from what it uses.
+    pub(super) fn tell_busy(&mut self) {
+        let threshold = self.brownout.threshold;
+        let used = |name: &FunctionName| self.entries.get(name).and_then(Entry::cores_used);
+        let all: Vec<f64> = self.busy.functions.keys().filter_map(used).collect();
+        let compete = all.iter().filter(|used| **used > COMPETES).count();
+        let cpu = Cpu {
+            cores: self.host.cores,
+            // Where it can't be read the quota alone counts.
+            idle: self.busy.idle.unwrap_or(f64::MAX),
+            used: all.iter().sum(),
+            compete,
+        };
+        for name in self.busy.functions.keys() {
+            let Some(entry) = self.entries.get_mut(name) else {
+                continue;
+            };
+            let gets_the_rest = entry.gets_the_rest();
+            if gets_the_rest && cpu.rest() <= 0.0 {
+                entry.starved_at = Some(self.busy.asked_at);
+            }
+            let utilisation = entry.cores_used().map(|used| match gets_the_rest {
+                true => cpu.utilisation_of_rest(used, entry.quota()),
+                false => cpu.utilisation(used, entry.quota()),
+            });
+            entry.tick_admission(utilisation, threshold, self.busy.asked_at);
         }
     }
 }
@@ -203,19 +227,26 @@ impl Entry {
     }
 
     /// Tells admission what has changed since the last time.
-    pub(super) fn tick_admission(&mut self, utilisation: Option<f64>, threshold: u8) {
+    pub(super) fn tick_admission(&mut self, utilisation: Option<f64>, threshold: u8, now: Instant) {
         self.tell_start();
-        self.handle.tick(utilisation, threshold);
+        self.handle.tick(utilisation, threshold, now);
+    }
+
+    /// It is asked again: what its instances used since they were looked at last is mostly of its rest.
+    pub(super) fn forget_rates(&mut self) {
+        for slot in &mut self.slots {
+            (slot.rate, slot.told) = (None, None);
+        }
     }
 
     /// Another sweep looked at what its instances use. Each is told anew within so many: what was told before those, and one
-    /// more in case the answer was late, is not known any more. 0: nothing is.
+    /// more in case the answer was late, is not known any more.
     fn age_rates(&mut self, turns: usize) {
         for slot in &mut self.slots {
             slot.rate = slot
                 .rate
                 .map(|(cores, sweeps)| (cores, sweeps + 1))
-                .filter(|(_, sweeps)| turns > 0 && *sweeps <= turns);
+                .filter(|(_, sweeps)| *sweeps <= turns);
         }
     }
 

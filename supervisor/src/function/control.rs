@@ -397,7 +397,11 @@ impl Control {
                 self.with(&name, Entry::wanted);
             }
             ToControl::InUse(name) => {
-                self.busy.begins(&name, Instant::now());
+                if self.busy.begins(&name, Instant::now())
+                    && let Some(entry) = self.entries.get_mut(&name)
+                {
+                    entry.forget_rates();
+                }
                 self.with(&name, |entry, effects| entry.asked(effects));
             }
             ToControl::Drained(id) => {

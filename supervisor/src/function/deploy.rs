@@ -59,7 +59,12 @@ impl Control {
         match &mut self.synced {
             Sync::Reading => {
                 let names = entries.keys().filter_map(|name| FunctionName::parse(name).ok());
-                let awaited = names.filter(|name| accepted(name) && !self.serials.contains_key(name));
+                // Those that are stored are known, or were refused.
+                let is_on_its_way =
+                    |name: &FunctionName| self.storing.values().any(|candidate| candidate.name == *name);
+                let awaited = names.filter(|name| {
+                    accepted(name) && (!self.serials.contains_key(name) || is_on_its_way(name))
+                });
                 self.synced = Sync::Storing(awaited.collect());
                 // What was inherited and has no file any more was removed while no supervisor ran.
                 let known: Vec<_> = self.entries.keys().cloned().collect();
@@ -108,11 +113,17 @@ impl Control {
         let (name, serial) = (candidate.name.clone(), candidate.serial);
         match result {
             Ok((artifact, _)) => self.deploy(candidate, artifact),
-            Err(StoreError::BeingWritten) => self.report.retry(&name, serial, "it is still open for writing"),
-            Err(StoreError::Changed) => self.report.retry(&name, serial, "it changed while it was copied"),
+            Err(StoreError::BeingWritten) => self.retry(&name, serial, "it is still open for writing"),
+            Err(StoreError::Changed) => self.retry(&name, serial, "it changed while it was copied"),
             Err(StoreError::Refused(reason)) => self.refuse(&name, "not-stored", reason),
         }
         self.resolved(&name);
+    }
+
+    /// It comes again, and is awaited until then if it is one of the first reading.
+    fn retry(&mut self, name: &FunctionName, serial: u64, why: &'static str) {
+        self.serials.remove(name);
+        self.report.retry(name, serial, why);
     }
 
     fn deploy(&mut self, candidate: Candidate, artifact: Digest) {

@@ -276,8 +276,8 @@ impl Function {
     }
 
     /// Learns from what happened since the last call: every 100 ms while it is in use. `utilisation` is the CPU time of its cgroups ÷
-    /// what it may use; `None`: not known.
-    pub(super) fn tick(&self, utilisation: Option<f64>, threshold: u8) {
+    /// what it may use until `now`; `None`: not known.
+    pub(super) fn tick(&self, utilisation: Option<f64>, threshold: u8, now: Instant) {
         self.entrance
             .threshold
             .store(u32::from(threshold), Ordering::Relaxed);
@@ -286,7 +286,7 @@ impl Function {
         };
         self.refresh();
         let mut verdicts = Vec::new();
-        admission.tick(utilisation, Instant::now(), &mut verdicts);
+        admission.tick(utilisation, now, &mut verdicts);
         door.tell(verdicts);
         self.metrics().admission(&admission.view());
     }

@@ -322,7 +322,7 @@ fn what_the_old_one_still_has_takes_no_place_of_the_new_one() {
     assert!(matches!(story.ask(), Offered::Wait(..)), "and no more than that");
     drop((lease, permit));
     // Once it is looked at.
-    story.entry.tick_admission(None, 100);
+    story.entry.tick_admission(None, 100, story.now);
     assert!(matches!(story.ask(), Offered::Wait(..)));
 }
 

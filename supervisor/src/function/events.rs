@@ -39,7 +39,12 @@ impl Control {
             } => {
                 self.on_exit(id, (Exit::Launch { step, errno }, Spent::default()), message);
             }
-            Event::Exited { id, exit, spent } => self.on_exit(id, (exit, spent), String::new()),
+            Event::Exited { id, exit, spent } => {
+                self.on_exit(id, (exit, spent), String::new());
+                if self.busy.hears(id) {
+                    self.tell_busy();
+                }
+            }
             Event::Stored { ticket, result } => self.on_stored(ticket, result),
             Event::Sockets { id } => {
                 if let Some(instance) = self.instance(id)
@@ -89,6 +94,9 @@ impl Control {
         };
         let (total, new) = entry.note_usage(id, usage, Instant::now());
         self.report.usage(name, total, new);
+        if self.busy.hears(id) {
+            self.tell_busy();
+        }
     }
 
     pub(super) fn instance(&self, id: InstanceId) -> Option<&Arc<Instance>> {

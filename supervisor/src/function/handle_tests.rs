@@ -165,7 +165,7 @@ async fn a_brownout_ends_for_who_was_refused_altogether() {
         ..patient()
     };
     drop(function.offer(&bulk, u32::MAX).unwrap());
-    function.tick(None, 50);
+    function.tick(None, 50, Instant::now());
     assert!(!function.leave_alone());
     while inbox.try_recv().is_ok() {}
     let refused = function.offer(&bulk, u32::MAX).map(drop);

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use funcd_sandbox::spec::InstanceId;
 use funcd_sandbox::wire::{Spent, Strain, Usage};
 
+use super::busy::TICK;
 use super::entry::Entry;
 
 /// The CPU that an instance uses is taken over at least this long.
@@ -22,8 +23,12 @@ impl Entry {
             };
             // Without a single microsecond it is not counted on this host.
             let counted = usage.cpu_micros > 0;
-            slot.rate = slot.told.filter(|_| counted).map(rate).map(|cores| (cores, 0));
-            slot.told = Some((usage.cpu_micros, now));
+            // A survey may come right after a sweep: over next to no time nothing can be said.
+            let is_just_told = |(_, then)| now.saturating_duration_since(then) < TICK / 2;
+            if !slot.told.is_some_and(is_just_told) {
+                slot.rate = slot.told.filter(|_| counted).map(rate).map(|cores| (cores, 0));
+                slot.told = Some((usage.cpu_micros, now));
+            }
             // That of a tenth of a second says little about how many instances are needed.
             match slot.surveyed_at {
                 Some((_, then)) if now.saturating_duration_since(then) < RATE => {}

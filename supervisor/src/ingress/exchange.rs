@@ -65,9 +65,9 @@ impl Gone {
         }
     }
 
-    /// The instance itself may have ended.
+    /// The instance itself may have ended, and over this request.
     pub(super) fn is_end(&self) -> bool {
-        !self.is_malformed() && !matches!(self, Gone::Http2(Death::Reset(_)))
+        !self.is_malformed() && !matches!(self, Gone::Unread | Gone::Http2(Death::Reset(_)))
     }
 
     /// The instance closed a connection of its own before this request, or with something of it unread (unix(7)): it did not end over
