@@ -119,6 +119,8 @@ impl Launcher {
 
     /// One that waits right before exec has nothing to freeze, and could not be woken.
     fn on_freeze(&mut self, id: InstanceId) {
+        // That it executed may not have been looked at yet: then it would be taken for frozen, and go on.
+        self.on_standby(id);
         let runs = |instance: &&mut super::serve::Instance| instance.waiting.is_none();
         let Some(instance) = self.instances.get_mut(&id).filter(runs) else {
             return;

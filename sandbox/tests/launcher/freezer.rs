@@ -19,7 +19,7 @@ fn running(who: As) -> Option<(Running, InstanceId)> {
     Some((host, id))
 }
 
-fn says_something(caller: &impl AsFd, millis: u16) -> bool {
+pub(super) fn says_something(caller: &impl AsFd, millis: u16) -> bool {
     let mut fds = [PollFd::new(caller.as_fd(), PollFlags::POLLIN)];
     poll(&mut fds, PollTimeout::from(millis)).unwrap() > 0
 }

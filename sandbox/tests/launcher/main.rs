@@ -165,6 +165,10 @@ fn run_tests() {
             standby::a_prepared_instance_executes_when_it_is_told,
         ),
         (
+            "what_has_just_executed_is_frozen_too",
+            standby::what_has_just_executed_is_frozen_too,
+        ),
+        (
             "one_that_waits_holds_nothing_of_the_launcher",
             standby::one_that_waits_holds_nothing_of_the_launcher,
         ),

@@ -86,6 +86,27 @@ pub(super) fn a_prepared_instance_executes_when_it_is_told(who: As) {
     host.stop();
 }
 
+pub(super) fn what_has_just_executed_is_frozen_too(who: As) {
+    let (mut host, digest) = started(who);
+    let spec = host.spec(digest, &["serve"]);
+    let Some(mut ready) = prepared(&mut host, spec).filter(|_| host.handover.can_freeze) else {
+        return;
+    };
+    // The launcher has not seen yet that it executed.
+    host.signal(Signal::SIGSTOP);
+    let caller = host.connect(ready.id);
+    ready.go.write_all(&[1]).unwrap();
+    assert_eq!(read_all(caller), "hello\n");
+    host.send(&Request::Freeze { id: ready.id }, &[]);
+    host.send(&Request::Usage { ids: vec![ready.id] }, &[]);
+    host.signal(Signal::SIGCONT);
+    while !matches!(host.recv().0, Event::Usage { .. }) {}
+    assert!(!super::freezer::says_something(&host.connect(ready.id), 200));
+    host.send(&Request::Kill { id: ready.id }, &[]);
+    host.exit_of(ready.id);
+    host.stop();
+}
+
 pub(super) fn one_that_waits_holds_nothing_of_the_launcher(who: As) {
     let (mut host, digest) = started(who);
     let other = host.launch(host.spec(digest, &["serve"]));
