@@ -52,7 +52,7 @@ impl Cause {
     }
 }
 
-/// What is measured of the host, every 250 ms.
+/// What is measured of the host, every 250 ms; every second while it has next to nothing to do.
 ///
 /// How busy the CPU is is not among them, nor `/proc/pressure/cpu`: functions that use up every core within their shares are
 /// what a host is for, and both say 100 % then. What tells a host in trouble from a busy one is whether the supervisor,

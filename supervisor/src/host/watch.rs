@@ -4,25 +4,27 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
 use metrics::{counter, gauge};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::sleep_until;
 
-use super::{Gauges, State, Told};
+use super::{Gauges, Readings, State, Told};
 use crate::admission::brownout::{Bands, Brownout, Cause, Overloads, Stage, Steady};
 use crate::telemetry::names;
 
 /// Between two samples.
 const PERIOD: Duration = Duration::from_millis(250);
+/// The same while the host has next to nothing to do: a sample is fifty system calls, most of what an idle supervisor costs.
+const CALM: Duration = Duration::from_secs(1);
+/// Less of the host's CPU in use than this is next to nothing.
+const BUSY: f64 = 0.1;
 
 /// Watches the host, for ever. With `acts` false it is measured and shown only.
 pub async fn watch(mut gauges: Gauges, told: Told, acts: bool) {
     let bands = Bands::default();
     let mut steady = Steady::default();
     let mut state = State::new(SystemTime::now());
-    let mut ticks = interval(PERIOD);
-    // After a pause of the whole machine one sample is enough.
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut due = tokio::time::Instant::now();
     loop {
-        let due = ticks.tick().await;
+        sleep_until(due).await;
         let late = Instant::now().saturating_duration_since(due.into_std());
         state.readings = gauges.read(late);
         let overloads = steady.take(Overloads::of(&state.readings.measures, &bands));
@@ -34,6 +36,16 @@ pub async fn watch(mut gauges: Gauges, told: Told, acts: bool) {
         state.brownout = brownout;
         record(&overloads, &brownout);
         told.tell(&state, acts);
+        // After a pause of the whole machine one sample is enough.
+        due = tokio::time::Instant::now() + pause(&state.readings, &overloads);
+    }
+}
+
+/// Until the next sample.
+fn pause(readings: &Readings, overloads: &Overloads) -> Duration {
+    match readings.cpu_busy < BUSY && overloads.0 == [0.0; 4] {
+        true => CALM,
+        false => PERIOD,
     }
 }
 
@@ -108,6 +120,20 @@ mod tests {
             brownout: Brownout::of(&Overloads([0.0, 0.0, memory, 0.0])),
             ..State::new(SystemTime::UNIX_EPOCH)
         }
+    }
+
+    #[test]
+    fn a_host_that_is_busy_or_short_of_something_is_looked_at_more_often() {
+        let after = |cpu_busy, overload| {
+            let readings = Readings {
+                cpu_busy,
+                ..Readings::default()
+            };
+            pause(&readings, &Overloads([0.0, 0.0, overload, 0.0]))
+        };
+        assert_eq!(after(0.01, 0.0), CALM);
+        assert_eq!(after(0.5, 0.0), PERIOD);
+        assert_eq!(after(0.01, 0.2), PERIOD);
     }
 
     #[test]
