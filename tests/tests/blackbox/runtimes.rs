@@ -9,6 +9,7 @@ use funcd_tests::artifacts::{Hello, example_file, hello};
 use funcd_tests::eventually;
 use funcd_tests::host::Host;
 use funcd_tests::need::{self, Need};
+use funcd_tests::process::Process;
 use funcd_tests::suite::Suite;
 
 pub(crate) fn register(suite: &mut Suite) {
@@ -210,10 +211,19 @@ fn lives(name: &str, executable: &Path, manifest: &str, says: &str) {
     host.wait_live(name);
     let answer = host.wait_for(&format!("/{name}/"), "200", |answer| answer.status() == 200);
     assert!(answer.text().contains(says), "{}", answer.text());
-    let process = host.instance(name);
+    // Asked again each time: on a busy machine it may have been stopped before it is looked at.
+    let (process, status) = eventually(&format!("a process of {name}"), || {
+        host.get_ok(&format!("/{name}/"));
+        let instances = host.instances(name);
+        let [one] = instances.as_slice() else {
+            return Err(format!("{instances:?}"));
+        };
+        let process = Process::of(one.pid.expect("instances() gives only those")).ok_or("it is gone")?;
+        let status = fs::read_to_string(format!("/proc/{}/status", process.pid));
+        Ok((process, status.map_err(|error| error.to_string())?))
+    });
     // An ordinary user's host may keep less: what it lacks was accepted by name.
     if need::missing_properties().is_empty() {
-        let status = fs::read_to_string(format!("/proc/{}/status", process.pid)).unwrap();
         for line in ["Seccomp:\t2", "NoNewPrivs:\t1", "CapEff:\t0000000000000000"] {
             assert!(status.contains(line), "{line} is not in\n{status}");
         }
