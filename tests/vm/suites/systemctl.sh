@@ -54,7 +54,9 @@ check "kill -9 of the launcher: a caller is answered" host get 8080 vm /hello/
 
 # systemctl kill: SIGTERM to everything in the unit, at once.
 before=$(running) main=$(main_pid)
-check "systemctl kill" systemctl kill funcd
+# It goes from cgroup to cgroup, and may come to one that funcd, told by the first, has just removed.
+signalled() { local said; said=$(systemctl kill funcd 2>&1) || grep -q 'No such device' <<<"$said" || { echo "$said"; return 1; }; }
+check "systemctl kill" signalled
 check "systemctl kill: it ends" poll 60 eval '! systemctl is-active --quiet funcd'
 check "systemctl kill: nothing is left" poll 30 nothing_left
 check "systemctl kill: it was no failure" [ "$(systemctl show -P Result funcd)" = success ]
