@@ -6,7 +6,6 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Output;
-use std::time::Duration;
 
 use funcd_tests::host::{Host, Plan, put_program};
 use funcd_tests::http::Request;
@@ -91,6 +90,22 @@ fn the_supervisor(host: &Host) -> Process {
     })
 }
 
+/// Puts the program in place so often, with so many answers of each load before, between and after; what became of all of them.
+#[track_caller]
+fn upgrades_under<const N: usize>(host: &Host, loads: [Load; N], times: usize, answers: usize) -> [Tally; N] {
+    for _ in 0..times {
+        loads.iter().for_each(|load| load.wait_for_more(answers));
+        put_program(host.path(), &artifacts::funcd());
+        upgrade_ok(host);
+    }
+    loads.iter().for_each(|load| load.wait_for_more(answers));
+    loads.map(|load| {
+        let tally = load.stop();
+        none_failed(&tally, host);
+        tally
+    })
+}
+
 fn upgrades_under_load_lose_nothing() {
     let host = Plan::new().own_program().start();
     host.deploy("one", "hello", "");
@@ -101,17 +116,7 @@ fn upgrades_under_load_lose_nothing() {
     let before = the_supervisor(&host);
     let safe = Load::start(host.address(), "/one/", 3);
     let unsafe_ones = Load::posts(host.address(), "/two/", 3);
-    for _ in 0..5 {
-        safe.wait_for_more(50);
-        unsafe_ones.wait_for_more(50);
-        put_program(host.path(), &artifacts::funcd());
-        upgrade_ok(&host);
-    }
-    safe.wait_for_more(50);
-    unsafe_ones.wait_for_more(50);
-    for tally in [safe.stop(), unsafe_ones.stop()] {
-        none_failed(&tally, &host);
-    }
+    upgrades_under(&host, [safe, unsafe_ones], 5, 50);
     assert_ne!(the_supervisor(&host), before);
     assert_eq!(
         (host.instance("one"), host.instance("two")),
@@ -485,14 +490,7 @@ fn a_lambda_function_is_asked_on() {
     );
     host.wait_for("/stays/", "200", |answer| answer.status() == 200);
     let process = host.instance("stays");
-    let load = Load::start(host.address(), "/stays/", 1);
-    for _ in 0..3 {
-        load.wait_for_more(10);
-        upgrade_ok(&host);
-    }
-    load.wait_for_more(10);
-    let tally = load.stop();
-    none_failed(&tally, &host);
+    upgrades_under(&host, [Load::start(host.address(), "/stays/", 1)], 3, 10);
     // And one that waits for something to do.
     the_supervisor(&host);
     upgrade_ok(&host);
@@ -513,13 +511,7 @@ fn bindings_go_on() {
     host.get_ok("/near/?to=far");
     let near = host.instance("near");
     let load = Load::start(host.address(), "/near/?to=far", 2);
-    for _ in 0..3 {
-        load.wait_for_more(20);
-        upgrade_ok(&host);
-    }
-    load.wait_for_more(20);
-    let tally = load.stop();
-    none_failed(&tally, &host);
+    let [tally] = upgrades_under(&host, [load], 3, 20);
     for body in tally.bodies {
         assert!(body.contains("Hello from funcd"), "{body}\n{}", host.log_tail());
     }
@@ -530,30 +522,9 @@ fn prepared_processes_serve_afterwards() {
     let host = Plan::new().own_program().start();
     host.deploy("one", "hello", "[scale]\nidle = \"300ms\"\n");
     bash(&host, "each", "cat", "contract = \"stdio\"\n");
-    // What no instance runs of yet, a new supervisor takes for being written until it is a second old.
-    until("the functions to have settled", || {
-        ["one", "each"].iter().all(|name| {
-            let files = fs::read_dir(host.path().join("functions").join(name)).unwrap();
-            files.flatten().all(|file| {
-                let changed = file.metadata().unwrap().modified().unwrap();
-                changed
-                    .elapsed()
-                    .is_ok_and(|age| age > Duration::from_millis(1500))
-            })
-        })
-    });
     let load = Load::start(host.address(), "/one/", 1);
     let each = Load::posts(host.address(), "/each/", 1);
-    for _ in 0..3 {
-        load.wait_for_more(10);
-        each.wait_for_more(10);
-        upgrade_ok(&host);
-    }
-    load.wait_for_more(10);
-    each.wait_for_more(10);
-    for tally in [load.stop(), each.stop()] {
-        none_failed(&tally, &host);
-    }
+    upgrades_under(&host, [load, each], 3, 10);
     the_supervisor(&host);
     host.wait_idle("one");
     let waiting = |host: &Host| {
