@@ -51,7 +51,8 @@ impl Belongings {
 
     /// What of it is still there, in words.
     pub fn left(&self) -> Vec<String> {
-        let alive = self.processes.iter().filter(|process| process.is_there());
+        let is_left = |process: &&Process| process.is_there() && !process.is_left_to_init();
+        let alive = self.processes.iter().filter(is_left);
         let mut left: Vec<String> = alive
             .map(|process| format!("process {}", process.describe()))
             .collect();

@@ -68,6 +68,12 @@ impl Process {
         stat(self.pid).is_some_and(|stat| stat.started == self.started)
     }
 
+    /// Whether it has ended, and only the machine's init is yet to notice: what has lost its parent is init's to reap.
+    pub fn is_left_to_init(&self) -> bool {
+        stat(self.pid)
+            .is_some_and(|stat| stat.started == self.started && stat.state == 'Z' && stat.parent == 1)
+    }
+
     /// Its children, grandchildren and so on.
     pub fn descendants(&self) -> Vec<Process> {
         let all = all();
