@@ -24,6 +24,7 @@ mod sandbox;
 pub mod seccomp;
 pub mod self_check;
 pub mod spec;
+mod stamp;
 mod store;
 pub mod sys;
 pub mod system;

@@ -23,8 +23,9 @@ use super::log;
 use crate::floor::Refusal;
 use crate::mounts::text;
 use crate::spec::InstanceId;
+use crate::stamp::Stamp;
 use crate::sys::calls;
-use source::{Sources, Stamp};
+use source::Sources;
 
 /// Where secrets come from, and which instances have some.
 #[derive(Debug)]

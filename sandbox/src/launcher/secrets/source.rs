@@ -16,6 +16,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use crate::floor::Refusal;
+use crate::stamp::Stamp;
 use crate::sys::process;
 
 /// The largest secret, in bytes: as systemd's credentials.
@@ -39,26 +40,6 @@ pub(super) struct Secret {
     pub(super) stamp: Stamp,
     /// Somebody has it open for writing, as install(1) has from when the file is there: what is in it may be half of it.
     pub(super) is_being_written: bool,
-}
-
-/// A state of a file.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub(super) struct Stamp {
-    place: (u64, u64),
-    size: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
-}
-
-impl Stamp {
-    fn of(meta: &Metadata) -> Stamp {
-        Stamp {
-            place: (meta.dev(), meta.ino()),
-            size: meta.size(),
-            modified: (meta.mtime(), meta.mtime_nsec()),
-            changed: (meta.ctime(), meta.ctime_nsec()),
-        }
-    }
 }
 
 /// Why a file is not the secret that is looked for.
