@@ -357,7 +357,7 @@ impl Host {
 impl Drop for Host {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("{}", self.log_tail());
+            eprintln!("{}\n{}", self.log_tail(), self.belongings().doing());
         }
         let left = self.stop();
         if !left.is_empty() && !std::thread::panicking() {

@@ -49,6 +49,17 @@ impl Belongings {
         hierarchies().into_iter().flat_map(of_hierarchy).collect()
     }
 
+    /// What its threads are doing, and what the machine is short of: for whoever reads why a test gave up.
+    pub fn doing(&self) -> String {
+        let threads = self.processes.iter().flat_map(Process::threads);
+        let short_of = ["loadavg", "pressure/cpu", "pressure/io", "pressure/memory"];
+        let machine = short_of.iter().map(|file| {
+            let text = fs::read_to_string(Path::new("/proc").join(file)).unwrap_or_default();
+            format!("{file}: {}", text.trim_end().replace('\n', ", "))
+        });
+        threads.chain(machine).collect::<Vec<_>>().join("\n")
+    }
+
     /// What of it is still there, in words.
     pub fn left(&self) -> Vec<String> {
         let is_left = |process: &&Process| process.is_there() && !process.is_left_to_init();

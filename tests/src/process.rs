@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::PathBuf;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -72,6 +73,21 @@ impl Process {
     pub fn is_left_to_init(&self) -> bool {
         stat(self.pid)
             .is_some_and(|stat| stat.started == self.started && stat.state == 'Z' && stat.parent == 1)
+    }
+
+    /// What each of its threads is doing: its name, its state, and where in the kernel it waits, as far as this user may see it.
+    pub fn threads(&self) -> Vec<String> {
+        let folders = fs::read_dir(format!("/proc/{}/task", self.pid));
+        let folders = folders.into_iter().flatten().flatten().map(|entry| entry.path());
+        let read = |file: PathBuf| fs::read_to_string(file).unwrap_or_default();
+        let first = |text: String| text.lines().take(4).map(str::trim).collect::<Vec<_>>().join(" ");
+        let described = folders.map(|thread| {
+            let stat = read(thread.join("stat"));
+            let state = stat.rsplit_once(") ").and_then(|(_, tail)| tail.chars().next());
+            let (name, stack) = (first(read(thread.join("comm"))), first(read(thread.join("stack"))));
+            format!("{} {name} {} {stack}", self.pid, state.unwrap_or('-'))
+        });
+        described.collect()
     }
 
     /// Its children, grandchildren and so on.

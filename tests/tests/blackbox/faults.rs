@@ -316,7 +316,7 @@ fn a_crash_loop_fails_at_once_and_heals_when_its_cause_is_gone() {
     assert_eq!(counter(&host, "funcd_gave_up_total", &["\"looping\""]), 1.0);
     assert!(host.log().contains("ALERT: failed"), "{}", host.log_tail());
     std::fs::remove_file(&cause).unwrap();
-    // It waits for half a minute, which is longer than one wait of a test may take.
+    // It waits for half a minute, and says how much of it is left.
     host.wait_for("/looping/", "half of it to be over", |answer| {
         answer.status() == 200 || seconds(answer).is_some_and(|seconds| seconds <= 16)
     });
