@@ -84,7 +84,10 @@ impl Process {
         let described = folders.map(|thread| {
             let stat = read(thread.join("stat"));
             let state = stat.rsplit_once(") ").and_then(|(_, tail)| tail.chars().next());
-            let (name, stack) = (first(read(thread.join("comm"))), first(read(thread.join("stack"))));
+            let (name, stack) = (
+                first(read(thread.join("comm"))),
+                first(read(thread.join("stack"))),
+            );
             format!("{} {name} {} {stack}", self.pid, state.unwrap_or('-'))
         });
         described.collect()
