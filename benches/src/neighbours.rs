@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::artifacts::Artifacts;
 use crate::failure::{During, Outcome};
@@ -13,6 +13,7 @@ use crate::host::{Host, Plan};
 use crate::open::{Callers, Kind, Part, Phase};
 use crate::quiet::{Watch, cores};
 use crate::stats::median;
+use crate::sys::Urgent;
 use crate::table::{Row, Table, Unit};
 
 /// The victim: a running function with callers who come all the time.
@@ -28,8 +29,16 @@ const ALONE: f64 = 3.0;
 const BESIDE: f64 = 5.0;
 /// What p99 may grow by, beyond the noise.
 const GROWTH: f64 = 1.10;
+/// Functions that nobody has called before, called one after the other beside the flood.
+const FIRST: usize = 12;
+/// Between their calls.
+const PAUSE: Duration = Duration::from_millis(300);
+/// A first call beside a flood takes no longer, in µs: less than anybody notices.
+const FIRST_ANSWER: f64 = 100_000.0;
 /// Callers of bodies that never end, of each sort.
 const SLOW: usize = 50;
+
+const FLOOD: &str = "10 × flood";
 
 /// One way of being bad.
 struct Neighbour {
@@ -64,7 +73,7 @@ fn all() -> Vec<Neighbour> {
         neighbour("memory bomb", "hog", "", asked("memory?mb=512", 10.0)),
         neighbour("descriptor leak", "hog", "", asked("files", 10.0)),
         neighbour("log flood", "hog", "", asked("shout", 2.0)),
-        neighbour("10 × flood", "work", "", flood),
+        neighbour(FLOOD, "work", "", flood),
         neighbour(
             "crash loop",
             "crash",
@@ -90,6 +99,9 @@ pub(crate) fn measure(artifacts: &Artifacts, only: &str, seed: u64) -> Outcome<T
     let watch = Watch::start();
     let plan = Plan::of(&artifacts.funcd)?;
     plan.with_manifest("victim", &artifacts.hello, VICTIM)?;
+    for number in 0..FIRST {
+        plan.executable(&format!("first{number}"), &artifacts.hello)?;
+    }
     let mut host = plan.start(None)?;
     host.wait_until_answered("victim")?;
     let victim = |host: &Host, seconds, seed| {
@@ -138,6 +150,11 @@ pub(crate) fn measure(artifacts: &Artifacts, only: &str, seed: u64) -> Outcome<T
         beside.push((neighbour.what, part));
         alone.push(victim(&host, ALONE, seed)?.whole(None));
     }
+    let mut first = Vec::new();
+    if let Some(flood) = neighbours.iter().position(|neighbour| neighbour.what == FLOOD) {
+        host.deploy("neighbour", &programs[flood], &neighbours[flood].manifest)?;
+        first = first_calls(&host, &neighbours[flood], seed)?;
+    }
     let mut table = Table {
         name: "neighbours",
         title: format!("a hello with {RATE} requests a second, beside a function that is bad in one way each; open loop"),
@@ -145,12 +162,40 @@ pub(crate) fn measure(artifacts: &Artifacts, only: &str, seed: u64) -> Outcome<T
         notes: vec![
             "ratio: p99 beside ÷ mean of the p99 of the runs alone before and after; noise: the median ratio of the larger to the smaller of two runs alone in a row"
                 .into(),
-            "default limits for all; whoever asks the neighbour runs on the same cores, at the usual priority".into(),
+            "default limits for all; callers run on the same cores, before everybody else: they stand for other machines".into(),
+            "first calls: of functions without an instance, one after the other beside the flood, from connecting to the answer".into(),
         ],
         others: watch.finish(),
     };
     table.notes.extend(notes);
+    if let Some(slowest) = first.iter().copied().reduce(f64::max) {
+        let median = median(&first).unwrap_or(f64::NAN);
+        table.rows.extend([
+            Row::of("10 × flood: first calls, median", Unit::Micros, median),
+            Row::of("10 × flood: first calls, slowest", Unit::Micros, slowest).at_most(FIRST_ANSWER),
+        ]);
+    }
     Ok(table)
+}
+
+/// How long the first call of each takes while another function is flooded, in µs.
+fn first_calls(host: &Host, flood: &Neighbour, seed: u64) -> Outcome<Vec<f64>> {
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let worse = scope.spawn(|| flood.misbehave(host.address(), &over, seed));
+        let urgent = Urgent::thread();
+        let calls = (0..FIRST).map(|number| {
+            thread::sleep(PAUSE);
+            let begun = Instant::now();
+            let target = host.target(&format!("first{number}"));
+            target.ask_once().during("a first call beside a flood")?;
+            Ok(begun.elapsed().as_secs_f64() * 1e6)
+        });
+        let calls = calls.collect();
+        drop(urgent);
+        worse.join().expect("a neighbour's callers do not panic")?;
+        calls
+    })
 }
 
 fn rows(alone: &[Part], beside: &[(&str, Part)]) -> Vec<Row> {
@@ -195,7 +240,7 @@ impl Neighbour {
             How::Asked(path, rate) => {
                 let kind = Kind::get(&format!("/neighbour/{path}"), "", HURRIED);
                 let phase = Phase::of(BESIDE, &[*rate]);
-                let callers = Callers::of(address).at_usual_priority();
+                let callers = Callers::of(address);
                 let seen = callers.run(&[kind], vec![phase], seed)?;
                 let part = seen.whole(None);
                 let told = part.told();

@@ -144,6 +144,18 @@ impl Process {
             .collect()
     }
 
+    /// Where their files may be, wherever the hierarchies are mounted as systemd does.
+    pub fn cgroup_folders(&self) -> Vec<PathBuf> {
+        let text = fs::read_to_string(format!("/proc/{}/cgroup", self.pid)).unwrap_or_default();
+        let places = text.lines().flat_map(|line| {
+            let mut words = line.splitn(3, ':').skip(1);
+            let (controllers, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+            ["", "/unified", &format!("/{controllers}")]
+                .map(|mount| format!("/sys/fs/cgroup{mount}{path}").into())
+        });
+        places.collect()
+    }
+
     /// Who lives in the same sandbox, itself included, found by mount namespace and cgroup: also who has left its parents.
     ///
     /// # Panics

@@ -7,6 +7,7 @@
 //!                      /supervisor   its own weight, so that functions can't starve it
 //!                      /i/17         one instance
 //! ```
+//! In the v1 hierarchy of the CPU, `funcd-1a2b3c4d-supervisor` has both launcher and supervisor.
 
 mod discover;
 mod facts;
@@ -19,7 +20,7 @@ mod v2;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
@@ -90,6 +91,8 @@ pub(crate) struct Tree {
     supervisor: Option<OwnedFd>,
     supervisor_tasks: Vec<OwnedFd>,
     joined: bool,
+    /// v1: where this process was before it joined the supervisor's group of the CPU.
+    cpu_before: Option<PathBuf>,
 }
 
 /// A subtree as one launcher leaves it to the next.
@@ -142,12 +145,17 @@ impl Tree {
         }
         let dirs = Rc::new(dirs);
         let facts = facts::find(&dirs, v2_trouble.or(v1_trouble), found.v2_mounted);
-        Tree::of(dirs, facts, joined)
+        let mut tree = Tree::of(dirs, facts, joined);
+        if join == Join::Always {
+            tree.join_cpu();
+        }
+        tree
     }
 
     /// From the launcher before, as it is.
     pub(crate) fn again(carried: Carried) -> (Tree, Pool) {
-        let tree = Tree::of(Rc::new(carried.dirs), carried.facts, carried.joined);
+        let mut tree = Tree::of(Rc::new(carried.dirs), carried.facts, carried.joined);
+        tree.join_cpu();
         let pool = Pool::again(Rc::clone(&tree.dirs), carried.next);
         (tree, pool)
     }
@@ -180,7 +188,29 @@ impl Tree {
             supervisor,
             supervisor_tasks,
             joined,
+            cpu_before: None,
         }
+    }
+
+    /// Gives this process the supervisor's weight. Else functions that use up the CPU would keep those waiting for seconds that are to
+    /// be started.
+    pub(crate) fn join_cpu(&mut self) {
+        if let Some(v2) = self.dirs.v2(Controller::Cpu) {
+            v2.weigh_launcher();
+        }
+        if let Some(v1) = self.dirs.v1(Controller::Cpu) {
+            self.cpu_before = v1.join();
+        }
+    }
+
+    /// v1: goes back to where it was. A program that does not know of [`Tree::join_cpu`] would end itself when it removes the subtree.
+    ///
+    /// # Errors
+    /// Those of the kernel.
+    pub(crate) fn leave_cpu(&mut self) -> io::Result<()> {
+        self.cpu_before
+            .take()
+            .map_or(Ok(()), |before| v2::go_back(&before))
     }
 
     /// What can be kept here.
@@ -225,7 +255,9 @@ impl Tree {
     ///
     /// # Errors
     /// When something stays: what and why.
-    pub(crate) fn remove(self) -> Result<(), String> {
+    pub(crate) fn remove(mut self) -> Result<(), String> {
+        self.leave_cpu()
+            .map_err(|e| format!("this process stays in it: {e}"))?;
         let mut left = Vec::new();
         for v1 in &self.dirs.v1 {
             if let Err(e) = v1.remove() {
@@ -421,23 +453,26 @@ mod tests {
         tree.remove().unwrap();
     }
 
-    /// Among the machine's processes all of it, and within it the supervisor: each is worth nothing without the other.
+    /// Among the machine's processes all of it, and among what is ours the supervisor: each is worth nothing without the other.
     #[test]
-    fn weights_are_ten_times_the_usual_and_functions_have_the_usual_one() {
+    fn functions_weigh_three_times_the_usual_and_the_supervisor_ten_times() {
         let Some(tree) = tree("weights") else { return };
-        let (file, dir, ten, usual) = match (tree.dirs.v2(Controller::Cpu), tree.dirs.v1(Controller::Cpu)) {
-            (Some(v2), _) => ("cpu.weight", &v2.dir, "1000", "100"),
-            (None, Some(v1)) => ("cpu.shares", &v1.dir, "10240", "1024"),
+        let places = match (tree.dirs.v2(Controller::Cpu), tree.dirs.v1(Controller::Cpu)) {
+            (Some(v2), _) => [
+                (v2.dir.join("cpu.weight"), "300"),
+                (v2.dir.join("supervisor/cpu.weight"), "1000"),
+                (v2.dir.join("i/cpu.weight"), "100"),
+            ],
+            (None, Some(v1)) => [
+                (v1.dir.join("cpu.shares"), "3072"),
+                (v1.supervisor.as_ref().unwrap().join("cpu.shares"), "10240"),
+                (v1.dir.join("i/cpu.shares"), "1024"),
+            ],
             (None, None) => return println!("skipped: no cpu controller"),
         };
-        for (below, weight) in [("", ten), ("supervisor", ten), ("i", usual)] {
-            let path = dir.join(below).join(file);
-            assert_eq!(
-                fs::read_to_string(&path).unwrap().trim(),
-                weight,
-                "{}",
-                path.display()
-            );
+        for (file, weight) in places {
+            let read = fs::read_to_string(&file).unwrap();
+            assert_eq!(read.trim(), weight, "{}", file.display());
         }
         tree.remove().unwrap();
     }

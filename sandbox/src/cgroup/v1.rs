@@ -1,17 +1,19 @@
 //! Our subtree in a v1 hierarchy: limits where v2 has no controllers, and the freezer where v2 can't kill.
 
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::discover::FoundV1;
 use super::{Controller, clear, make_dir, v2, write};
 
-/// Ten times the weight that everything has by default.
-const SHARES: &str = "10240";
+/// Of the supervisor and the launcher: ten times the weight that everything has by default.
+const SUPERVISOR_SHARES: &str = "10240";
+/// Of all functions together, among the machine's other cgroups and processes: see `WEIGHT_OF_ALL` in v2.rs.
+const SHARES: &str = "3072";
 
 /// Our subtree in one v1 hierarchy.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -22,6 +24,10 @@ pub(crate) struct Subtree {
     pub(super) dir: PathBuf,
     /// What we use it for.
     pub(super) controllers: Vec<Controller>,
+    /// The group of the supervisor and the launcher, where this is the hierarchy of the CPU. Beside our directory: within it, what they
+    /// weigh would be worth nothing while functions use up what all of it has.
+    #[serde(default)]
+    pub(super) supervisor: Option<PathBuf>,
 }
 
 /// What a v1 hierarchy is needed for, beside what v2 has.
@@ -43,24 +49,25 @@ impl Subtree {
     /// When a directory can't be made, or what a predecessor left does not end.
     pub(super) fn create(place: &FoundV1, name: &str, controllers: Vec<Controller>) -> io::Result<Subtree> {
         let dir = place.mount.join(name);
-        if dir.exists() {
-            clear(&dir)?;
+        let cpu = controllers.contains(&Controller::Cpu);
+        let supervisor = cpu.then(|| place.mount.join(format!("{name}-supervisor")));
+        for dir in [&dir].into_iter().chain(&supervisor) {
+            if dir.exists() {
+                clear(dir)?;
+            }
+            make_dir(dir)?;
         }
-        make_dir(&dir)?;
+        if let Some(supervisor) = &supervisor {
+            write(&supervisor.join("cpu.shares"), SUPERVISOR_SHARES)?;
+            write(&dir.join("cpu.shares"), SHARES)?;
+        }
         let subtree = Subtree {
             mount: place.mount.clone(),
             dir,
             controllers,
+            supervisor,
         };
         make_dir(&subtree.leaves())?;
-        if subtree.controllers.contains(&Controller::Cpu) {
-            make_dir(&subtree.dir.join("supervisor"))?;
-            // 1024 is what all the leaves together have: `i` is its sibling.
-            write(&subtree.dir.join("supervisor/cpu.shares"), SHARES)?;
-            // That of the supervisor is worth nothing while what all of this has counts as one process among those of the machine:
-            // functions use it up, and the supervisor has to wait for the others.
-            write(&subtree.dir.join("cpu.shares"), SHARES)?;
-        }
         Ok(subtree)
     }
 
@@ -71,12 +78,54 @@ impl Subtree {
 
     /// The supervisor's group, to join.
     pub(super) fn supervisor(&self) -> Option<OwnedFd> {
-        let tasks = self.dir.join("supervisor/tasks");
+        let tasks = self.supervisor.as_ref()?.join("tasks");
         OpenOptions::new().write(true).open(tasks).ok().map(OwnedFd::from)
+    }
+
+    /// Moves this process into the supervisor's group; where it was before. `None` when it stays there: a weight is a help, not a need.
+    pub(super) fn join(&self) -> Option<PathBuf> {
+        let before = own(&self.mount, &fs::read_to_string("/proc/self/cgroup").ok()?)?;
+        write(&self.supervisor.as_ref()?.join("cgroup.procs"), "0").ok()?;
+        Some(before)
     }
 
     /// Ends all that is in it and removes it.
     pub(super) fn remove(&self) -> io::Result<()> {
+        self.supervisor.iter().try_for_each(|dir| clear(dir))?;
         clear(&self.dir)
+    }
+}
+
+/// The directory of the `cpu` cgroup that this process is in, by the text of `/proc/self/cgroup`. A path outside of the mount
+/// (another cgroup namespace) reads `/../..`: then the mount itself.
+fn own(mount: &Path, cgroups: &str) -> Option<PathBuf> {
+    let path = cgroups.lines().find_map(|line| {
+        let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
+        controllers.split(',').any(|name| name == "cpu").then_some(path)
+    })?;
+    let inside = path.split('/').all(|part| part != "..");
+    Some(if inside {
+        mount.join(path.trim_start_matches('/'))
+    } else {
+        mount.to_owned()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_this_process_is() {
+        let mount = Path::new("/sys/fs/cgroup/cpu,cpuacct");
+        let own = |text: &str| own(mount, text).map(|dir| dir.to_string_lossy().into_owned());
+        let text = "9:cpuset:/a\n3:cpu,cpuacct:/system.slice/funcd.service\n0::/x\n";
+        assert_eq!(
+            own(text).unwrap(),
+            "/sys/fs/cgroup/cpu,cpuacct/system.slice/funcd.service"
+        );
+        assert_eq!(own("3:cpuacct,cpu:/\n").unwrap(), "/sys/fs/cgroup/cpu,cpuacct/");
+        assert_eq!(own("3:cpu:/../..\n").unwrap(), "/sys/fs/cgroup/cpu,cpuacct");
+        assert_eq!(own("3:cpuset:/a\n0::/\n"), None);
     }
 }

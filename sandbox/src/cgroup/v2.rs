@@ -19,8 +19,12 @@ const WANTED: [(Controller, &str); 3] = [
     (Controller::Cpu, "cpu"),
 ];
 
-/// Ten times the weight that everything has by default.
+/// Of the supervisor and of the launcher, each: ten times the weight that everything has by default, and all functions together have.
 const WEIGHT: &str = "1000";
+/// Of all that is ours, among the machine's other cgroups and processes. Below a unit of systemd it is the weight of its slice that
+/// counts: `funcd.slice`. More than the usual: what the supervisor has within it is worth nothing while functions use up all of it.
+/// Not much more: threads of the kernel have the usual weight, and while those of RCU wait, nothing on the machine starts.
+const WEIGHT_OF_ALL: &str = "300";
 /// What the supervisor keeps when the host runs out of memory, in bytes.
 const SUPERVISOR_MEMORY_MIN: u64 = 32 << 20;
 
@@ -99,8 +103,7 @@ impl Subtree {
         }
         // Best effort: without the controllers there is nothing to weigh or protect.
         let _ = write(&self.dir.join("supervisor/cpu.weight"), WEIGHT);
-        // See v1.rs. Below a unit of systemd it is the weight of its slice that counts: `funcd.slice`.
-        let _ = write(&self.dir.join("cpu.weight"), WEIGHT);
+        let _ = write(&self.dir.join("cpu.weight"), WEIGHT_OF_ALL);
         for dir in [&self.dir, &self.dir.join("supervisor")] {
             let _ = write(&dir.join("memory.min"), &SUPERVISOR_MEMORY_MIN.to_string());
         }
@@ -140,6 +143,11 @@ impl Subtree {
         File::open(self.dir.join("supervisor")).ok().map(OwnedFd::from)
     }
 
+    /// Gives the launcher the weight of the supervisor: who calls a function from zero waits for both.
+    pub(super) fn weigh_launcher(&self) {
+        let _ = write(&self.dir.join("launcher/cpu.weight"), WEIGHT);
+    }
+
     /// Ends all that is in it but this process, which goes back to where it came from if it had `joined`, and removes it.
     pub(super) fn remove(&self, joined: bool) -> io::Result<()> {
         for dir in [self.leaves(), self.dir.join("supervisor")] {
@@ -165,7 +173,7 @@ impl Subtree {
 }
 
 /// Moves this process to the cgroup that it was started in; when that one is gone, one above does as well.
-fn go_back(own: &Path) -> io::Result<()> {
+pub(super) fn go_back(own: &Path) -> io::Result<()> {
     let mut last = Ok(());
     for dir in own.ancestors().take(3) {
         last = write(&dir.join("cgroup.procs"), "0");

@@ -24,6 +24,7 @@ use super::retire::Old;
 use super::serve::{CopyState, Launcher, Phase};
 use super::supervisor::{self, Supervisor};
 use super::{folders, log};
+use crate::cgroup::Tree;
 use crate::confine::{self, Confinement, Spawned};
 use crate::namespace;
 use crate::sys::process::{self, Child, Status};
@@ -228,7 +229,14 @@ impl Launcher {
         if let Some((_, host)) = back {
             document.host = host.clone();
         }
-        carried::hand_on(program, &document, back.map(|(why, _)| why)).to_string()
+        if let Some(Err(e)) = self.tree.as_mut().map(Tree::leave_cpu) {
+            return format!("the launcher can't leave its cgroup: {e}");
+        }
+        let failed = carried::hand_on(program, &document, back.map(|(why, _)| why));
+        if let Some(tree) = &mut self.tree {
+            tree.join_cpu();
+        }
+        failed.to_string()
     }
 
     /// What can't be handed on is finished now, or begun again by who asked for it.

@@ -56,7 +56,7 @@ impl Cause {
 ///
 /// How busy the CPU is is not among them, nor `/proc/pressure/cpu`: functions that use up every core within their shares are
 /// what a host is for, and both say 100 % then. What tells a host in trouble from a busy one is whether the supervisor,
-/// whose weight is ten times that of all functions, still gets a CPU when it wants one.
+/// which weighs several times what all functions together do, still gets a CPU when it wants one.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Measures {
     /// How long a thread of the supervisor waited for a CPU each time it wanted one, in seconds.

@@ -64,23 +64,19 @@ fn requests_without_a_place_bring_as_many_as_they_need() {
 
 /// What the scheduler knows of a process's cgroup: whether it only gets what is left.
 fn is_idle(process: &Process) -> bool {
-    let text = std::fs::read_to_string(format!("/proc/{}/cgroup", process.pid)).unwrap();
-    let places = text.lines().flat_map(|line| {
-        let mut words = line.splitn(3, ':').skip(1);
-        let (controllers, path) = (words.next().unwrap(), words.next().unwrap());
-        ["", "/unified", &format!("/{controllers}")].map(|mount| format!("/sys/fs/cgroup{mount}{path}"))
-    });
+    let places = process.cgroup_folders();
     let told: Vec<String> = places
+        .iter()
         .filter_map(|dir| {
             // Before Linux 5.15 the least weight comes nearest.
-            let read = |file| std::fs::read_to_string(format!("{dir}/{file}")).ok();
+            let read = |file| std::fs::read_to_string(dir.join(file)).ok();
             read("cpu.idle").or_else(|| {
                 let weight = read("cpu.weight").or_else(|| read("cpu.shares"))?;
                 Some(u8::from(["1", "2"].contains(&weight.trim())).to_string())
             })
         })
         .collect();
-    assert!(!told.is_empty(), "no cpu controller in {text}");
+    assert!(!told.is_empty(), "no cpu controller in {places:?}");
     told.iter().any(|idle| idle.trim() == "1")
 }
 

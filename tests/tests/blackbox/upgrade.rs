@@ -24,6 +24,7 @@ pub(crate) fn register(suite: &mut Suite) {
     funcd_tests::tests!(suite, "upgrade", [
         upgrades_under_load_lose_nothing,
         sighup_upgrades_too,
+        the_launcher_weighs_as_much_as_the_supervisor_afterwards: &[Need::Property("cpu-limit")],
         a_program_that_is_not_fit_changes_nothing,
         a_configuration_with_errors_changes_nothing,
         what_can_not_change_while_it_runs_is_named,
@@ -136,6 +137,29 @@ fn what_was_dropped_just_before_is_served() {
         // At once: nobody saw the new supervisor without it.
         host.get_ok(&format!("/{late}/"));
     }
+}
+
+/// What the scheduler gives to a process's cgroup, in thousandths of the usual.
+fn weight(process: &Process) -> Option<u64> {
+    let folders = process.cgroup_folders();
+    let read = |file: &str, usual: u64| {
+        let told = folders
+            .iter()
+            .find_map(|dir| fs::read_to_string(dir.join(file)).ok())?;
+        Some(told.trim().parse::<u64>().ok()? * 1000 / usual)
+    };
+    read("cpu.weight", 100).or_else(|| read("cpu.shares", 1024))
+}
+
+fn the_launcher_weighs_as_much_as_the_supervisor_afterwards() {
+    let host = Plan::new().own_program().start();
+    host.deploy("one", "hello", "");
+    host.get_ok("/one/");
+    let weights = || [host.launcher(), &host.supervisor(), &host.instance("one")].map(weight);
+    let all = [Some(10_000), Some(10_000), Some(1000)];
+    assert_eq!(weights(), all);
+    upgrade_ok(&host);
+    assert_eq!(weights(), all);
 }
 
 fn sighup_upgrades_too() {
