@@ -208,9 +208,11 @@ impl Tree {
     /// # Errors
     /// Those of the kernel.
     pub(crate) fn leave_cpu(&mut self) -> io::Result<()> {
-        self.cpu_before
-            .take()
-            .map_or(Ok(()), |before| v2::go_back(&before))
+        if let Some(before) = &self.cpu_before {
+            v2::go_back(before)?;
+        }
+        self.cpu_before = None;
+        Ok(())
     }
 
     /// What can be kept here.

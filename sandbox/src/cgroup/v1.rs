@@ -25,7 +25,8 @@ pub(crate) struct Subtree {
     /// What we use it for.
     pub(super) controllers: Vec<Controller>,
     /// The group of the supervisor and the launcher, where this is the hierarchy of the CPU. Beside our directory: within it, what they
-    /// weigh would be worth nothing while functions use up what all of it has.
+    /// weigh would be worth nothing while functions use up what all of it has. Until version 2 of
+    /// the document it was there.
     #[serde(default)]
     pub(super) supervisor: Option<PathBuf>,
 }
@@ -78,14 +79,20 @@ impl Subtree {
 
     /// The supervisor's group, to join.
     pub(super) fn supervisor(&self) -> Option<OwnedFd> {
-        let tasks = self.supervisor.as_ref()?.join("tasks");
+        let tasks = self.group().join("tasks");
         OpenOptions::new().write(true).open(tasks).ok().map(OwnedFd::from)
+    }
+
+    fn group(&self) -> PathBuf {
+        self.supervisor
+            .clone()
+            .unwrap_or_else(|| self.dir.join("supervisor"))
     }
 
     /// Moves this process into the supervisor's group; where it was before. `None` when it stays there: a weight is a help, not a need.
     pub(super) fn join(&self) -> Option<PathBuf> {
         let before = own(&self.mount, &fs::read_to_string("/proc/self/cgroup").ok()?)?;
-        write(&self.supervisor.as_ref()?.join("cgroup.procs"), "0").ok()?;
+        write(&self.group().join("cgroup.procs"), "0").ok()?;
         Some(before)
     }
 
