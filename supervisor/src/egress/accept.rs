@@ -9,6 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
+use super::live::Live;
 use super::{Exit, dial};
 
 /// Out of descriptors, which others give back: not at once again.
@@ -27,12 +28,15 @@ pub(super) fn reset(stream: TcpStream) {
 
 /// Accepts the connections of a binding, and has each served by `serve`, which holds its place for as long as it needs. When all
 /// `places` are taken, more wait in the listen queue: the function's side sees a connection that nobody reads from yet.
+///
+/// Ends when the binding takes no more connections, and the last of those that it took has ended.
 pub(super) async fn each<F: Future<Output = ()> + 'static>(
     exit: &Exit,
     listener: std::net::TcpListener,
     places: u32,
     serve: impl Fn(TcpStream, Place) -> F,
 ) {
+    let _live = Live::begin();
     let listener = match TcpListener::from_std(listener) {
         Ok(listener) => Rc::new(listener),
         Err(error) => {

@@ -1,4 +1,4 @@
-//! How many connections of TCP bindings carry bytes, in this process: who is about to end waits for them.
+//! How many bindings are served, and how many tunnels, in this process: who is about to end waits for them.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -6,11 +6,11 @@ static LIVE: AtomicUsize = AtomicUsize::new(0);
 
 /// One of them, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Live(());
+pub(crate) struct Live(());
 
 impl Live {
     /// It begins.
-    pub(super) fn begin() -> Live {
+    pub(crate) fn begin() -> Live {
         LIVE.fetch_add(1, Ordering::Relaxed);
         Live(())
     }

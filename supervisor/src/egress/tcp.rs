@@ -8,7 +8,6 @@ use std::time::Instant;
 use tokio::net::TcpStream;
 
 use super::accept::reset;
-use super::live::Live;
 use super::{Exit, accept, pump};
 use crate::catalog::binding::Endpoint;
 
@@ -36,7 +35,6 @@ async fn forward(exit: &Exit, to: &Endpoint, mut inside: TcpStream) {
         }
     };
     let _open = exit.metrics.connected();
-    let _live = Live::begin();
     let count = |is_out, n| exit.metrics.carried(is_out, n);
     if let Err(error) = pump::both_ways(&mut inside, &mut outside, count).await {
         tracing::debug!(function = %exit.function, instance = %exit.instance, binding = exit.binding.name, %error, "a connection broke off");

@@ -12,6 +12,7 @@ use tokio::io::AsyncWriteExt;
 use super::pool::Upstream;
 use super::visit::Visit;
 use crate::admission::door::Permit;
+use crate::egress::live::Live;
 use crate::egress::pump;
 use crate::function::handle::Lease;
 
@@ -19,9 +20,10 @@ use crate::function::handle::Lease;
 /// connection: a drain waits for it until its deadline.
 pub(super) fn open(client: OnUpgrade, mut upstream: Box<Upstream>, held: (Lease, Permit), mut visit: Visit) {
     visit.answered(StatusCode::SWITCHING_PROTOCOLS);
-    let counted = visit.worker().count();
+    // Another function at the other end is none of the connections that a worker waits for.
+    let (counted, live) = (visit.worker().count(), Live::begin());
     tokio::task::spawn_local(async move {
-        let _held = (held, counted);
+        let _held = (held, counted, live);
         // Its end is the hand-over: the head was the last of HTTP on it.
         poll_fn(|cx| upstream.poll(cx)).await;
         let Ok(client) = client.await else { return };

@@ -39,6 +39,7 @@ pub(crate) fn register(suite: &mut Suite) {
         a_websocket_lives_on_until_the_drain_ends,
         ends_are_seen_and_output_is_kept_afterwards,
         a_lambda_function_is_asked_on: &[Need::Property("network")],
+        calls_that_the_one_before_took_are_answered: &[Need::Property("network"), Need::Program("/usr/bin/python3")],
         bindings_go_on: &[Need::Property("network"), Need::Program("/usr/bin/python3")],
         prepared_processes_serve_afterwards: &[Need::Standby, Need::Program("/bin/bash")],
         sigterm_in_the_middle_ends_everything,
@@ -526,6 +527,23 @@ fn a_lambda_function_is_asked_on() {
         "it did not end\n{}",
         host.log_tail()
     );
+}
+
+fn calls_that_the_one_before_took_are_answered() {
+    let host = Plan::new().own_program().start();
+    host.deploy("far", "slow", "");
+    deploy_asker(&host, "near", "[bindings.far]\nfunction = \"far\"\n");
+    host.get_ok("/near/?to=far");
+    // Keeps the old one for a while: it takes what functions ask until it yields, or for two seconds.
+    let mut held = host.connect();
+    held.send_head(&Request::get("/far/?ms=4000")).unwrap();
+    let before = the_supervisor(&host);
+    upgrade_ok(&host);
+    // The new one has the request, the old one the call that is made for it, and nothing else before long.
+    let said = host.get_ok("/near/?to=far&path=/%3Fms=8000").json();
+    assert_eq!(said["status"], 200, "{said}\n{}", host.log_tail());
+    assert_eq!(held.response("GET").unwrap().status(), 200);
+    until("the old one to end", || !before.is_alive());
 }
 
 fn bindings_go_on() {

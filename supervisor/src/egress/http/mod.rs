@@ -61,9 +61,17 @@ pub(super) async fn serve(exit: Rc<Exit>, outlet: Rc<Outlet>, inside: Inside, li
             outlet.sweep(Instant::now());
         }
     };
+    let mut open = exit.open.clone();
+    let last_calls = async {
+        if open.wait_for(|open| !open).await.is_ok() {
+            inside.wind_down().await;
+        }
+        std::future::pending().await
+    };
     tokio::select! {
         () = accept::each(&exit, listener, places, connection) => {}
         () = sweep => {}
+        () = last_calls => {}
     }
 }
 

@@ -28,21 +28,27 @@ pub(super) use outlet::InFlight;
 pub use outlet::{Dial, Dialing, NoWire, Outlet};
 
 use super::connection;
-use super::worker::{Shared, Worker};
+use super::worker::{LINGER, Shared, Worker};
 
 /// Serves the HTTP bindings of one thread.
 #[derive(Clone)]
 pub struct Inside(Rc<Worker>);
 
 impl Inside {
-    /// Within a runtime that runs local tasks. It ends with that, and is never drained: functions that finish their last requests make
-    /// calls for them.
+    /// Within a runtime that runs local tasks. It ends with that.
     pub fn new(shared: Arc<Shared>) -> Inside {
         let worker = Worker::new(shared);
         let ledgers = worker.shared.ledgers();
         tokio::task::spawn_local(Rc::clone(&worker).sweep());
         tokio::task::spawn_local(Rc::clone(&worker).tell(ledgers.join()));
         Inside(worker)
+    }
+
+    /// Another supervisor takes the calls of functions: those that are here are finished, and who has just connected may still make one.
+    pub async fn wind_down(&self) {
+        self.0.say_that_it_ends();
+        tokio::time::sleep(LINGER).await;
+        self.0.end_what_is_idle();
     }
 
     /// Serves one connection of the function's to its end.

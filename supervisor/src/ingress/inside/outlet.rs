@@ -17,6 +17,7 @@ use crate::catalog::binding::{Binding, Endpoint, Target};
 use crate::catalog::manifest::{RequestBounds, Retry};
 use crate::egress::bound::Bound;
 use crate::egress::http::pool::{Pool, Wire};
+use crate::egress::live::Live;
 use crate::function::instance::Instance;
 use crate::function::serving::{Origin, Parent};
 
@@ -94,7 +95,11 @@ impl Outlet {
     pub(super) fn tunnel(&self, tunnel: impl Future<Output = ()> + 'static) {
         let mut tunnels = self.tunnels.borrow_mut();
         while tunnels.try_join_next().is_some() {}
-        tunnels.spawn_local(tunnel);
+        let live = Live::begin();
+        tunnels.spawn_local(async move {
+            tunnel.await;
+            drop(live);
+        });
     }
 
     /// The instance has ended: so do its tunnels, whatever the other ends say.
