@@ -152,10 +152,9 @@ impl Tree {
         tree
     }
 
-    /// From the launcher before, as it is.
+    /// From the launcher before, as it is. [`Tree::join_cpu`] is for when nothing can go wrong any more.
     pub(crate) fn again(carried: Carried) -> (Tree, Pool) {
-        let mut tree = Tree::of(Rc::new(carried.dirs), carried.facts, carried.joined);
-        tree.join_cpu();
+        let tree = Tree::of(Rc::new(carried.dirs), carried.facts, carried.joined);
         let pool = Pool::again(Rc::clone(&tree.dirs), carried.next);
         (tree, pool)
     }
@@ -203,7 +202,7 @@ impl Tree {
         }
     }
 
-    /// v1: goes back to where it was. A program that does not know of [`Tree::join_cpu`] would end itself when it removes the subtree.
+    /// v1: goes back to where it was. A program that does not know of [`Tree::join_cpu`] could not remove what it is in.
     ///
     /// # Errors
     /// Those of the kernel.
@@ -258,9 +257,10 @@ impl Tree {
     /// # Errors
     /// When something stays: what and why.
     pub(crate) fn remove(mut self) -> Result<(), String> {
-        self.leave_cpu()
-            .map_err(|e| format!("this process stays in it: {e}"))?;
         let mut left = Vec::new();
+        if let Err(e) = self.leave_cpu() {
+            left.push(format!("this process stays in it: {e}"));
+        }
         for v1 in &self.dirs.v1 {
             if let Err(e) = v1.remove() {
                 left.push(format!("{}: {e}", v1.dir.display()));

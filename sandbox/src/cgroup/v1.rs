@@ -91,15 +91,19 @@ impl Subtree {
 
     /// Moves this process into the supervisor's group; where it was before. `None` when it stays there: a weight is a help, not a need.
     pub(super) fn join(&self) -> Option<PathBuf> {
+        let group = self.group();
         let before = own(&self.mount, &fs::read_to_string("/proc/self/cgroup").ok()?)?;
-        write(&self.group().join("cgroup.procs"), "0").ok()?;
+        write(&group.join("cgroup.procs"), "0").ok()?;
+        // A container may see its path, and have mounted only what is below it.
+        let is_there = before.exists() && before != group;
+        let before = if is_there { before } else { self.mount.clone() };
         Some(before)
     }
 
     /// Ends all that is in it and removes it.
     pub(super) fn remove(&self) -> io::Result<()> {
-        self.supervisor.iter().try_for_each(|dir| clear(dir))?;
-        clear(&self.dir)
+        let supervisor = self.supervisor.iter().try_for_each(|dir| clear(dir));
+        clear(&self.dir).and(supervisor)
     }
 }
 

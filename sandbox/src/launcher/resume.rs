@@ -37,6 +37,9 @@ pub(super) fn resume(carried: Carried, host: Host) -> Result<Launcher, LauncherE
         Ok(launcher) => launcher,
         Err(e) => return Err(carried.go_back(&e.to_string())),
     };
+    if let Some(tree) = &mut launcher.tree {
+        tree.join_cpu();
+    }
     let back = carried.shared(carried.document.head.image);
     let (ticket, why) = (carried.document.ticket, carried.why.clone());
     let host = carried.document.host.clone();

@@ -230,7 +230,9 @@ impl Launcher {
             document.host = host.clone();
         }
         if let Some(Err(e)) = self.tree.as_mut().map(Tree::leave_cpu) {
-            return format!("the launcher can't leave its cgroup: {e}");
+            log(format_args!(
+                "the launcher can't leave the cgroup of the supervisor: {e}"
+            ));
         }
         let failed = carried::hand_on(program, &document, back.map(|(why, _)| why));
         if let Some(tree) = &mut self.tree {

@@ -10,7 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
 use super::live::Live;
-use super::{Exit, dial};
+use super::{Exit, Taking, dial};
 
 /// Out of descriptors, which others give back: not at once again.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -36,7 +36,9 @@ pub(super) async fn each<F: Future<Output = ()> + 'static>(
     places: u32,
     serve: impl Fn(TcpStream, Place) -> F,
 ) {
-    let _live = Live::begin();
+    let mut taking = exit.taking.clone();
+    // Until it is known that it takes no more, or that nobody waits for more.
+    let mut live = (*taking.borrow_and_update() == Taking::All).then(Live::begin);
     let listener = match TcpListener::from_std(listener) {
         Ok(listener) => Rc::new(listener),
         Err(error) => {
@@ -45,7 +47,6 @@ pub(super) async fn each<F: Future<Output = ()> + 'static>(
     };
     let places = Arc::new(Semaphore::new(places as usize));
     let mut connections = JoinSet::new();
-    let mut open = exit.open.clone();
     loop {
         while connections.try_join_next().is_some() {}
         let next = async {
@@ -54,19 +55,31 @@ pub(super) async fn each<F: Future<Output = ()> + 'static>(
         };
         let (Ok(place), accepted) = (tokio::select! {
             biased;
-            Ok(_) = open.wait_for(|open| !open) => {
-                // The next supervisor has the same socket.
-                drop(listener);
-                while connections.join_next().await.is_some() {}
-                return;
-            }
+            Ok(()) = taking.changed() => match *taking.borrow_and_update() {
+                Taking::All => continue,
+                Taking::Last => {
+                    live = None;
+                    continue;
+                }
+                Taking::None => {
+                    drop((listener, live));
+                    while connections.join_next().await.is_some() {}
+                    return;
+                }
+            },
             next = next => next,
         }) else {
             return;
         };
         match accepted {
             Ok(stream) => match exit.outside.place(&exit.share) {
-                Some(of_all) => drop(connections.spawn_local(serve(stream, (place, of_all)))),
+                Some(of_all) => {
+                    let (live, serve) = (Live::begin(), serve(stream, (place, of_all)));
+                    connections.spawn_local(async move {
+                        serve.await;
+                        drop(live);
+                    });
+                }
                 None => {
                     exit.metrics.failed("descriptors");
                     exit.complain(&NO_PLACE);

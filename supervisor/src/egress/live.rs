@@ -1,4 +1,5 @@
-//! How many bindings are served, and how many tunnels, in this process: who is about to end waits for them.
+//! What goes on through bindings in this process: connections, tunnels, and sockets that may bring more of them. Who is about to end
+//! waits for it.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 

@@ -102,14 +102,25 @@ pub struct Whose {
 /// The bindings of an instance, as others hold them: all connections end when this is dropped.
 #[derive(Debug)]
 pub struct Exits {
-    /// Dropped with this, which those at the other end see. False: no more connections.
-    open: watch::Sender<bool>,
+    /// Dropped with this, which those at the other end see.
+    taking: watch::Sender<Taking>,
+}
+
+/// Whether connections are taken, and who is about to end waits for more of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taking {
+    /// They are.
+    All,
+    /// They are, but for those that are there nobody waits for more: no other supervisor has this instance.
+    Last,
+    /// No more; those that are there go on. Another supervisor has the same sockets.
+    None,
 }
 
 impl Exits {
-    /// Takes no more connections; those that are there go on.
-    pub fn close(&self) {
-        self.open.send_replace(false);
+    /// Whether connections are taken from now on.
+    pub fn take(&self, taking: Taking) {
+        self.taking.send_replace(taking);
     }
 }
 
@@ -120,8 +131,7 @@ struct Exit {
     instance: InstanceId,
     binding: Binding,
     outside: Rc<Outside>,
-    /// False: it takes no more connections.
-    open: watch::Receiver<bool>,
+    taking: watch::Receiver<Taking>,
     /// Of the places outside, those that the function may take.
     share: Arc<Semaphore>,
     metrics: Metrics,
@@ -143,7 +153,7 @@ struct Seed {
     listeners: Vec<OwnedFd>,
     /// What is known of those that carry HTTP, in the order of the bindings.
     bounds: Vec<Option<Arc<Bound>>>,
-    open: watch::Receiver<bool>,
+    taking: watch::Receiver<Taking>,
 }
 
 impl Seed {
@@ -160,7 +170,7 @@ impl Seed {
                 binding: binding.clone(),
                 share: outside.share(&self.whose.function),
                 outside: Rc::clone(&outside),
-                open: self.open.clone(),
+                taking: self.taking.clone(),
                 metrics: Metrics::new(&self.whose.function, &binding.name),
             });
             match (&binding.to, bound) {
@@ -175,7 +185,7 @@ impl Seed {
             };
         }
         // Until the other end is dropped. With this all tasks are, and with them their connections.
-        while self.open.changed().await.is_ok() {}
+        while self.taking.changed().await.is_ok() {}
     }
 }
 
@@ -217,7 +227,7 @@ mod tests {
                 retry: Retry::Never,
             },
             outside,
-            open: watch::channel(true).1,
+            taking: watch::channel(Taking::All).1,
         })
     }
 }

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 use super::bound::Bound;
 use super::dial::Outside;
 use super::http::guard::View;
-use super::{Exits, Seed, Settings, Whose};
+use super::{Exits, Seed, Settings, Taking, Whose};
 use crate::catalog::binding::{Binding, Target};
 use crate::ingress::Shared;
 use crate::ingress::inside::Inside;
@@ -49,8 +49,8 @@ impl Egress {
 
     /// Serves the bindings of an instance at these listening sockets, in the order of its manifest, for as long as what is
     /// returned is kept.
-    pub fn open(&self, whose: Whose, listeners: Vec<OwnedFd>) -> Exits {
-        let (open, is_open) = watch::channel(true);
+    pub fn open(&self, whose: Whose, listeners: Vec<OwnedFd>, first: Taking) -> Exits {
+        let (taking, takes) = watch::channel(first);
         let (function, instance) = (whose.function.clone(), whose.instance.id);
         let bindings = &whose.instance.revision.manifest.bindings;
         let (given, named) = (listeners.len(), bindings.len());
@@ -62,12 +62,12 @@ impl Egress {
             bounds: bounds.collect(),
             whose,
             listeners,
-            open: is_open,
+            taking: takes,
         };
         if let Err(error) = self.plant(seed) {
             tracing::error!(%function, %instance, %error, "no thread for its bindings: raise the limit of tasks of funcd");
         }
-        Exits { open }
+        Exits { taking }
     }
 
     /// What is known of a binding that carries HTTP, for all who have it.

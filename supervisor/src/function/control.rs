@@ -186,6 +186,8 @@ pub struct Control {
     pub(super) egress: Egress,
     /// The bindings of instances that run, served for as long as they are in here.
     pub(super) exits: HashMap<InstanceId, Exits>,
+    /// What instances write and ask is another supervisor's.
+    pub(super) has_left: bool,
     /// The most processes for one request each that may wait, on the whole host.
     prepares_ahead: usize,
     /// How many do.
@@ -248,6 +250,7 @@ impl Control {
             desks: lambda::Threads::new(parts.workers),
             egress: Egress::new(parts.workers, parts.outside, parts.shared),
             exits: HashMap::new(),
+            has_left: false,
             prepares_ahead: parts.standbys,
             singles_ahead: 0,
             refused_instances: HashMap::new(),

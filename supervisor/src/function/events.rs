@@ -22,7 +22,7 @@ use super::start;
 use crate::catalog::guess::Guess;
 use crate::catalog::manifest::Contract;
 use crate::contract::lambda;
-use crate::egress::Whose;
+use crate::egress::{Taking, Whose};
 use crate::name::FunctionName;
 
 impl Control {
@@ -189,7 +189,9 @@ impl Control {
                 function: name.clone(),
                 instance: Arc::clone(instance),
             };
-            let exits = self.egress.open(whose, listeners);
+            // The next supervisor has taken over all that it will before this one ends.
+            let taking = if self.has_left { Taking::Last } else { Taking::All };
+            let exits = self.egress.open(whose, listeners, taking);
             self.exits.insert(instance.id, exits);
         }
     }

@@ -373,6 +373,16 @@ pub enum Address {
     Directory(Directory),
 }
 
+impl Address {
+    /// Whether it lives on without this supervisor: the launcher holds what it is reached by.
+    pub fn outlives(&self) -> bool {
+        match self {
+            Address::Unix(_) | Address::Port { .. } | Address::Lambda(_) => true,
+            Address::Pipes(_) | Address::Directory(_) => false,
+        }
+    }
+}
+
 /// Unconnected TCP sockets of an instance's network namespace; refilled by the launcher before they run out.
 #[derive(Debug)]
 pub struct SocketStock {

@@ -12,6 +12,7 @@ use super::control::Control;
 use super::entry::Entry;
 use super::instance::{Address, Instance};
 use crate::catalog::manifest::Contract;
+use crate::egress::Taking;
 use crate::name::FunctionName;
 
 /// What belongs to an instance and is read, or listened to, by one supervisor at a time.
@@ -48,7 +49,7 @@ impl Control {
 
     /// The next supervisor takes what instances write and ask from here on: what Lambda functions wait on goes there too. `None`:
     /// not yet, as there are requests that only this one's desks can have answered.
-    pub(super) fn leave(&self) -> Option<Waited> {
+    pub(super) fn leave(&mut self) -> Option<Waited> {
         let is_asked = |entry: &Entry| {
             let is_lambda = matches!(entry.current().manifest.contract, Contract::Lambda { .. });
             is_lambda && entry.handle.admitted() + entry.handle.waiting() > 0
@@ -57,8 +58,12 @@ impl Control {
             return None;
         }
         self.report.logs.stop();
-        for exits in self.exits.values() {
-            exits.close();
+        self.has_left = true;
+        for (id, exits) in &self.exits {
+            let goes_on = self
+                .instance(*id)
+                .is_some_and(|instance| instance.address.outlives());
+            exits.take(if goes_on { Taking::None } else { Taking::Last });
         }
         let mut waited = Vec::new();
         for id in self.owners.keys() {

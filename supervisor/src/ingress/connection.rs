@@ -96,7 +96,7 @@ impl Connection {
 /// Serves a connection until it ends, is closed for a missed deadline, or drained. `from`: of a function, through that.
 pub(super) async fn serve(counted: Counted, stream: TcpStream, peer: IpAddr, from: Option<Rc<Outlet>>) {
     let worker = Rc::clone(counted.worker());
-    if worker.is_draining() {
+    if is_draining(&worker, from.as_ref()) {
         return;
     }
     let bounds = &worker.shared.bounds;
@@ -111,7 +111,7 @@ pub(super) async fn serve(counted: Counted, stream: TcpStream, peer: IpAddr, fro
     let mut io = ClientIo::new(stream, &watch, &worker.shared);
     let h2 = {
         let sniff = pin!(io.speaks_h2());
-        let draining = worker.draining();
+        let draining = draining(&worker, from.as_ref());
         tokio::select! {
             sniffed = guarded(&watch, sniff, |_| ()) => match sniffed {
                 Some(Ok(h2)) => h2,
@@ -217,10 +217,24 @@ where
     }
 }
 
+/// Whether no request is taken after those that are there: callers' are drained with the worker, functions' with their binding.
+fn is_draining(worker: &Worker, from: Option<&Rc<Outlet>>) -> bool {
+    from.map_or_else(|| worker.is_draining(), |outlet| outlet.is_draining())
+}
+
+/// Resolves when [`is_draining`] begins.
+async fn draining(worker: &Worker, from: Option<&Rc<Outlet>>) {
+    match from {
+        Some(outlet) => outlet.draining().await,
+        None => worker.draining().await,
+    }
+}
+
 /// Serves the connection to its end.
 async fn run<C: Served>(worker: &Worker, connection: &Connection, served: Pin<&mut C>) {
     // Polled once, to be woken when the drain begins; after that the flag is looked at.
-    let (mut draining, mut retiring) = (pin!(worker.draining()), pin!(worker.retiring()));
+    let from = connection.from.as_ref();
+    let (mut draining, mut retiring) = (pin!(draining(worker, from)), pin!(worker.retiring()));
     std::future::poll_fn(|cx| {
         let _ = retiring.as_mut().poll(cx);
         Poll::Ready(draining.as_mut().poll(cx))
@@ -230,7 +244,7 @@ async fn run<C: Served>(worker: &Worker, connection: &Connection, served: Pin<&m
     let mut told = false;
     let ended = guarded(&connection.watch, served, |served| {
         // HTTP/2 can say so at any time; HTTP/1 with the next answer.
-        let ends = worker.is_draining() || (connection.h2 && worker.shared.is_retiring());
+        let ends = is_draining(worker, from) || (connection.h2 && worker.shared.is_retiring());
         if ends && !std::mem::replace(&mut told, true) {
             served.wind_down();
         }

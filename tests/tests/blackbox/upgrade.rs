@@ -40,6 +40,7 @@ pub(crate) fn register(suite: &mut Suite) {
         ends_are_seen_and_output_is_kept_afterwards,
         a_lambda_function_is_asked_on: &[Need::Property("network")],
         calls_that_the_one_before_took_are_answered: &[Need::Property("network"), Need::Program("/usr/bin/python3")],
+        what_only_the_one_before_has_calls_on: &[Need::Property("network"), Need::Program("/bin/bash")],
         bindings_go_on: &[Need::Property("network"), Need::Program("/usr/bin/python3")],
         prepared_processes_serve_afterwards: &[Need::Standby, Need::Program("/bin/bash")],
         sigterm_in_the_middle_ends_everything,
@@ -529,12 +530,21 @@ fn a_lambda_function_is_asked_on() {
     );
 }
 
+/// A host that would rather wait for ever than cut off what goes on.
+fn patient() -> Host {
+    let plan = Plan::new().own_program();
+    let file = plan.path().join("funcd.toml");
+    fs::write(&file, "drain = \"1h\"\n").unwrap();
+    let file = file.to_str().unwrap().to_owned();
+    plan.arguments(&["--config", &file]).start()
+}
+
 fn calls_that_the_one_before_took_are_answered() {
-    let host = Plan::new().own_program().start();
+    let host = patient();
     host.deploy("far", "slow", "");
     deploy_asker(&host, "near", "[bindings.far]\nfunction = \"far\"\n");
     host.get_ok("/near/?to=far");
-    // Keeps the old one for a while: it takes what functions ask until it yields, or for two seconds.
+    // Keeps the old one for a while: it takes what functions ask until it yields, which is after two seconds.
     let mut held = host.connect();
     held.send_head(&Request::get("/far/?ms=4000")).unwrap();
     let before = the_supervisor(&host);
@@ -543,6 +553,35 @@ fn calls_that_the_one_before_took_are_answered() {
     let said = host.get_ok("/near/?to=far&path=/%3Fms=8000").json();
     assert_eq!(said["status"], 200, "{said}\n{}", host.log_tail());
     assert_eq!(held.response("GET").unwrap().status(), 200);
+    until("the old one to end", || !before.is_alive());
+}
+
+fn what_only_the_one_before_has_calls_on() {
+    let host = patient();
+    host.deploy("far", "hello", "");
+    let call = "sleep 5; exec 3<>/dev/tcp/127.0.0.1/$port; printf 'GET / HTTP/1.0\\r\\n\\r\\n' >&3; cat <&3";
+    let script = format!("port=${{FAR_URL##*:}}; port=${{port%%/*}}; {call}");
+    let manifest = "contract = \"stdio\"\n[request]\ntimeout = \"20s\"\n[bindings.far]\nfunction = \"far\"\n";
+    bash(&host, "each", &script, manifest);
+    host.get_ok("/far/");
+    let mut asked = host.connect();
+    asked.send_head(&Request::get("/each/")).unwrap();
+    until("its process", || {
+        host.launcher()
+            .descendants()
+            .iter()
+            .any(|it| it.name() == "sleep")
+    });
+    let before = the_supervisor(&host);
+    upgrade_ok(&host);
+    // By the time of its call all bindings are the new one's, but for those of such processes.
+    let answer = asked.response("GET").unwrap();
+    assert!(
+        answer.text().contains("Hello from funcd"),
+        "{}\n{}",
+        answer.text(),
+        host.log_tail()
+    );
     until("the old one to end", || !before.is_alive());
 }
 

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use super::accept::NO_PLACE;
 use super::bound::Bound;
 use super::dial::DialError;
-use super::{Exit, accept};
+use super::{Exit, Taking, accept};
 use crate::catalog::binding::{Endpoint, Target};
 use crate::function::instance::Instance;
 use crate::ingress::inside::{Dial, Inside, NoWire, Outlet};
@@ -61,15 +61,19 @@ pub(super) async fn serve(exit: Rc<Exit>, outlet: Rc<Outlet>, inside: Inside, li
             outlet.sweep(Instant::now());
         }
     };
-    let mut open = exit.open.clone();
+    let mut taking = exit.taking.clone();
     let last_calls = async {
-        if open.wait_for(|open| !open).await.is_ok() {
-            inside.wind_down().await;
+        if taking.wait_for(|taking| *taking == Taking::None).await.is_ok() {
+            inside.wind_down(&outlet).await;
         }
         std::future::pending().await
     };
+    let all = async {
+        accept::each(&exit, listener, places, connection).await;
+        outlet.tunnels_ended().await;
+    };
     tokio::select! {
-        () = accept::each(&exit, listener, places, connection) => {}
+        () = all => {}
         () = sweep => {}
         () = last_calls => {}
     }

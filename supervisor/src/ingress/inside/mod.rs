@@ -44,11 +44,12 @@ impl Inside {
         Inside(worker)
     }
 
-    /// Another supervisor takes the calls of functions: those that are here are finished, and who has just connected may still make one.
-    pub async fn wind_down(&self) {
+    /// Another supervisor takes the calls of this binding: those that are here are finished, and who has just connected may still make
+    /// one.
+    pub async fn wind_down(&self, outlet: &Outlet) {
         self.0.say_that_it_ends();
         tokio::time::sleep(LINGER).await;
-        self.0.end_what_is_idle();
+        outlet.end_what_is_idle();
     }
 
     /// Serves one connection of the function's to its end.

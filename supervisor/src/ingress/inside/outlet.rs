@@ -1,13 +1,14 @@
 //! One HTTP binding of one instance: how to get to its target, the connections to it, how many calls are in flight.
 
 use std::cell::{Cell, RefCell};
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::header::{HeaderMap, HeaderValue};
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use super::super::body::Upload;
@@ -65,6 +66,9 @@ pub struct Outlet {
     pub(super) pool: RefCell<Pool<Upload>>,
     pub(super) failures: Seldom,
     in_flight: Cell<u32>,
+    /// Its connections carry no more calls than they do now.
+    is_draining: Cell<bool>,
+    drain: Notify,
     /// Connections that were handed over to another protocol.
     tunnels: RefCell<JoinSet<()>>,
 }
@@ -81,6 +85,8 @@ impl Outlet {
             pool: RefCell::new(Pool::new(binding.concurrency as usize)),
             failures: Seldom::of(FAILURES),
             in_flight: Cell::new(0),
+            is_draining: Cell::new(false),
+            drain: Notify::new(),
             tunnels: RefCell::default(),
             bound,
             binding,
@@ -100,6 +106,30 @@ impl Outlet {
             tunnel.await;
             drop(live);
         });
+    }
+
+    /// Waits until there is no tunnel.
+    pub async fn tunnels_ended(&self) {
+        while poll_fn(|cx| self.tunnels.borrow_mut().poll_join_next(cx))
+            .await
+            .is_some()
+        {}
+    }
+
+    /// Closes connections that carry no call, and the others after those that they carry.
+    pub(super) fn end_what_is_idle(&self) {
+        self.is_draining.set(true);
+        self.drain.notify_waiters();
+    }
+
+    /// Whether connections carry no more calls than they do now.
+    pub(in crate::ingress) fn is_draining(&self) -> bool {
+        self.is_draining.get()
+    }
+
+    /// Resolves when [`Outlet::is_draining`] begins.
+    pub(in crate::ingress) fn draining(&self) -> impl Future<Output = ()> {
+        self.drain.notified()
     }
 
     /// The instance has ended: so do its tunnels, whatever the other ends say.
