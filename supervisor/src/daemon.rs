@@ -448,7 +448,8 @@ async fn retire(
     let mut drain = std::pin::pin!(drain);
     // Almost everybody has asked for the last time by then: functions may turn to the other one.
     let mut drained = tokio::time::timeout(LINGER, drain.as_mut()).await.is_ok();
-    while !leave(asks).await && Instant::now() < deadline {
+    // Without `control` there is nobody to leave it.
+    while !leave(asks).await && !asks.is_closed() && Instant::now() < deadline {
         match drained {
             true => tokio::time::sleep(5 * LOOK).await,
             false => drained = tokio::time::timeout(5 * LOOK, drain.as_mut()).await.is_ok(),

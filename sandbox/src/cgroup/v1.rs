@@ -25,8 +25,7 @@ pub(crate) struct Subtree {
     /// What we use it for.
     pub(super) controllers: Vec<Controller>,
     /// The group of the supervisor and the launcher, where this is the hierarchy of the CPU. Beside our directory: within it, what they
-    /// weigh would be worth nothing while functions use up what all of it has. Until version 2 of
-    /// the document it was there.
+    /// weigh would be worth nothing while functions use up what all of it has. Until version 2 of the document it was there.
     #[serde(default)]
     pub(super) supervisor: Option<PathBuf>,
 }

@@ -381,19 +381,14 @@ impl Worker {
             let until = (Instant::now() + LINGER).min(deadline);
             let _ = tokio::time::timeout_at(until.into(), self.all_gone()).await;
         }
-        self.end_what_is_idle();
+        self.is_draining.set(true);
+        self.drain.notify_waiters();
         let _ = tokio::time::timeout_at(deadline.into(), self.all_gone()).await;
     }
 
     /// To those whose protocol knows how to say so; others are told with their next answer ([`Shared::retire`]).
     pub(super) fn say_that_it_ends(&self) {
         self.retire.notify_waiters();
-    }
-
-    /// Closes connections that carry no request, and the others after those that they carry.
-    pub(super) fn end_what_is_idle(&self) {
-        self.is_draining.set(true);
-        self.drain.notify_waiters();
     }
 
     async fn all_gone(&self) {
